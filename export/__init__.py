@@ -1,0 +1,1 @@
+"""From a NeMo checkpoint to four OpenVINO graphs: checkpoint, graphs, parity, bundle."""

@@ -1,0 +1,217 @@
+"""The folder that clients load: four graphs, ``metadata.json`` and ``nemotron_vocab.json``.
+
+Names and keys are the clients' (eddy-audio, two generations); a client binds tensors by name, allocates its
+caches from the metadata, and ignores keys it does not know, so this toolkit's own facts travel in the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from export.errors import UserError
+
+GRAPHS = ("preprocessor", "encoder", "decoder", "joint")
+METADATA = "metadata.json"
+VOCABULARY = "nemotron_vocab.json"
+FORMAT_VERSION = 1
+
+
+def graph_file(graph: str) -> str:
+    """File name of a graph's ``.xml``; the weights lie beside it as ``.bin``."""
+    return f"nemotron_{graph}.xml"
+
+
+class Metadata(BaseModel):
+    """``metadata.json``: first the keys that clients read, then this toolkit's own."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    # Read by the published clients.
+    model: str
+    model_class: str
+    precision: str
+    sample_rate: int
+    mel_features: int
+    chunk_mel_frames: int
+    pre_encode_cache: int
+    total_mel_frames: int
+    blank_idx: int
+    vocab_size: int
+    decoder_hidden: int
+    decoder_layers: int
+    encoder_dim: int
+    att_context_size: list[int]
+    cache_channel_shape: list[int]
+    cache_time_shape: list[int]
+    lang_tag_token_ids: list[int]
+    num_prompts: int | None = None
+    default_prompt_id: int | None = None
+    prompt_dictionary: dict[str, int] | None = None
+
+    # This toolkit's.
+    format_version: int = FORMAT_VERSION
+    graph: str = "fused"
+    lookahead: int = 0
+    chunk_ms: float = 0.0
+    chunk_samples: int = 0
+    subsampling_factor: int = 8
+    max_symbols: int = 10
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: dict[str, Any] = Field(default_factory=dict)
+    tools: dict[str, str] = Field(default_factory=dict)
+    constants: dict[str, dict[str, dict[str, int]]] = Field(default_factory=dict)
+    parity: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    files: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether the encoder takes ``prompt_id``."""
+        return self.prompt_dictionary is not None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A finished folder."""
+
+    path: Path
+    metadata: Metadata
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read and check a folder's metadata and file list.
+
+        Raises:
+            UserError: not a bundle, incomplete, or written by a newer format.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; give a folder with {METADATA} and the four graphs")
+        try:
+            metadata = Metadata.model_validate_json((path / METADATA).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: holds no {METADATA}; give a folder that `nemotron-ov export` wrote") from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            reason = str(error).replace("\n", " ")[:200]
+            raise UserError(f"{path / METADATA}: not usable ({reason}); regenerate the folder") from error
+        if metadata.format_version > FORMAT_VERSION:
+            raise UserError(
+                f"{path / METADATA}: format_version {metadata.format_version} is newer than {FORMAT_VERSION}; "
+                "upgrade nemotron-ov"
+            )
+        bundle = cls(path, metadata)
+        names = [graph_file(graph) for graph in GRAPHS]
+        names += [name.replace(".xml", ".bin") for name in names] + [VOCABULARY]
+        missing = [name for name in names if not (path / name).is_file()]
+        if missing:
+            raise UserError(f"{path}: {', '.join(missing)} missing; the folder is incomplete, regenerate it")
+        return bundle
+
+    def graph_path(self, graph: str) -> Path:
+        """Path of a graph's ``.xml``."""
+        return self.path / graph_file(graph)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Pieces in id order."""
+        file = self.path / VOCABULARY
+        try:
+            pieces = json.loads(file.read_text(encoding="utf-8"))
+            return [pieces[str(index)] for index in range(len(pieces))]
+        except (ValueError, KeyError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: not a flat object of ids 0…n-1 ({error}); regenerate the folder") from error
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files in the folder."""
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+    def damaged_files(self) -> list[str]:
+        """Names of files whose size or SHA-256 differs from what the metadata recorded."""
+        return [
+            name
+            for name, facts in self.metadata.files.items()
+            if not (self.path / name).is_file() or file_facts(self.path / name) != facts
+        ]
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def write_vocabulary(directory: Path, vocabulary: tuple[str, ...] | list[str]) -> None:
+    """Write ``nemotron_vocab.json``: ``{"0": piece, …}``."""
+    pieces = {str(index): piece for index, piece in enumerate(vocabulary)}
+    (directory / VOCABULARY).write_text(json.dumps(pieces, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def write_metadata(directory: Path, metadata: Metadata) -> Metadata:
+    """Write ``metadata.json`` last, with the size and hash of every other file; returns what was written."""
+    files = {file.name: file_facts(file) for file in sorted(directory.iterdir()) if file.name != METADATA}
+    complete = metadata.model_copy(update={"files": files})
+    absent = {"num_prompts", "default_prompt_id", "prompt_dictionary"} if not metadata.has_prompt else set()
+    text = complete.model_dump_json(indent=2, exclude=absent)
+    (directory / METADATA).write_text(text + "\n", encoding="utf-8")
+    return complete
+
+
+@contextmanager
+def new_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that takes its name when the body succeeds.
+
+    Nothing under ``target`` changes before that, and nothing stays behind when the body fails.
+
+    Raises:
+        UserError: ``target`` exists and ``force`` is not given, or it cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    refuse_existing(target, force=force)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.exists():
+            doomed = target.with_name(f".{target.name}.old")
+            shutil.rmtree(doomed, ignore_errors=True)
+            target.rename(doomed)
+            temporary.rename(target)
+            shutil.rmtree(doomed, ignore_errors=True)
+        else:
+            temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raise where ``target`` holds something and ``force`` is not given, or it is not a folder of ours.
+
+    Raises:
+        UserError: see above.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"{target}: exists and is a file; choose another folder")
+    if not any(target.iterdir()):
+        return
+    if not force:
+        raise UserError(f"{target}: already exists; add --force to replace it, or choose another folder")

@@ -1,0 +1,140 @@
+"""The bundle contract as data: every graph's ports, derived from the metadata that clients read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.bundle import GRAPHS, Bundle, Metadata
+from export.errors import UserError
+
+Shape = tuple[int, ...]
+DYNAMIC = -1
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: its name, shape (:data:`DYNAMIC` where free) and element type as OpenVINO names it."""
+
+    name: str
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Ports:
+    """A graph's inputs and outputs, in the contract's order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+def expected_ports(metadata: Metadata) -> dict[str, Ports]:
+    """Ports of the four graphs for batch 1."""
+    mel, dim, hidden = metadata.mel_features, metadata.encoder_dim, metadata.decoder_hidden
+    frames = metadata.chunk_mel_frames // metadata.subsampling_factor
+    channel, time = tuple(metadata.cache_channel_shape), tuple(metadata.cache_time_shape)
+    state = (metadata.decoder_layers, 1, hidden)
+    encoder_inputs = [
+        Port("mel", (1, mel, metadata.total_mel_frames), "f32"),
+        Port("mel_length", (1,), "i32"),
+        Port("cache_channel", channel, "f32"),
+        Port("cache_time", time, "f32"),
+        Port("cache_len", (1,), "i32"),
+    ]
+    if metadata.has_prompt:
+        encoder_inputs.append(Port("prompt_id", (1,), "i32"))
+    return {
+        "preprocessor": Ports(
+            (Port("audio", (1, DYNAMIC), "f32"), Port("audio_length", (1,), "i32")),
+            (Port("mel", (1, mel, DYNAMIC), "f32"), Port("mel_length", (1,), "i32")),
+        ),
+        "encoder": Ports(
+            tuple(encoder_inputs),
+            (
+                Port("encoded", (1, dim, frames), "f32"),
+                Port("encoded_length", (1,), "i32"),
+                Port("cache_channel_out", channel, "f32"),
+                Port("cache_time_out", time, "f32"),
+                Port("cache_len_out", (1,), "i32"),
+            ),
+        ),
+        "decoder": Ports(
+            (
+                Port("token", (1, 1), "i32"),
+                Port("token_length", (1,), "i32"),
+                Port("h_in", state, "f32"),
+                Port("c_in", state, "f32"),
+            ),
+            (Port("decoder_out", (1, hidden, 1), "f32"), Port("h_out", state, "f32"), Port("c_out", state, "f32")),
+        ),
+        "joint": Ports(
+            (Port("encoder", (1, dim, 1), "f32"), Port("decoder", (1, hidden, 1), "f32")),
+            (Port("logits", (1, 1, 1, metadata.vocab_size + 1), "f32"),),
+        ),
+    }
+
+
+def contract_problems(bundle: Bundle) -> list[str]:
+    """Everything about a folder that would stop a published client, as one line each; empty when it conforms."""
+    metadata = bundle.metadata
+    problems = _metadata_problems(metadata)
+    try:
+        pieces = len(bundle.vocabulary)
+        if pieces != metadata.vocab_size:
+            problems.append(f"vocabulary: {pieces} pieces, metadata.vocab_size is {metadata.vocab_size}")
+    except UserError as error:
+        problems.append(f"vocabulary: {error}")
+    ports = expected_ports(metadata)
+    for graph in GRAPHS:
+        problems += _graph_problems(bundle, graph, ports[graph])
+    problems += [f"{name}: size or hash differs from metadata.files" for name in bundle.damaged_files()]
+    return problems
+
+
+def _metadata_problems(metadata: Metadata) -> list[str]:
+    problems = []
+    if metadata.blank_idx != metadata.vocab_size:
+        problems.append(f"metadata: blank_idx {metadata.blank_idx} is not vocab_size {metadata.vocab_size}")
+    if metadata.total_mel_frames != metadata.pre_encode_cache + metadata.chunk_mel_frames:
+        problems.append("metadata: total_mel_frames is not pre_encode_cache + chunk_mel_frames")
+    if metadata.prompt_dictionary is not None:
+        rows = metadata.num_prompts or 0
+        outside = [name for name, row in metadata.prompt_dictionary.items() if not 0 <= row < rows]
+        if outside:
+            problems.append(f"metadata: prompts {', '.join(outside)} lie outside of num_prompts {rows}")
+        if metadata.default_prompt_id is None:
+            problems.append("metadata: default_prompt_id is missing")
+    wrong = [index for index in metadata.lang_tag_token_ids if not 0 <= index < metadata.vocab_size]
+    if wrong:
+        problems.append(f"metadata: lang_tag_token_ids {wrong} lie outside of the vocabulary")
+    return problems
+
+
+def _graph_problems(bundle: Bundle, graph: str, expected: Ports) -> list[str]:
+    import openvino as ov
+
+    try:
+        model = ov.Core().read_model(bundle.graph_path(graph))
+    except RuntimeError as error:
+        return [f"{graph}: OpenVINO cannot read it ({str(error).splitlines()[0]})"]
+    problems = []
+    for side, wanted, actual in (("input", expected.inputs, model.inputs), ("output", expected.outputs, model.outputs)):
+        by_name = {name: port for port in actual for name in port.get_names()}
+        for port in wanted:
+            found = by_name.get(port.name)
+            if found is None:
+                problems.append(f"{graph}: {side} {port.name} is missing")
+                continue
+            shape = tuple(d.get_length() if d.is_static else DYNAMIC for d in found.get_partial_shape())
+            if len(shape) != len(port.shape) or any(
+                want not in (have, DYNAMIC) and have != DYNAMIC for have, want in zip(shape, port.shape, strict=True)
+            ):
+                problems.append(f"{graph}: {side} {port.name} has shape {shape}, expected {port.shape}")
+            dtype = found.get_element_type().to_string()
+            if dtype != port.dtype:
+                problems.append(f"{graph}: {side} {port.name} is {dtype}, expected {port.dtype}")
+        if side == "input":
+            known = {port.name for port in wanted}
+            extra = [port.get_any_name() for port in actual if known.isdisjoint(port.get_names())]
+            problems += [f"{graph}: unknown input {name}" for name in extra]
+    return problems

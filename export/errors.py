@@ -1,0 +1,31 @@
+"""Errors that a user can act on.
+
+Every error of the toolkit is one line that names the file, the value and the remedy::
+
+    NemotronOVError          anything below; ``exit_code`` is the process's exit status
+    ├── UserError            bad input: wrong file, wrong value, no room (exit status 2)
+    └── ParityError          the work was done, and its result is not good enough (exit status 1)
+
+The command line prints the message after ``error:`` and exits with ``exit_code``; anything else that
+escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class NemotronOVError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code = 1
+
+
+class UserError(NemotronOVError, ValueError):
+    """The input cannot be used; the message says which, why, and what to do instead."""
+
+    exit_code = 2
+
+
+class ParityError(NemotronOVError, AssertionError):
+    """A graph or a folder does not reproduce its reference within the stated limit."""
+
+    exit_code = 1

@@ -1,0 +1,283 @@
+"""The encoder step rewritten for inference: same numbers as NeMo's, less work.
+
+Against NeMo's modules (``encoder_nemo``):
+
+- ``linear_pos(pos_emb)`` depends on nothing at run time for a fixed chunk, so every layer holds it as a constant,
+  cut to the relative positions that a step reaches;
+- pointwise convolutions are matrix products, which stay compressed when quantized;
+- the one-hot half of ``prompt_kernel`` is a row lookup added to the bias;
+- masks are built once, as finite numbers, from comparisons: no boolean ``Not``;
+- views keep a free batch axis.
+
+Parameters are shared with the NeMo model, not copied, and submodules carry NeMo's names, so that the names of the
+traced nodes are NeMo's module paths.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+    from export.geometry import Geometry
+
+MASKED = -10000.0
+"""Score of a masked position: NeMo's ``INF_VAL``, finite in half precision."""
+
+
+class StepMasks:
+    """What a step may see, as factors (1 keep, 0 drop) and as additive attention scores."""
+
+    def __init__(self, scores: Tensor, rows: Tensor) -> None:
+        self.scores = scores  # [B, 1, T, left_context + T]
+        self.rows = rows  # [B, T, 1]
+
+
+class PreEncode(nn.Module):
+    """``ConvSubsampling`` (``dw_striding``, causal): three stages of stride 2, masked by length after each."""
+
+    def __init__(self, pre_encode: Any) -> None:
+        super().__init__()
+        self.conv = pre_encode.conv
+        self.out = pre_encode.out
+
+    def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, mel, frames] and [B] int32 to [B, T, d] and the valid T [B] int32."""
+        length = mel_length
+        x = mel.transpose(1, 2).unsqueeze(1)  # [B, 1, frames, mel]
+        x = x * _time_mask(x, length)
+        for layer in self.conv:
+            if getattr(layer, "stride", (1, 1)) != (1, 1):
+                length = torch.div(length, 2, rounding_mode="floor") + 1  # (length + 3 - 3) // 2 + 1
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                # Masking once a stage is enough: between the stride and here only frames of their own are mixed.
+                x = x * _time_mask(x, length)
+        x = x.transpose(1, 2).flatten(2)  # [B, T, channels * bins]
+        return self.out(x), length
+
+
+class SelfAttention(nn.Module):
+    """``RelPositionMultiHeadAttention`` with a cache, its projected positions a constant."""
+
+    def __init__(self, attention: Any, pos_emb: Tensor, left_context: int, frames: int) -> None:
+        super().__init__()
+        self.linear_q = attention.linear_q
+        self.linear_k = attention.linear_k
+        self.linear_v = attention.linear_v
+        self.linear_out = attention.linear_out
+        self.heads: int = attention.h
+        self.head_dim: int = attention.d_k
+        self.frames = frames
+        self.rows = left_context + frames
+        # Row i of the shifted product reads column j + frames - 1 - i, so the first rows + frames - 1 are reached.
+        used = self.rows + frames - 1
+        positions = attention.linear_pos(pos_emb[:, :used])  # [1, used, d]
+        self.register_buffer("positions", positions.view(1, used, self.heads, self.head_dim).permute(0, 2, 3, 1))
+        self.positions: Tensor
+        scale = 1.0 / math.sqrt(self.head_dim)
+        self.scale = scale
+        self.register_buffer("bias_u", attention.pos_bias_u.reshape(1, 1, self.heads, self.head_dim))
+        self.register_buffer("bias_v", attention.pos_bias_v.reshape(1, 1, self.heads, self.head_dim))
+        self.bias_u: Tensor
+        self.bias_v: Tensor
+
+    def forward(self, x: Tensor, cache: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor]:
+        """Attend from x [B, T, d] to the cache [B, left_context, d] and x; returns [B, T, d] and the next cache."""
+        rows = torch.cat([cache, x], dim=1)  # [B, rows, d]
+        query = self.linear_q(x).reshape(-1, self.frames, self.heads, self.head_dim)
+        key = self.linear_k(rows).reshape(-1, self.rows, self.heads, self.head_dim)
+        value = self.linear_v(rows).reshape(-1, self.rows, self.heads, self.head_dim)
+        content = torch.matmul((query + self.bias_u).transpose(1, 2), key.permute(0, 2, 3, 1))
+        position = torch.matmul((query + self.bias_v).transpose(1, 2), self.positions)
+        scores = (content + self._shift(position)) * self.scale + masks.scores
+        attended = torch.matmul(torch.softmax(scores, dim=-1), value.transpose(1, 2))
+        attended = attended.transpose(1, 2).reshape(-1, self.frames, self.heads * self.head_dim)
+        return self.linear_out(attended * masks.rows), rows[:, self.frames :]
+
+    def _shift(self, position: Tensor) -> Tensor:
+        """Transformer-XL's relative shift (arXiv:1901.02860, appendix B): [B, h, T, used] → [B, h, T, rows]."""
+        used = self.rows + self.frames - 1
+        padded = nn.functional.pad(position, (1, 0)).reshape(-1, self.heads, used + 1, self.frames)
+        return padded[:, :, 1:].reshape(-1, self.heads, self.frames, used)[:, :, :, : self.rows]
+
+
+class Pointwise(nn.Module):
+    """A convolution of kernel 1 as a matrix product over channels-last input."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.weight = conv.weight.squeeze(-1)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, in] → [B, T, out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Convolution(nn.Module):
+    """``ConformerConvolution`` with layer norm, causal, its cache carried from step to step."""
+
+    def __init__(self, conv: Any) -> None:
+        super().__init__()
+        self.pointwise_conv1 = Pointwise(conv.pointwise_conv1)
+        depthwise = conv.depthwise_conv
+        self.depthwise_weight = depthwise.weight
+        self.depthwise_bias = depthwise.bias
+        self.batch_norm = conv.batch_norm
+        self.pointwise_conv2 = Pointwise(conv.pointwise_conv2)
+
+    def forward(self, x: Tensor, cache: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor]:
+        """Convolve x [B, T, d] after the cache [B, d, kernel - 1]; returns [B, T, d] and the next cache."""
+        x = nn.functional.glu(self.pointwise_conv1(x), dim=-1) * masks.rows
+        window = torch.cat([cache, x.transpose(1, 2)], dim=2)
+        x = nn.functional.conv1d(window, self.depthwise_weight, self.depthwise_bias, groups=window.shape[1])
+        x = nn.functional.silu(self.batch_norm(x.transpose(1, 2)))
+        return self.pointwise_conv2(x), window[:, :, -cache.shape[2] :]
+
+
+class FeedForward(nn.Module):
+    """``ConformerFeedForward``: linear, Swish, linear."""
+
+    def __init__(self, feed_forward: Any) -> None:
+        super().__init__()
+        self.linear1 = feed_forward.linear1
+        self.linear2 = feed_forward.linear2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, d] → [B, T, d]."""
+        y: Tensor = self.linear2(nn.functional.silu(self.linear1(x)))
+        return y
+
+
+class Layer(nn.Module):
+    """``ConformerLayer``: half feed-forward, attention, convolution, half feed-forward, norm."""
+
+    def __init__(self, layer: Any, pos_emb: Tensor, left_context: int, frames: int) -> None:
+        super().__init__()
+        self.norm_feed_forward1 = layer.norm_feed_forward1
+        self.feed_forward1 = FeedForward(layer.feed_forward1)
+        self.norm_self_att = layer.norm_self_att
+        self.self_attn = SelfAttention(layer.self_attn, pos_emb, left_context, frames)
+        self.norm_conv = layer.norm_conv
+        self.conv = Convolution(layer.conv)
+        self.norm_feed_forward2 = layer.norm_feed_forward2
+        self.feed_forward2 = FeedForward(layer.feed_forward2)
+        self.norm_out = layer.norm_out
+        self.fc_factor: float = layer.fc_factor
+
+    def forward(self, x: Tensor, channel: Tensor, time: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor, Tensor]:
+        """Take x [B, T, d] and the layer's two caches to x for the next layer and caches for the next step."""
+        x = x + self.feed_forward1(self.norm_feed_forward1(x)) * self.fc_factor
+        attended, channel = self.self_attn(self.norm_self_att(x), channel, masks)
+        x = x + attended
+        convolved, time = self.conv(self.norm_conv(x), time, masks)
+        x = x + convolved
+        x = x + self.feed_forward2(self.norm_feed_forward2(x)) * self.fc_factor
+        return self.norm_out(x), channel, time
+
+
+class Encoder(nn.Module):
+    """``ConformerEncoder``'s cache-aware step for one fixed chunk."""
+
+    def __init__(self, encoder: Any, geometry: Geometry) -> None:
+        super().__init__()
+        self.frames = geometry.chunk_frames
+        self.left_context = geometry.left_context
+        self.drop = geometry.drop_extra_pre_encoded
+        self.xscale: float | None = encoder.xscale
+        self.pre_encode = PreEncode(encoder.pre_encode)
+        rows = self.left_context + self.frames
+        with torch.no_grad():
+            _, pos_emb = encoder.pos_enc(torch.zeros(1, self.frames, encoder.d_model), cache_len=self.left_context)
+            self.layers = nn.ModuleList(
+                Layer(layer, pos_emb, self.left_context, self.frames) for layer in encoder.layers
+            )
+        group = torch.arange(rows) // (geometry.lookahead + 1)
+        behind = group[self.left_context :, None] - group[None, :]  # [T, rows], groups that a row lies behind
+        visible = (behind >= 0) & (behind <= self.left_context // (geometry.lookahead + 1))
+        self.register_buffer("visible", visible.float().reshape(1, self.frames, rows))
+        self.register_buffer("row_index", torch.arange(rows, dtype=torch.int32).reshape(1, rows))
+        self.visible: Tensor
+        self.row_index: Tensor
+
+    def forward(
+        self, mel: Tensor, mel_length: Tensor, cache_channel: Tensor, cache_time: Tensor, cache_len: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`export.graphs.encoder_nemo.NemoEncoderStep.forward`, before the prompt, encoded [B, T, d]."""
+        x, length = self.pre_encode(mel, mel_length)
+        x = x[:, self.drop :]
+        length = torch.clamp(length - self.drop, min=0)
+        if self.xscale is not None:
+            x = x * self.xscale
+        masks = self._masks(length, cache_len)
+        channels, times = [], []
+        for index, layer in enumerate(self.layers):
+            x, channel, time = layer(x, cache_channel[:, index], cache_time[:, index], masks)
+            channels.append(channel)
+            times.append(time)
+        next_len = torch.clamp(cache_len + self.frames, max=self.left_context)
+        return x, length, torch.stack(channels, dim=1), torch.stack(times, dim=1), next_len
+
+    def _masks(self, length: Tensor, cache_len: Tensor) -> StepMasks:
+        """Masks from the valid frames [B] and the valid cache rows [B], NeMo's ``_create_masks``."""
+        begin = (self.left_context - cache_len).unsqueeze(1)
+        end = (self.left_context + length).unsqueeze(1)
+        inside = (self.row_index >= begin).float() * (self.row_index < end).float()  # [B, rows]
+        allowed = self.visible * inside.unsqueeze(1)  # [B, T, rows]
+        rows = inside[:, self.left_context :].unsqueeze(2)
+        return StepMasks(((1.0 - allowed) * MASKED).unsqueeze(1), rows)
+
+
+class PromptKernel(nn.Module):
+    """``prompt_kernel`` with the one-hot half of its first layer as a table of rows."""
+
+    def __init__(self, prompt_kernel: Any, encoder_dim: int) -> None:
+        super().__init__()
+        first, _, second = prompt_kernel
+        self.encoded_weight = first.weight[:, :encoder_dim]
+        self.register_buffer("rows", (first.weight[:, encoder_dim:] + first.bias[:, None]).t().contiguous())
+        self.rows: Tensor
+        self.linear2 = second
+
+    def forward(self, encoded: Tensor, prompt_id: Tensor) -> Tensor:
+        """Condition encoded [B, T, d] on prompt_id [B] int32; same shape."""
+        row = nn.functional.embedding(prompt_id, self.rows).unsqueeze(1)
+        conditioned: Tensor = self.linear2(torch.relu(nn.functional.linear(encoded, self.encoded_weight) + row))
+        return conditioned
+
+
+class FusedEncoderStep(nn.Module):
+    """The rewritten step with the contract's inputs and outputs; see the module's text for what differs."""
+
+    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
+        super().__init__()
+        self.encoder = Encoder(model.encoder, geometry)
+        prompt_kernel = getattr(model, "prompt_kernel", None)
+        self.prompt_kernel = PromptKernel(prompt_kernel, model.encoder.d_model) if prompt_kernel is not None else None
+
+    def forward(
+        self,
+        mel: Tensor,
+        mel_length: Tensor,
+        cache_channel: Tensor,
+        cache_time: Tensor,
+        cache_len: Tensor,
+        prompt_id: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`export.graphs.encoder_nemo.NemoEncoderStep.forward`."""
+        x, length, channel, time, next_len = self.encoder(mel, mel_length, cache_channel, cache_time, cache_len)
+        if self.prompt_kernel is not None and prompt_id is not None:
+            x = self.prompt_kernel(x, prompt_id)
+        return x.transpose(1, 2), length.to(torch.int32), channel, time, next_len.to(torch.int32)
+
+
+def _time_mask(x: Tensor, length: Tensor) -> Tensor:
+    """[B, 1, T, 1] factors that keep the first ``length`` [B] frames of x [B, C, T, F]."""
+    frames = torch.arange(x.shape[2], dtype=torch.int32)
+    return (frames.unsqueeze(0) < length.unsqueeze(1)).to(x.dtype).reshape(-1, 1, x.shape[2], 1)

@@ -1,0 +1,52 @@
+"""Prediction network and joint of the RNN-T, one step each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+
+class DecoderStep(nn.Module):
+    """Embedding and LSTM for one token; NeMo's ``RNNTDecoder.predict`` without a start symbol."""
+
+    def __init__(self, model: EncDecRNNTBPEModel) -> None:
+        super().__init__()
+        self.prediction = model.decoder.prediction
+
+    def forward(self, token: Tensor, token_length: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Advance the prediction network by one token.
+
+        Args:
+            token: [B, 1] int32, blank where nothing was emitted yet (its embedding is zero).
+            token_length: [B] int32; part of the contract, has no influence.
+            h_in: [layers, B, hidden] LSTM output state.
+            c_in: [layers, B, hidden] LSTM cell state.
+
+        Returns:
+            decoder_out [B, hidden, 1], h_out and c_out.
+        """
+        del token_length
+        embedded = self.prediction["embed"](token).transpose(0, 1)  # [1, B, hidden]
+        output, (h_out, c_out) = self.prediction["dec_rnn"](embedded, (h_in, c_in))
+        return output.permute(1, 2, 0), h_out, c_out
+
+
+class JointStep(nn.Module):
+    """Joint network to logits, before any softmax."""
+
+    def __init__(self, model: EncDecRNNTBPEModel) -> None:
+        super().__init__()
+        self.enc = model.joint.enc
+        self.pred = model.joint.pred
+        self.joint_net = model.joint.joint_net
+
+    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        """Join encoder [B, d, T] and decoder [B, hidden, U] to logits [B, T, U, pieces + 1]."""
+        frames = self.enc(encoder.transpose(1, 2)).unsqueeze(2)
+        tokens = self.pred(decoder.transpose(1, 2)).unsqueeze(1)
+        logits: Tensor = self.joint_net(frames + tokens)
+        return logits

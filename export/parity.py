@@ -1,0 +1,229 @@
+"""Proof that a graph computes what NeMo's PyTorch modules compute.
+
+Two phases, so that the PyTorch model and the compiled graph need not be in memory together: :func:`record` runs
+NeMo on seeded inputs and keeps the results, :func:`check` replays them on a saved graph. Caches and LSTM states are
+carried from step to step on each side for itself, so that differences may add up as they would in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.contract import Ports
+from export.errors import ParityError
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+    from export.bundle import Metadata
+    from export.geometry import Geometry
+
+Arrays = dict[str, NDArray[Any]]
+
+LIMIT = 1e-4
+"""Largest difference in FP32, as a share of the largest value of that output."""
+
+_CARRIED = {
+    "encoder": {name: f"{name}_out" for name in ("cache_channel", "cache_time", "cache_len")},
+    "decoder": {"h_in": "h_out", "c_in": "c_out"},
+}
+
+
+@dataclass
+class Step:
+    """One call: its inputs without the carried ones, and what NeMo returned."""
+
+    inputs: Arrays
+    expected: Arrays
+
+
+@dataclass
+class Recording:
+    """Runs of one graph; every run starts from ``initial`` and carries outputs to inputs as ``carried`` says."""
+
+    initial: Arrays
+    carried: dict[str, str]
+    runs: list[list[Step]] = field(default_factory=list)
+
+
+def record(
+    model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metadata, ports: Mapping[str, Ports]
+) -> dict[str, Recording]:
+    """Run NeMo's modules on seeded inputs for each of the four graphs."""
+    import torch
+
+    from export.graphs.encoder_nemo import NemoEncoderStep
+    from export.graphs.preprocessor import NemoMel
+    from export.graphs.transducer import DecoderStep, JointStep
+
+    functions: dict[str, tuple[Callable[..., Any], Callable[[], Iterator[list[Arrays]]]]] = {
+        "preprocessor": (NemoMel(model.preprocessor.featurizer), lambda: _audio_runs(geometry)),
+        "encoder": (NemoEncoderStep(model, geometry).eval(), lambda: _encoder_runs(model, geometry, metadata)),
+        "decoder": (DecoderStep(model).eval(), lambda: _decoder_runs(metadata)),
+        "joint": (JointStep(model).eval(), lambda: _joint_runs(metadata)),
+    }
+    recordings = {}
+    with torch.no_grad():
+        for graph, (function, runs) in functions.items():
+            recordings[graph] = _record_graph(function, ports[graph], _CARRIED.get(graph, {}), runs())
+    return recordings
+
+
+def _record_graph(
+    function: Callable[..., Any], ports: Ports, carried: dict[str, str], runs: Iterator[list[Arrays]]
+) -> Recording:
+    import torch
+
+    shapes = {port.name: port for port in ports.inputs}
+    dtypes = {"f32": np.float32, "i32": np.int32}
+    initial: Arrays = {name: np.zeros(shapes[name].shape, dtypes[shapes[name].dtype]) for name in carried}
+    recording = Recording(initial, carried)
+    for run in runs:
+        steps, state = [], dict(initial)
+        for inputs in run:
+            arguments = {port.name: torch.from_numpy({**state, **inputs}[port.name]) for port in ports.inputs}
+            outputs = function(**arguments)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            expected = {port.name: value.numpy() for port, value in zip(ports.outputs, outputs, strict=True)}
+            steps.append(Step(inputs, expected))
+            state = {name: expected[source] for name, source in carried.items()}
+        recording.runs.append(steps)
+    return recording
+
+
+def _sound(samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """[1, samples] of noise and gliding tones whose loudness changes from near silence to near full scale."""
+    time = np.arange(samples) / 16_000
+    glide = np.sin(2 * np.pi * (rng.uniform(80, 300) * time + rng.uniform(100, 900) * time**2))
+    envelope = 10 ** (-1.5 + 1.3 * np.sin(2 * np.pi * rng.uniform(1, 4) * time + rng.uniform(0, 6)))
+    sound = envelope * (0.5 * glide + 0.3 * rng.standard_normal(samples))
+    return np.clip(sound, -1, 1).astype(np.float32)[None]
+
+
+def _audio_runs(geometry: Geometry) -> Iterator[list[Arrays]]:
+    """Lengths around the hop and the chunk, and a padded chunk whose stated length is shorter."""
+    rng = np.random.default_rng(1)
+    hop, chunk = geometry.hop_samples, geometry.chunk_samples
+    lengths = [chunk, chunk - 1, chunk + 1, hop, hop + 1, 3 * hop - 1, 2 * chunk + hop // 2]
+    for length in lengths:
+        yield [{"audio": _sound(length, rng), "audio_length": np.array([length], np.int32)}]
+    yield [{"audio": _sound(chunk, rng), "audio_length": np.array([chunk // 2 + 7], np.int32)}]
+
+
+def _encoder_runs(model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metadata) -> Iterator[list[Arrays]]:
+    """Cold start to full caches and two steps beyond, for two prompts; one run with odd lengths."""
+    import torch
+
+    rng = np.random.default_rng(2)
+    prompts = sorted({metadata.default_prompt_id or 0, *(metadata.prompt_dictionary or {"": 0}).values()})
+    steps = -(-geometry.left_context // geometry.chunk_frames) + 2
+    total = geometry.total_mel_frames
+    cases = [
+        (prompts[0], [total] * steps),
+        (prompts[-1], [total] * 2 + [total - 1, total // 2 + 1, geometry.pre_encode_cache + 1]),
+    ]
+    for prompt, lengths in cases:
+        audio = torch.from_numpy(_sound(geometry.chunk_samples * len(lengths), rng))
+        mel, _ = model.preprocessor(input_signal=audio, length=torch.tensor([audio.shape[1]]))
+        lead = np.zeros((1, metadata.mel_features, geometry.pre_encode_cache), np.float32)
+        frames = np.concatenate([lead, mel.numpy()], axis=2)
+        run = []
+        for index, length in enumerate(lengths):
+            begin = index * geometry.chunk_mel_frames
+            inputs: Arrays = {
+                "mel": np.ascontiguousarray(frames[:, :, begin : begin + total]),
+                "mel_length": np.array([length], np.int32),
+            }
+            if metadata.has_prompt:
+                inputs["prompt_id"] = np.array([prompt], np.int32)
+            run.append(inputs)
+        yield run
+
+
+def _decoder_runs(metadata: Metadata) -> Iterator[list[Arrays]]:
+    """Blank first, as at a stream's start, then random pieces."""
+    rng = np.random.default_rng(3)
+    tokens = [metadata.blank_idx, *rng.integers(0, metadata.vocab_size, 9).tolist()]
+    one = np.ones(1, np.int32)
+    yield [{"token": np.array([[token]], np.int32), "token_length": one} for token in tokens]
+
+
+def _joint_runs(metadata: Metadata) -> Iterator[list[Arrays]]:
+    rng = np.random.default_rng(4)
+    for scale in (0.1, 1.0, 3.0):
+        yield [
+            {
+                "encoder": (scale * rng.standard_normal((1, metadata.encoder_dim, 1))).astype(np.float32),
+                "decoder": (scale * rng.standard_normal((1, metadata.decoder_hidden, 1))).astype(np.float32),
+            }
+        ]
+
+
+def compare(path: Path, recording: Recording) -> dict[str, dict[str, float]]:
+    """Replay a recording on a saved graph, in FP32 on the CPU.
+
+    Returns:
+        For each output ``max_difference``, ``scale`` (largest expected magnitude) and their ratio ``relative``.
+    """
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    differences: dict[str, float] = {}
+    scales: dict[str, float] = {}
+    for run in recording.runs:
+        state = dict(recording.initial)
+        for step in run:
+            request.infer({**state, **step.inputs})
+            actual = {name: request.get_tensor(name).data.copy() for name in step.expected}
+            for name, expected in step.expected.items():
+                wide = actual[name].astype(np.float64), expected.astype(np.float64)
+                if name == "mel":
+                    # NeMo's tensor ends in one masked frame more than its length; a graph may leave it out.
+                    wide = wide[0], wide[1][:, :, : max(wide[0].shape[2], wide[1].shape[2] - 1)]
+                difference = (
+                    float(np.abs(wide[0] - wide[1]).max(initial=0.0))
+                    if wide[0].shape == wide[1].shape
+                    else float("inf")
+                )
+                # A NaN compares false with everything, so it must count as a difference by name.
+                difference = float("inf") if np.isnan(difference) else difference
+                differences[name] = max(differences.get(name, 0.0), difference)
+                scales[name] = max(scales.get(name, 0.0), float(np.abs(wide[1]).max(initial=0.0)))
+            state = {name: actual[source] for name, source in recording.carried.items()}
+    return {
+        name: {
+            "max_difference": difference,
+            "scale": scales[name],
+            "relative": difference / scales[name] if scales[name] else difference,
+        }
+        for name, difference in differences.items()
+    }
+
+
+def check(graph: str, path: Path, recording: Recording) -> dict[str, Any]:
+    """Compare a saved graph with its recording and raise where it differs.
+
+    Returns:
+        What the bundle's metadata stores: limit, number of steps, and :func:`compare`'s numbers.
+
+    Raises:
+        ParityError: an output differs by more than :data:`LIMIT` of its scale.
+    """
+    outputs = compare(path, recording)
+    wrong = [
+        f"{name} by {numbers['relative']:.2g}" for name, numbers in outputs.items() if not numbers["relative"] <= LIMIT
+    ]
+    if wrong:
+        raise ParityError(
+            f"{path.name}: the {graph} graph differs from NeMo in {', '.join(wrong)} of the output's scale "
+            f"(limit {LIMIT:g}); nothing was written"
+        )
+    steps = sum(len(run) for run in recording.runs)
+    return {"reference": "NeMo PyTorch, FP32", "limit": LIMIT, "steps": steps, "outputs": outputs}

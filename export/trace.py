@@ -1,0 +1,51 @@
+"""PyTorch module to ``ov.Model``, with the contract's names, shapes and types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import openvino as ov
+import torch
+
+from export.contract import DYNAMIC, Port, Ports
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_DTYPES = {"f32": (torch.float32, ov.Type.f32), "i32": (torch.int32, ov.Type.i32)}
+_EXAMPLE_LENGTH = 16_000  # for free axes; any length traces the same graph
+
+
+def trace(module: nn.Module, ports: Ports) -> ov.Model:
+    """Trace a step module.
+
+    TorchScript tracing (not ``torch.export``) keeps module paths in node names, which recipes address.
+
+    Args:
+        module: in evaluation mode; its ``forward`` takes the ports' inputs by name, in order.
+        ports: the contract's inputs and outputs.
+
+    Returns:
+        A model whose ports carry exactly those names, shapes and types. Its constants may share memory with the
+        module's parameters.
+    """
+    with torch.no_grad():
+        model = ov.convert_model(
+            module.eval(),
+            example_input={port.name: _example(port) for port in ports.inputs},
+            input=[(port.name, ov.PartialShape(list(port.shape)), _DTYPES[port.dtype][1]) for port in ports.inputs],
+        )
+    for port in ports.inputs:
+        parameter = model.input(port.name)
+        parameter.get_tensor().set_names({port.name})
+        parameter.get_node().set_friendly_name(port.name)
+    for port, output in zip(ports.outputs, model.outputs, strict=True):
+        output.get_tensor().set_names({port.name})
+        output.get_node().set_friendly_name(port.name)
+    return model
+
+
+def _example(port: Port) -> Tensor:
+    """Zeros, which every step accepts."""
+    shape = [_EXAMPLE_LENGTH if size == DYNAMIC else size for size in port.shape]
+    return torch.zeros(shape, dtype=_DTYPES[port.dtype][0])
