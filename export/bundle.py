@@ -67,6 +67,7 @@ class Metadata(BaseModel):
     chunk_ms: float = 0.0
     chunk_samples: int = 0
     subsampling_factor: int = 8
+    lead_mel_frames: int = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
     max_symbols: int = 10
     recipe: dict[str, Any] = Field(default_factory=dict)
     checkpoint: dict[str, Any] = Field(default_factory=dict)

@@ -22,7 +22,7 @@ from export.geometry import Geometry, chunk_frames_for
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
-LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}(-[A-Za-z0-9]{2,4})?>")
+LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z0-9]{2,4}>")
 """A vocabulary piece that names the language instead of being part of the text."""
 
 DEFAULT_LANGUAGE = "auto"

@@ -40,6 +40,11 @@ class Geometry:
         return self.pre_encode_cache + self.chunk_mel_frames
 
     @property
+    def lead_mel_frames(self) -> int:
+        """Zero mel frames before a stream's first ones that make the first step NeMo's own."""
+        return self.drop_extra_pre_encoded * self.subsampling_factor
+
+    @property
     def chunk_samples(self) -> int:
         """Audio samples that are new in a step."""
         return self.chunk_mel_frames * self.hop_samples

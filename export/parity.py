@@ -58,13 +58,14 @@ def record(
     """Run NeMo's modules on seeded inputs for each of the four graphs."""
     import torch
 
-    from export.graphs.encoder_nemo import NemoEncoderStep
+    from export.graphs.encoder_nemo import NemoEncoderStep, NemoStreamStart
     from export.graphs.preprocessor import NemoMel
     from export.graphs.transducer import DecoderStep, JointStep
 
+    encoder = NemoStreamStart if metadata.lead_mel_frames else NemoEncoderStep
     functions: dict[str, tuple[Callable[..., Any], Callable[[], Iterator[list[Arrays]]]]] = {
         "preprocessor": (NemoMel(model.preprocessor.featurizer), lambda: _audio_runs(geometry)),
-        "encoder": (NemoEncoderStep(model, geometry).eval(), lambda: _encoder_runs(model, geometry, metadata)),
+        "encoder": (encoder(model, geometry).eval(), lambda: _encoder_runs(model, geometry, metadata)),
         "decoder": (DecoderStep(model).eval(), lambda: _decoder_runs(metadata)),
         "joint": (JointStep(model).eval(), lambda: _joint_runs(metadata)),
     }
@@ -117,33 +118,46 @@ def _audio_runs(geometry: Geometry) -> Iterator[list[Arrays]]:
 
 
 def _encoder_runs(model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metadata) -> Iterator[list[Arrays]]:
-    """Cold start to full caches and two steps beyond, for two prompts; one run with odd lengths."""
-    import torch
-
+    """Cold start to full caches and two steps beyond; odd lengths under another prompt; a start as NeMo's own."""
     rng = np.random.default_rng(2)
     prompts = sorted({metadata.default_prompt_id or 0, *(metadata.prompt_dictionary or {"": 0}).values()})
     steps = -(-geometry.left_context // geometry.chunk_frames) + 2
-    total = geometry.total_mel_frames
-    cases = [
-        (prompts[0], [total] * steps),
-        (prompts[-1], [total] * 2 + [total - 1, total // 2 + 1, geometry.pre_encode_cache + 1]),
-    ]
-    for prompt, lengths in cases:
-        audio = torch.from_numpy(_sound(geometry.chunk_samples * len(lengths), rng))
-        mel, _ = model.preprocessor(input_signal=audio, length=torch.tensor([audio.shape[1]]))
-        lead = np.zeros((1, metadata.mel_features, geometry.pre_encode_cache), np.float32)
-        frames = np.concatenate([lead, mel.numpy()], axis=2)
-        run = []
-        for index, length in enumerate(lengths):
-            begin = index * geometry.chunk_mel_frames
-            inputs: Arrays = {
-                "mel": np.ascontiguousarray(frames[:, :, begin : begin + total]),
-                "mel_length": np.array([length], np.int32),
-            }
-            if metadata.has_prompt:
-                inputs["prompt_id"] = np.array([prompt], np.int32)
-            run.append(inputs)
+    total, carried = geometry.total_mel_frames, geometry.pre_encode_cache
+    yield _encoder_run(model, geometry, metadata, rng, prompts[0], [total] * steps, carried)
+    odd = [total, total, total - 1, total // 2 + 1, carried + 1]
+    yield _encoder_run(model, geometry, metadata, rng, prompts[-1], odd, carried)
+    if metadata.lead_mel_frames:
+        run = _encoder_run(model, geometry, metadata, rng, prompts[-1], [total] * 3, metadata.lead_mel_frames)
+        run[0]["cache_len"] = np.array([-metadata.lead_mel_frames], np.int32)
         yield run
+
+
+def _encoder_run(
+    model: EncDecRNNTBPEModel,
+    geometry: Geometry,
+    metadata: Metadata,
+    rng: np.random.Generator,
+    prompt: int,
+    lengths: list[int],
+    lead: int,
+) -> list[Arrays]:
+    """Consecutive windows of one signal's mel after ``lead`` zero frames, each with its stated length."""
+    import torch
+
+    audio = torch.from_numpy(_sound(geometry.chunk_samples * len(lengths), rng))
+    mel, _ = model.preprocessor(input_signal=audio, length=torch.tensor([audio.shape[1]]))
+    frames = np.concatenate([np.zeros((1, metadata.mel_features, lead), np.float32), mel.numpy()], axis=2)
+    run = []
+    for index, length in enumerate(lengths):
+        begin = index * geometry.chunk_mel_frames
+        inputs: Arrays = {
+            "mel": np.ascontiguousarray(frames[:, :, begin : begin + geometry.total_mel_frames]),
+            "mel_length": np.array([length], np.int32),
+        }
+        if metadata.has_prompt:
+            inputs["prompt_id"] = np.array([prompt], np.int32)
+        run.append(inputs)
+    return run
 
 
 def _decoder_runs(metadata: Metadata) -> Iterator[list[Arrays]]:

@@ -138,6 +138,7 @@ def _metadata(
         chunk_ms=geometry.chunk_ms,
         chunk_samples=geometry.chunk_samples,
         subsampling_factor=geometry.subsampling_factor,
+        lead_mel_frames=geometry.lead_mel_frames if graph == "fused" else 0,
         recipe={"name": "fp32"},
         checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
         tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},

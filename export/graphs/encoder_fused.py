@@ -7,7 +7,14 @@ Against NeMo's modules (``encoder_nemo``):
 - pointwise convolutions are matrix products, which stay compressed when quantized;
 - the one-hot half of ``prompt_kernel`` is a row lookup added to the bias;
 - masks are built once, as finite numbers, from comparisons: no boolean ``Not``;
+- the first chunk begins as NeMo's streams do (below);
 - views keep a free batch axis.
+
+The first chunk. NeMo's streams begin with the zero padding of every convolution stage; clients of a fixed graph
+begin with carried mel frames of zeros instead, which the first convolution's bias turns into something else. While
+``cache_len`` is not positive, the frames of the lead are therefore masked after every stage: ``cache_len`` 0 says that
+the lead is the carried frames, as the published clients send it, a negative ``cache_len`` that it is so many mel
+frames. With a lead of twice the subsampling factor the step is exactly NeMo's first one.
 
 Parameters are shared with the NeMo model, not copied, and submodules carry NeMo's names, so that the names of the
 traced nodes are NeMo's module paths.
@@ -46,18 +53,19 @@ class PreEncode(nn.Module):
         self.conv = pre_encode.conv
         self.out = pre_encode.out
 
-    def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, mel, frames] and [B] int32 to [B, T, d] and the valid T [B] int32."""
-        length = mel_length
+    def forward(self, mel: Tensor, mel_length: Tensor, lead: Tensor) -> tuple[Tensor, Tensor]:
+        """Subsample mel [B, mel, frames], of which [lead, mel_length) are real, to [B, T, d] and the valid T [B]."""
+        length, stride = mel_length, 1
         x = mel.transpose(1, 2).unsqueeze(1)  # [B, 1, frames, mel]
-        x = x * _time_mask(x, length)
+        x = x * _time_mask(x, length, lead, stride)
         for layer in self.conv:
             if getattr(layer, "stride", (1, 1)) != (1, 1):
                 length = torch.div(length, 2, rounding_mode="floor") + 1  # (length + 3 - 3) // 2 + 1
+                stride *= 2
             x = layer(x)
             if isinstance(layer, nn.ReLU):
                 # Masking once a stage is enough: between the stride and here only frames of their own are mixed.
-                x = x * _time_mask(x, length)
+                x = x * _time_mask(x, length, lead, stride)
         x = x.transpose(1, 2).flatten(2)  # [B, T, channels * bins]
         return self.out(x), length
 
@@ -190,6 +198,7 @@ class Encoder(nn.Module):
         self.frames = geometry.chunk_frames
         self.left_context = geometry.left_context
         self.drop = geometry.drop_extra_pre_encoded
+        self.carried = geometry.pre_encode_cache
         self.xscale: float | None = encoder.xscale
         self.pre_encode = PreEncode(encoder.pre_encode)
         rows = self.left_context + self.frames
@@ -210,7 +219,9 @@ class Encoder(nn.Module):
         self, mel: Tensor, mel_length: Tensor, cache_channel: Tensor, cache_time: Tensor, cache_len: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As :meth:`export.graphs.encoder_nemo.NemoEncoderStep.forward`, before the prompt, encoded [B, T, d]."""
-        x, length = self.pre_encode(mel, mel_length)
+        lead = torch.clamp(-cache_len, min=0) + self.carried * (cache_len == 0).to(torch.int32)
+        cache_len = torch.clamp(cache_len, min=0)
+        x, length = self.pre_encode(mel, mel_length, lead)
         x = x[:, self.drop :]
         length = torch.clamp(length - self.drop, min=0)
         if self.xscale is not None:
@@ -277,7 +288,8 @@ class FusedEncoderStep(nn.Module):
         return x.transpose(1, 2), length.to(torch.int32), channel, time, next_len.to(torch.int32)
 
 
-def _time_mask(x: Tensor, length: Tensor) -> Tensor:
-    """[B, 1, T, 1] factors that keep the first ``length`` [B] frames of x [B, C, T, F]."""
-    frames = torch.arange(x.shape[2], dtype=torch.int32)
-    return (frames.unsqueeze(0) < length.unsqueeze(1)).to(x.dtype).reshape(-1, 1, x.shape[2], 1)
+def _time_mask(x: Tensor, length: Tensor, lead: Tensor, stride: int) -> Tensor:
+    """[B, 1, T, 1] factors that keep those of x's [B, C, T, F] first ``length`` [B] frames that lie after the lead."""
+    frames = torch.arange(x.shape[2], dtype=torch.int32).unsqueeze(0)
+    inside = (frames < length.unsqueeze(1)).to(x.dtype) * (frames * stride >= lead.unsqueeze(1)).to(x.dtype)
+    return inside.reshape(-1, 1, x.shape[2], 1)
