@@ -53,7 +53,9 @@ def test_fused_step_equals_nemo_in_torch_for_any_batch(small_checkpoint: Checkpo
     zeros = [
         torch.zeros(batch, layers, 56, dim),
         torch.zeros(batch, layers, dim, 8),
-        torch.full((batch,), geometry.chunk_frames, dtype=torch.int32),  # not a stream's start, which differs on purpose
+        torch.full(
+            (batch,), geometry.chunk_frames, dtype=torch.int32
+        ),  # not a stream's start, which differs on purpose
     ]
     caches = [list(zeros), list(zeros)]
     generator = torch.Generator().manual_seed(0)
@@ -93,7 +95,13 @@ def test_fused_graph_has_no_bitwise_not_and_no_position_products(small_fp32: Bun
     types = {operation.get_type_name() for operation in operations}
     assert not types & {"BitwiseNot", "LogicalNot", "OneHot", "Select"}
     names = [operation.get_friendly_name() for operation in operations]
-    assert not any("linear_pos" in name for name in names)
+    dim = small_fp32.metadata.encoder_dim
+    assert not any("linear_pos.weight" in name for name in names)
+    assert not [
+        operation
+        for operation in operations
+        if "linear_pos" in operation.get_friendly_name() and list(operation.get_output_shape(0)) == [dim, dim]
+    ]
     for module in ("self_attn.linear_q", "conv.pointwise_conv1", "feed_forward1.linear1"):
         assert any(f"encoder.layers.0.{module}/" in name and name.endswith("MatMul") for name in names)
 

@@ -70,8 +70,35 @@ class PreEncode(nn.Module):
         return self.out(x), length
 
 
+class PositionScores(nn.Module):
+    """Scores of relative positions, ``linear_pos(pos_emb)`` a constant.
+
+    It takes ``linear_pos``' place and name, so that what a recipe says of ``linear_pos`` holds for the constant too.
+    """
+
+    def __init__(self, attention: Any, pos_emb: Tensor, frames: int, rows: int) -> None:
+        super().__init__()
+        self.heads: int = attention.h
+        self.frames = frames
+        self.rows = rows
+        # Row i of the shifted product reads column j + frames - 1 - i, so the first rows + frames - 1 are reached.
+        self.used = rows + frames - 1
+        positions = attention.linear_pos(pos_emb[:, : self.used])  # [1, used, d]
+        self.register_buffer("positions", positions.view(1, self.used, self.heads, attention.d_k).permute(0, 2, 3, 1))
+        self.positions: Tensor
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Score a biased query [B, h, T, d / h]; returns [B, h, T, rows].
+
+        The shift is Transformer-XL's (arXiv:1901.02860, appendix B).
+        """
+        position = torch.matmul(query, self.positions)  # [B, h, T, used]
+        padded = nn.functional.pad(position, (1, 0)).reshape(-1, self.heads, self.used + 1, self.frames)
+        return padded[:, :, 1:].reshape(-1, self.heads, self.frames, self.used)[:, :, :, : self.rows]
+
+
 class SelfAttention(nn.Module):
-    """``RelPositionMultiHeadAttention`` with a cache, its projected positions a constant."""
+    """``RelPositionMultiHeadAttention`` with a cache."""
 
     def __init__(self, attention: Any, pos_emb: Tensor, left_context: int, frames: int) -> None:
         super().__init__()
@@ -83,13 +110,8 @@ class SelfAttention(nn.Module):
         self.head_dim: int = attention.d_k
         self.frames = frames
         self.rows = left_context + frames
-        # Row i of the shifted product reads column j + frames - 1 - i, so the first rows + frames - 1 are reached.
-        used = self.rows + frames - 1
-        positions = attention.linear_pos(pos_emb[:, :used])  # [1, used, d]
-        self.register_buffer("positions", positions.view(1, used, self.heads, self.head_dim).permute(0, 2, 3, 1))
-        self.positions: Tensor
-        scale = 1.0 / math.sqrt(self.head_dim)
-        self.scale = scale
+        self.linear_pos = PositionScores(attention, pos_emb, frames, self.rows)
+        self.scale = 1.0 / math.sqrt(self.head_dim)
         self.register_buffer("bias_u", attention.pos_bias_u.reshape(1, 1, self.heads, self.head_dim))
         self.register_buffer("bias_v", attention.pos_bias_v.reshape(1, 1, self.heads, self.head_dim))
         self.bias_u: Tensor
@@ -102,17 +124,11 @@ class SelfAttention(nn.Module):
         key = self.linear_k(rows).reshape(-1, self.rows, self.heads, self.head_dim)
         value = self.linear_v(rows).reshape(-1, self.rows, self.heads, self.head_dim)
         content = torch.matmul((query + self.bias_u).transpose(1, 2), key.permute(0, 2, 3, 1))
-        position = torch.matmul((query + self.bias_v).transpose(1, 2), self.positions)
-        scores = (content + self._shift(position)) * self.scale + masks.scores
+        position = self.linear_pos((query + self.bias_v).transpose(1, 2))
+        scores = (content + position) * self.scale + masks.scores
         attended = torch.matmul(torch.softmax(scores, dim=-1), value.transpose(1, 2))
         attended = attended.transpose(1, 2).reshape(-1, self.frames, self.heads * self.head_dim)
         return self.linear_out(attended * masks.rows), rows[:, self.frames :]
-
-    def _shift(self, position: Tensor) -> Tensor:
-        """Transformer-XL's relative shift (arXiv:1901.02860, appendix B): [B, h, T, used] → [B, h, T, rows]."""
-        used = self.rows + self.frames - 1
-        padded = nn.functional.pad(position, (1, 0)).reshape(-1, self.heads, used + 1, self.frames)
-        return padded[:, :, 1:].reshape(-1, self.heads, self.frames, used)[:, :, :, : self.rows]
 
 
 class Pointwise(nn.Module):
@@ -128,15 +144,26 @@ class Pointwise(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
 
+class Depthwise(nn.Module):
+    """``CausalConv1D`` over a window that already holds its past."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.weight = conv.weight
+        self.bias = conv.bias
+
+    def forward(self, window: Tensor) -> Tensor:
+        """[B, d, kernel - 1 + T] → [B, d, T]."""
+        return nn.functional.conv1d(window, self.weight, self.bias, groups=self.weight.shape[0])
+
+
 class Convolution(nn.Module):
     """``ConformerConvolution`` with layer norm, causal, its cache carried from step to step."""
 
     def __init__(self, conv: Any) -> None:
         super().__init__()
         self.pointwise_conv1 = Pointwise(conv.pointwise_conv1)
-        depthwise = conv.depthwise_conv
-        self.depthwise_weight = depthwise.weight
-        self.depthwise_bias = depthwise.bias
+        self.depthwise_conv = Depthwise(conv.depthwise_conv)
         self.batch_norm = conv.batch_norm
         self.pointwise_conv2 = Pointwise(conv.pointwise_conv2)
 
@@ -144,8 +171,7 @@ class Convolution(nn.Module):
         """Convolve x [B, T, d] after the cache [B, d, kernel - 1]; returns [B, T, d] and the next cache."""
         x = nn.functional.glu(self.pointwise_conv1(x), dim=-1) * masks.rows
         window = torch.cat([cache, x.transpose(1, 2)], dim=2)
-        x = nn.functional.conv1d(window, self.depthwise_weight, self.depthwise_bias, groups=window.shape[1])
-        x = nn.functional.silu(self.batch_norm(x.transpose(1, 2)))
+        x = nn.functional.silu(self.batch_norm(self.depthwise_conv(window).transpose(1, 2)))
         return self.pointwise_conv2(x), window[:, :, -cache.shape[2] :]
 
 
@@ -245,21 +271,32 @@ class Encoder(nn.Module):
         return StepMasks(((1.0 - allowed) * MASKED).unsqueeze(1), rows)
 
 
-class PromptKernel(nn.Module):
-    """``prompt_kernel`` with the one-hot half of its first layer as a table of rows."""
+class PromptedLinear(nn.Module):
+    """The first linear of ``prompt_kernel``, the one-hot half of its weights as a table of rows."""
+
+    def __init__(self, linear: nn.Linear, encoder_dim: int) -> None:
+        super().__init__()
+        self.weight = linear.weight[:, :encoder_dim]
+        rows = linear.weight[:, encoder_dim:] + linear.bias[:, None]
+        self.register_buffer("rows", rows.t().contiguous())  # [prompts, out]
+        self.rows: Tensor
+
+    def forward(self, encoded: Tensor, prompt_id: Tensor) -> Tensor:
+        """Project encoded [B, T, d] under prompt_id [B] int32 to [B, T, out]."""
+        row = nn.functional.embedding(prompt_id, self.rows).unsqueeze(1)
+        return nn.functional.linear(encoded, self.weight) + row
+
+
+class PromptKernel(nn.ModuleDict):
+    """``prompt_kernel``: linear, ReLU, linear, under NeMo's names for them (``0`` and ``2``)."""
 
     def __init__(self, prompt_kernel: Any, encoder_dim: int) -> None:
-        super().__init__()
         first, _, second = prompt_kernel
-        self.encoded_weight = first.weight[:, :encoder_dim]
-        self.register_buffer("rows", (first.weight[:, encoder_dim:] + first.bias[:, None]).t().contiguous())
-        self.rows: Tensor
-        self.linear2 = second
+        super().__init__({"0": PromptedLinear(first, encoder_dim), "2": second})
 
     def forward(self, encoded: Tensor, prompt_id: Tensor) -> Tensor:
         """Condition encoded [B, T, d] on prompt_id [B] int32; same shape."""
-        row = nn.functional.embedding(prompt_id, self.rows).unsqueeze(1)
-        conditioned: Tensor = self.linear2(torch.relu(nn.functional.linear(encoded, self.encoded_weight) + row))
+        conditioned: Tensor = self["2"](torch.relu(self["0"](encoded, prompt_id)))
         return conditioned
 
 
