@@ -1,0 +1,103 @@
+"""NeMo's own streaming as a reference: its API, its greedy decoding, and what folders are measured against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from export.checkpoint import Checkpoint, load_model
+from tests.verify_helpers import speech
+from verify.nemo_reference import MAX_SYMBOLS, NemoStreaming
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+
+@pytest.fixture(scope="module")
+def model(small_checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
+    return load_model(small_checkpoint)
+
+
+def plain_greedy(model: EncDecRNNTBPEModel, encoded: np.ndarray) -> tuple[list[int], list[int]]:
+    """The textbook loop on the encoder's output, [frames, dim]: tokens and their frames."""
+    import torch
+
+    blank = model.joint.num_classes_with_blank - 1
+    state, last, tokens, frames = None, None, [], []
+    with torch.inference_mode():
+        for frame, vector in enumerate(torch.from_numpy(encoded)):
+            for _ in range(MAX_SYMBOLS):
+                label: torch.Tensor | None = None if last is None else torch.tensor([[last]])
+                said, moved = model.decoder.predict(label, state, add_sos=False, batch_size=1)
+                best = int(model.joint.joint(vector[None, None], said).argmax())
+                if best == blank:
+                    break
+                last, state = best, moved
+                tokens.append(best)
+                frames.append(frame)
+    return tokens, frames
+
+
+@pytest.mark.parametrize("lookahead", [0, 13])
+def test_tokens_are_plain_greedy_on_what_the_encoder_gave(
+    model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint, lookahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = NemoStreaming(small_checkpoint, lookahead, model)
+    seen: list[np.ndarray] = []
+    prompted = type(model)._apply_prompt_to_encoded
+
+    def spy(self: EncDecRNNTBPEModel, encoded: object) -> object:
+        result = prompted(self, encoded)
+        seen.append(result[0].numpy().T.copy())
+        return result
+
+    monkeypatch.setattr(type(model), "_apply_prompt_to_encoded", spy)
+    result = reference.transcribe(speech(3.0), "auto")
+    assert len(seen) == result.timings.encoder_calls
+    assert (result.tokens, result.frames) == plain_greedy(model, np.concatenate(seen))
+    assert result.tokens
+
+
+def test_nothing_leaks_from_one_utterance_to_the_next(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+    reference = NemoStreaming(small_checkpoint, 13, model)
+    before = reference.transcribe(speech(2.0), "auto")
+    reference.transcribe(speech(0.5, seed=4), "en-US")
+    assert reference.transcribe(speech(2.0), "auto").tokens == before.tokens
+
+
+def test_the_prompt_is_chosen_by_the_clients_rule(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+    reference = NemoStreaming(small_checkpoint, 13, model)
+    prompts = small_checkpoint.prompts
+    assert prompts
+    for language, row in {"en-US": prompts["en-US"], "xx-YY": small_checkpoint.default_prompt_id}.items():
+        reference.transcribe(speech(0.3), language)
+        assert model._inference_prompt_index == row
+
+
+@pytest.mark.parametrize("lookahead", [0, 3, 13])
+@pytest.mark.parametrize("seconds", [0.02, 0.2, 1.0, 1.13, 2.56, 4.0])
+def test_wider_steps_give_nemos_own_tokens(
+    model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint, lookahead: int, seconds: float
+) -> None:
+    own = NemoStreaming(small_checkpoint, lookahead, model, step_frames=lookahead + 1)
+    expected = own.transcribe(speech(seconds), "auto")
+    wide = NemoStreaming(small_checkpoint, lookahead, model, step_frames=2 * (lookahead + 1))
+    actual = wide.transcribe(speech(seconds), "auto")
+    assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames)
+
+
+def test_step_must_hold_whole_groups(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+    with pytest.raises(ValueError, match="no multiple"):
+        NemoStreaming(small_checkpoint, 13, model, step_frames=15)
+
+
+def test_the_english_sibling_needs_no_prompt(small_english_checkpoint: Checkpoint) -> None:
+    result = NemoStreaming(small_english_checkpoint, 0).transcribe(speech(0.5), "de-DE")
+    assert result.timings.encoder_calls > 1
+
+
+def test_short_audio_is_no_error(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+    for samples in (1, 160, 200, 1000):
+        assert NemoStreaming(small_checkpoint, 13, model).transcribe(np.zeros(samples, np.float32)).frames is not None

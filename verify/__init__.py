@@ -1,0 +1,1 @@
+"""Does a folder transcribe like its reference? Runtimes, scores, comparison and the report."""

@@ -1,0 +1,165 @@
+"""NeMo's own cache-aware streaming in PyTorch: the reference that no part of the export has touched.
+
+Follows NeMo's example ``speech_to_text_cache_aware_streaming_infer.py`` (Apache-2.0): the mel of the whole signal
+is cut by ``CacheAwareStreamingAudioBuffer``, the first step takes fewer frames and no carried ones, only the
+last step keeps all outputs, and nothing is appended at the end of the audio.
+
+NeMo steps by R + 1 encoder frames. With chunked attention a step may hold several such groups, because every frame
+sees the same others: the tokens are the same, and a lookahead of 0 takes a fraction of the time. Only the first two
+steps must be NeMo's own, for at lookahead 0 the second carries eight zero frames before the first real one, which the
+convolutions hear.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.checkpoint import DEFAULT_LANGUAGE, Checkpoint, load_model
+from export.nemo import quiet
+from verify.transcript import Timings, Transcript, detokenize, prompt_id_for
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+MAX_SYMBOLS = 10
+"""Most tokens a frame may emit: NeMo's configuration of these models, and the clients' constant."""
+
+OWN_STEPS = 2
+"""Steps of R + 1 frames before wider ones; from then on all carried frames are real ones."""
+
+SMALL_MODEL = 50_000_000
+"""Parameters up to which one thread is the fastest: its operations are too short to be shared out."""
+
+
+class NemoStreaming:
+    """A checkpoint, run by NeMo on the CPU in FP32, one stream at a time.
+
+    Args:
+        checkpoint: where the model and its prompts come from.
+        lookahead: right context R in encoder frames.
+        model: the restored model, where the caller has it already; its attention context is changed.
+        step_frames: encoder frames a step from the third step on, a multiple of R + 1; None for about as many as a
+            folder's chunk holds, R + 1 for NeMo's own steps throughout.
+        threads: PyTorch threads; None for one where the model is small, else PyTorch's own choice.
+
+    Raises:
+        UserError: the checkpoint cannot be restored.
+        ValueError: ``step_frames`` is no multiple of R + 1.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        lookahead: int,
+        model: EncDecRNNTBPEModel | None = None,
+        *,
+        step_frames: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.lookahead = lookahead
+        self.model = load_model(checkpoint) if model is None else model
+        quiet()
+        geometry, _ = checkpoint.geometry(lookahead, force=True)
+        self.step_frames = step_frames or geometry.chunk_frames
+        if self.step_frames % (lookahead + 1):
+            raise ValueError(f"step_frames {step_frames} is no multiple of lookahead {lookahead} + 1")
+        self.model.encoder.set_default_att_context_size(geometry.att_context_size)
+        if threads is None and sum(weight.numel() for weight in self.model.parameters()) <= SMALL_MODEL:
+            threads = 1
+        self.threads = threads
+        self._use_greedy()
+        from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
+
+        self._buffer = CacheAwareStreamingAudioBuffer(self.model)
+
+    def transcribe(self, audio: NDArray[np.float32], language: str = DEFAULT_LANGUAGE) -> Transcript:
+        """Recognize one utterance; see :class:`verify.transcript.Recognizer`."""
+        import torch
+
+        start = time.perf_counter()
+        self._set_prompt(language)
+        encoder = self.model.encoder
+        caches = encoder.get_initial_cache_state(batch_size=1)
+        hypotheses = None
+        steps = 0
+        with torch.inference_mode(), _torch_threads(self.threads):
+            buffer = self._buffer
+            buffer.reset_buffer()
+            self._set_step(self.lookahead + 1)
+            mel, _ = buffer.preprocess_audio(np.asarray(audio, dtype=np.float32))  # [1, features, frames]
+            if self.step_frames != self.lookahead + 1:
+                mel = mel[:, :, : self._used_frames(mel.shape[2])]
+            buffer.append_processed_signal(mel)
+            mel_seconds = time.perf_counter() - start
+            for signal, length in buffer:
+                _, hypotheses, *caches, _ = self.model.conformer_stream_step(
+                    processed_signal=signal,
+                    processed_signal_length=length,
+                    cache_last_channel=caches[0],
+                    cache_last_time=caches[1],
+                    cache_last_channel_len=caches[2],
+                    keep_all_outputs=buffer.is_buffer_empty(),
+                    previous_hypotheses=hypotheses,
+                    drop_extra_pre_encoded=encoder.streaming_cfg.drop_extra_pre_encoded if steps else 0,
+                )
+                steps += 1
+                if steps == OWN_STEPS:
+                    self._set_step(self.step_frames)
+        # NeMo carries both lists from step to step and counts frames from the start of the stream.
+        tokens = [int(token) for token in hypotheses[0].y_sequence] if hypotheses else []
+        frames = [int(frame) for frame in hypotheses[0].timestamp] if hypotheses else []
+        text, detected = detokenize(tokens, self.checkpoint.vocabulary, self.checkpoint.language_tag_ids)
+        timings = Timings(wall=time.perf_counter() - start, mel=mel_seconds, mel_calls=1, encoder_calls=steps)
+        return Transcript(tokens, frames, text, detected, len(audio) / self.checkpoint.sample_rate, timings)
+
+    def _set_step(self, frames: int) -> None:
+        """Let the buffer and the encoder go on by so many encoder frames a step."""
+        config, subsampling = self.model.encoder.streaming_cfg, int(self.model.encoder.subsampling_factor)
+        config.chunk_size = [config.chunk_size[0], frames * subsampling]
+        config.shift_size = [config.shift_size[0], frames * subsampling]
+        config.valid_out_len = frames
+
+    def _used_frames(self, frames: int) -> int:
+        """Mel frames that NeMo's own steps of R + 1 would take: a rest too short for one encoder frame is left out."""
+        subsampling = int(self.model.encoder.subsampling_factor)
+        first, shift = 1 + subsampling * self.lookahead, subsampling * (self.lookahead + 1)
+        rest = (frames - first) % shift if frames > first else subsampling
+        return frames - rest if rest < subsampling else frames
+
+    def _set_prompt(self, language: str) -> None:
+        """Choose the prompt row by the clients' rule, through NeMo's own interface."""
+        prompts, default = self.checkpoint.prompts, self.checkpoint.default_prompt_id
+        if prompts and default is not None:
+            row = prompt_id_for(language, prompts, default)
+            self.model.set_inference_prompt(next(name for name, index in prompts.items() if index == row))
+
+    def _use_greedy(self) -> None:
+        """Greedy decoding with NeMo's batched algorithm, which carries its state from step to step."""
+        from omegaconf import OmegaConf, open_dict
+
+        decoding = OmegaConf.create(OmegaConf.to_container(self.model.cfg.decoding, resolve=True))
+        with open_dict(decoding):
+            decoding.strategy = "greedy_batch"
+            decoding.greedy = {"max_symbols": MAX_SYMBOLS, "loop_labels": True, "use_cuda_graph_decoder": False}
+            decoding.fused_batch_size = -1
+        self.model.change_decoding_strategy(decoding, verbose=False)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Run the body with so many PyTorch threads; None changes nothing."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

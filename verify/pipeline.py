@@ -1,0 +1,217 @@
+"""Verify a folder: run both sides, compare, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from export.bundle import Bundle
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from quantize.recipe import Tolerance
+from verify.manifest import Utterance
+from verify.report import Output, Report, Row, Speed, score_rows
+from verify.runs import (
+    MANIFEST_LANGUAGE,
+    Run,
+    Side,
+    bundle_side,
+    checkpoint_side,
+    load_transcripts,
+    manifest_sha256,
+    record_bundle,
+    record_checkpoint,
+    save_transcripts,
+    transcribe_manifest,
+)
+from verify.transcript import Timings, Transcript
+
+__all__ = [
+    "IDENTICAL",
+    "NEMO_TOLERANCE",
+    "compare_runs",
+    "load_transcripts",
+    "record_bundle",
+    "record_checkpoint",
+    "save_transcripts",
+    "transcribe_manifest",
+    "verify_bundle",
+]
+
+NEMO_TOLERANCE = Tolerance(exact_match=0.0, wer_delta=5.0)
+"""A folder against NeMo itself, where no limits are given: the generation-1 loop may cost 5 points.
+
+The loop feeds the first chunk and the chunk borders otherwise than NeMo does, so tokens need not be identical.
+"""
+
+IDENTICAL = Tolerance(exact_match=1.0, wer_delta=0.0)
+"""Where a folder's recipe states no limits: as good as its reference, token for token."""
+
+
+def verify_bundle(
+    target: Bundle,
+    reference: Bundle | Checkpoint | Run | Sequence[Transcript],
+    utterances: Sequence[Utterance],
+    *,
+    tolerance: Tolerance | None = None,
+    language: str = MANIFEST_LANGUAGE,
+    device: str = "CPU",
+    threads: int | None = None,
+    config: dict[str, str] | None = None,
+    cache: Path | None = None,
+) -> Report:
+    """Compare a folder with its reference on a manifest.
+
+    Args:
+        target: the folder to judge, run by the generation-1 loop.
+        reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead, a recorded
+            run, or transcripts in the manifest's order.
+        utterances: the manifest.
+        tolerance: limits; None takes those of the target's recipe, or :data:`NEMO_TOLERANCE` against a checkpoint.
+        language: prompt each utterance with its own language (``manifest``), or all with one (``auto``, ``de-DE``).
+        device: OpenVINO device of the target; a reference folder always runs on the CPU.
+        threads: CPU threads of both.
+        config: OpenVINO properties of the target; a reference folder computes in FP32.
+        cache: folder where both runs are kept, for other targets of this reference and other references.
+
+    Raises:
+        UserError: the two sides do not belong together, or an input cannot be used.
+    """
+    side = bundle_side(target, device=device, threads=threads, config=config)
+    # What can be known before hours of transcribing is checked before.
+    if isinstance(reference, Bundle):
+        require_comparable(side, bundle_side(reference))
+        reference = record_bundle(reference, utterances, language=language, threads=threads, cache=cache)
+    elif isinstance(reference, Checkpoint):
+        lookahead = target.metadata.att_context_size[1]
+        require_comparable(side, checkpoint_side(reference, lookahead))
+        reference = record_checkpoint(reference, lookahead, utterances, language=language, cache=cache)
+    elif not isinstance(reference, Run):
+        reference = Run(
+            side=Side(name="recorded transcripts", runtime="recorded"),
+            manifest_sha256=manifest_sha256(utterances),
+            language=language,
+            transcripts=list(reference),
+        )
+    run = record_bundle(
+        target, utterances, language=language, device=device, threads=threads, config=config, cache=cache
+    )
+    return compare_runs(run, reference, utterances, tolerance=tolerance)
+
+
+def compare_runs(
+    target: Run, reference: Run, utterances: Sequence[Utterance], *, tolerance: Tolerance | None = None
+) -> Report:
+    """Compare two recorded runs of the same manifest; no model is needed.
+
+    Raises:
+        UserError: the runs are of different checkpoints, manifests or languages.
+    """
+    require_comparable(target.side, reference.side)
+    if target.manifest_sha256 != reference.manifest_sha256 or len(target.transcripts) != len(reference.transcripts):
+        raise UserError(
+            f"{reference.side.name}: was recorded on another manifest than {target.side.name}; record it again"
+        )
+    if len(utterances) != len(target.transcripts):
+        raise UserError(
+            f"{target.side.name}: {len(target.transcripts)} transcripts for {len(utterances)} utterances; "
+            "give the manifest that was transcribed"
+        )
+    if target.language != reference.language:
+        raise UserError(
+            f"{reference.side.name}: was recorded with language {reference.language}, {target.side.name} with "
+            f"{target.language}; use the same"
+        )
+    limits = tolerance or _limits(target.side, reference.side)
+    rows = [
+        Row(
+            audio=utterance.audio_filepath.name,
+            audio_seconds=ours.audio_seconds,
+            language=utterance.target_lang,
+            text=utterance.text,
+            target=_output(ours),
+            reference=_output(theirs),
+        )
+        for utterance, ours, theirs in zip(utterances, target.transcripts, reference.transcripts, strict=True)
+    ]
+    return Report(
+        **dict(score_rows(rows, limits, target.side.lang_tag_token_ids)),
+        limits=limits,
+        target=target.side,
+        reference=reference.side,
+        language=target.language,
+        manifest_sha256=target.manifest_sha256,
+        speed=speed(target.transcripts),
+        reference_speed=speed(reference.transcripts),
+        rows=rows,
+    )
+
+
+def require_comparable(target: Side, reference: Side) -> None:
+    """Refuse sides whose difference would say nothing about the export.
+
+    Raises:
+        UserError: another checkpoint, vocabulary or lookahead.
+    """
+    ours, theirs = target.checkpoint.get("sha256"), reference.checkpoint.get("sha256")
+    if ours and theirs and ours != theirs:
+        raise UserError(
+            f"{reference.name}: comes from checkpoint {theirs[:12]}, {target.name} from {ours[:12]}; "
+            "give the reference that the folder was made from"
+        )
+    if target.vocabulary_sha256 and reference.vocabulary_sha256 not in (None, target.vocabulary_sha256):
+        raise UserError(
+            f"{reference.name}: has another vocabulary than {target.name}; "
+            "give the reference that the folder was made from"
+        )
+    if None not in (target.lookahead, reference.lookahead) and target.lookahead != reference.lookahead:
+        raise UserError(
+            f"{reference.name}: has lookahead {reference.lookahead}, {target.name} has {target.lookahead}; "
+            "compare folders of the same lookahead"
+        )
+
+
+def speed(transcripts: Sequence[Transcript]) -> Speed:
+    """Total times of a run, and what follows from them."""
+    spent = sum((each.timings for each in transcripts), start=Timings())
+    audio = sum(each.audio_seconds for each in transcripts)
+    seconds = {"mel": spent.mel, "encoder": spent.encoder, "decoder": spent.decoder, "joint": spent.joint}
+    calls = {
+        "mel": spent.mel_calls,
+        "encoder": spent.encoder_calls,
+        "decoder": spent.decoder_calls,
+        "joint": spent.joint_calls,
+    }
+    steps = spent.encoder_calls
+    return Speed(
+        audio_seconds=audio,
+        wall_seconds=spent.wall,
+        rtfx=audio / spent.wall if spent.wall else 0.0,
+        encoder_ms=1000.0 * spent.encoder / steps if steps and spent.encoder else None,
+        step_ms=1000.0 * spent.wall / steps if steps else None,
+        seconds=seconds,
+        calls=calls,
+    )
+
+
+def _output(transcript: Transcript) -> Output:
+    return Output(
+        tokens=transcript.tokens, frames=transcript.frames, text=transcript.text, language=transcript.language
+    )
+
+
+def _limits(target: Side, reference: Side) -> Tolerance:
+    """The limits that hold where the user gives none."""
+    if reference.runtime == "nemo-streaming":
+        return NEMO_TOLERANCE
+    stated = target.recipe.get("tolerance")
+    if not stated:
+        return IDENTICAL
+    try:
+        return Tolerance.model_validate(stated)
+    except ValidationError as error:
+        raise UserError(
+            f"{target.name}: its recipe's tolerance {stated} is not usable; regenerate the folder"
+        ) from error

@@ -1,0 +1,271 @@
+"""Recorded runs: what one side of a comparison transcribed, and enough about it to know what it was.
+
+A run is made once and can be kept in a file, so that one reference serves many targets: the file's name is a hash
+of the folder's or checkpoint's contents, of the audio and its languages, and of the runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from export.bundle import GRAPHS, VOCABULARY, Bundle, file_facts, graph_file
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from export.progress import note, task
+from verify.audio import load_audio
+from verify.generation1 import FP32_CONFIG, Generation1
+from verify.manifest import Utterance
+from verify.resources import machine
+from verify.transcript import Recognizer, Transcript
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+MANIFEST_LANGUAGE = "manifest"
+"""Instead of a language: prompt every utterance with its own ``target_lang``."""
+
+
+class Side(BaseModel):
+    """One side of a comparison: what ran, from which checkpoint, with which recipe, on what."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str  # folder or checkpoint, as the user gave it
+    runtime: Literal["generation-1", "nemo-streaming", "recorded"]
+    checkpoint: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    graph: str | None = None
+    lookahead: int | None = None
+    chunk_ms: float | None = None  # new audio a step
+    vocabulary_sha256: str | None = None
+    lang_tag_token_ids: list[int] = Field(default_factory=list)
+    size_bytes: int = 0
+    device: str = "CPU"
+    config: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, Any] = Field(default_factory=machine)
+
+
+class Run(BaseModel):
+    """A side's transcripts of a manifest, in its order."""
+
+    side: Side
+    manifest_sha256: str
+    language: str
+    transcripts: list[Transcript]
+
+
+def bundle_side(
+    bundle: Bundle, *, device: str = "CPU", threads: int | None = None, config: dict[str, str] | None = None
+) -> Side:
+    """A folder under the generation-1 runtime."""
+    meta = bundle.metadata
+    return Side(
+        name=str(bundle.path),
+        runtime="generation-1",
+        checkpoint=meta.checkpoint,
+        recipe=meta.recipe,
+        graph=meta.graph,
+        lookahead=meta.att_context_size[1],
+        chunk_ms=1000.0 * meta.chunk_mel_frames / 100,
+        vocabulary_sha256=_digest(bundle.vocabulary),
+        lang_tag_token_ids=meta.lang_tag_token_ids,
+        size_bytes=bundle.size_bytes,
+        device=device,
+        config=FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {}),
+        versions={name: version(name) for name in ("openvino", "nemotron-ov")},
+    )
+
+
+def checkpoint_side(checkpoint: Checkpoint, lookahead: int) -> Side:
+    """A checkpoint under NeMo's own streaming."""
+    geometry, _ = checkpoint.geometry(lookahead, force=True)
+    return Side(
+        name=checkpoint.source,
+        runtime="nemo-streaming",
+        checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        lookahead=lookahead,
+        chunk_ms=(lookahead + 1) * geometry.frame_ms,
+        vocabulary_sha256=_digest(list(checkpoint.vocabulary)),
+        lang_tag_token_ids=checkpoint.language_tag_ids,
+        size_bytes=checkpoint.path.stat().st_size,
+        versions={name: version(name) for name in ("nemo_toolkit", "torch", "nemotron-ov")},
+    )
+
+
+def transcribe_manifest(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    *,
+    sample_rate: int,
+    language: str = MANIFEST_LANGUAGE,
+    title: str = "transcribing",
+) -> list[Transcript]:
+    """Every utterance's transcript, in order, with progress.
+
+    Args:
+        recognizer: the runtime.
+        utterances: what to transcribe.
+        sample_rate: the model's, in Hz.
+        language: prompt for all of them, or :data:`MANIFEST_LANGUAGE` for each utterance's own.
+        title: what the progress says.
+
+    Raises:
+        UserError: an audio file cannot be used.
+    """
+    transcripts = []
+    with task(title, total=len(utterances)) as progress:
+        for utterance in utterances:
+            audio = load_audio(utterance.audio_filepath, sample_rate)
+            prompt = utterance.target_lang if language == MANIFEST_LANGUAGE else language
+            transcripts.append(recognizer.transcribe(audio, prompt))
+            progress.advance()
+    return transcripts
+
+
+def record_bundle(
+    bundle: Bundle,
+    utterances: Sequence[Utterance],
+    *,
+    language: str = MANIFEST_LANGUAGE,
+    device: str = "CPU",
+    threads: int | None = None,
+    config: dict[str, str] | None = None,
+    cache: Path | None = None,
+) -> Run:
+    """A folder's run under the generation-1 loop; ``cache`` is a folder of recorded runs to reuse and add to."""
+    side = bundle_side(bundle, device=device, threads=threads, config=config)
+
+    def make() -> list[Transcript]:
+        return transcribe_manifest(
+            Generation1(bundle, device=device, threads=threads, config=config),
+            utterances,
+            sample_rate=bundle.metadata.sample_rate,
+            language=language,
+            title=f"transcribing with {bundle.path.name}",
+        )
+
+    def contents() -> Any:
+        files = [graph_file(graph) for graph in GRAPHS]
+        files += [name.replace(".xml", ".bin") for name in files] + [VOCABULARY]
+        return bundle.metadata.model_dump(), {name: file_facts(bundle.path / name) for name in files}
+
+    return _record(side, utterances, language, make, contents, cache)
+
+
+def record_checkpoint(
+    checkpoint: Checkpoint,
+    lookahead: int,
+    utterances: Sequence[Utterance],
+    *,
+    language: str = MANIFEST_LANGUAGE,
+    model: EncDecRNNTBPEModel | None = None,
+    cache: Path | None = None,
+) -> Run:
+    """A checkpoint's run under NeMo's streaming; other arguments as in ``NemoStreaming`` and :func:`record_bundle`."""
+    side = checkpoint_side(checkpoint, lookahead)
+
+    def make() -> list[Transcript]:
+        from verify.nemo_reference import NemoStreaming
+
+        return transcribe_manifest(
+            NemoStreaming(checkpoint, lookahead, model),
+            utterances,
+            sample_rate=checkpoint.sample_rate,
+            language=language,
+            title=f"transcribing with NeMo at lookahead {lookahead}",
+        )
+
+    return _record(side, utterances, language, make, lambda: checkpoint.sha256, cache)
+
+
+def _record(
+    side: Side,
+    utterances: Sequence[Utterance],
+    language: str,
+    make: Callable[[], list[Transcript]],
+    contents: Callable[[], Any],
+    cache: Path | None,
+) -> Run:
+    """A run from the cache, or made and put there."""
+    audio = manifest_sha256(utterances)
+    if cache is None:
+        return Run(side=side, manifest_sha256=audio, language=language, transcripts=make())
+    facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint"})
+    file = cache / f"{_digest([facts, contents(), audio, language, _runtime_sha256()])}.json"
+    if file.is_file():
+        try:
+            run = load_transcripts(file)
+            note(f"{side.name}: transcripts reused from {file}")
+            return run.model_copy(update={"side": side})
+        except UserError as error:
+            note(f"warning: {error}")
+    run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make())
+    save_transcripts(file, run)
+    return run
+
+
+def _runtime_sha256() -> str:
+    """Identity of the code that transcribes, so that an edited loop never reuses what an older one heard."""
+    names = ("audio.py", "generation1.py", "nemo_reference.py", "transcript.py")
+    return _digest([file_facts(Path(__file__).with_name(name)) for name in names])
+
+
+def manifest_sha256(utterances: Sequence[Utterance]) -> str:
+    """Identity of what is transcribed: every audio file's contents and language, in order; texts do not count."""
+    return _digest([[file_facts(each.audio_filepath)["sha256"], each.target_lang] for each in utterances])
+
+
+def save_transcripts(path: Path, run: Run) -> None:
+    """Write a run as JSON; the file appears only when complete."""
+    write_atomically(path, run.model_dump_json() + "\n")
+
+
+def load_transcripts(path: Path) -> Run:
+    """Read what :func:`save_transcripts` wrote.
+
+    Raises:
+        UserError: the file is missing or is no recorded run.
+    """
+    try:
+        return Run.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); record the reference again") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no recorded run; delete it and record the reference again") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
