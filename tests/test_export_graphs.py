@@ -21,9 +21,18 @@ from export.graphs.preprocessor import LogMel
 from export.pipeline import export_checkpoint
 from export.trace import trace
 
+GEOMETRIES = [
+    ("fused", 0, None),
+    ("fused", 0, 80),
+    ("fused", 3, None),
+    ("fused", 3, 1120),
+    ("fused", 13, None),
+    ("nemo", 0, None),
+    ("nemo", 6, 1120),
+]
 
-@pytest.mark.parametrize("graph", ["fused", "nemo"])
-@pytest.mark.parametrize(("lookahead", "chunk_ms"), [(0, None), (3, None), (13, 1120), (0, 80), (6, 1120), (3, 1120)])
+
+@pytest.mark.parametrize(("graph", "lookahead", "chunk_ms"), GEOMETRIES)
 def test_encoder_step_equals_nemo(
     small_checkpoint: Checkpoint, tmp_path: Path, graph: str, lookahead: int, chunk_ms: int | None
 ) -> None:
@@ -106,11 +115,11 @@ def test_fused_graph_has_no_bitwise_not_and_no_position_products(small_fp32: Bun
         assert any(f"encoder.layers.0.{module}/" in name and name.endswith("MatMul") for name in names)
 
 
-def test_nemo_graph_is_as_published(small_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    bundle = export_checkpoint(small_checkpoint, tmp_path / "fp32", graph="nemo")
-    types = {operation.get_type_name() for operation in ov.Core().read_model(bundle.graph_path("encoder")).get_ops()}
+def test_nemo_graph_is_as_published(small_nemo_fp32: Bundle) -> None:
+    encoder = ov.Core().read_model(small_nemo_fp32.graph_path("encoder"))
+    types = {operation.get_type_name() for operation in encoder.get_ops()}
     assert "BitwiseNot" in types
-    mel = ov.Core().compile_model(bundle.graph_path("preprocessor"), "CPU")(
+    mel = ov.Core().compile_model(small_nemo_fp32.graph_path("preprocessor"), "CPU")(
         {"audio": np.zeros((1, 17_920), np.float32), "audio_length": np.array([17_920], np.int32)}
     )["mel"]
     assert mel.shape == (1, 128, 113)

@@ -1,0 +1,1 @@
+"""From an FP32 bundle to smaller ones: recipes, what they did to every constant, and the pipeline."""
