@@ -208,8 +208,10 @@ def open_checkpoint(source: str | Path | None = None, revision: str | None = Non
         UserError: not a ``.nemo`` file, truncated, or a model this toolkit cannot export.
     """
     path = resolve_checkpoint(None if source is None else str(source), revision)
-    if not path.is_file():
+    if path.is_dir():
         raise UserError(f"{path}: is a folder, not a .nemo file; give the file inside it")
+    if not path.exists():
+        raise UserError(f"{path}: the embedded checkpoint is missing; restore it from the repository")
     config, tokenizer = _read_archive(path)
     _validate(path, config)
     return Checkpoint(path, str(source or "demo"), config, _vocabulary(path, tokenizer))

@@ -19,6 +19,7 @@ from export.bundle import (
     write_vocabulary,
 )
 from export.checkpoint import Checkpoint, load_model
+from export.constants import count_constants
 from export.contract import expected_ports
 from export.errors import UserError
 from export.progress import note, task
@@ -73,16 +74,20 @@ def export_checkpoint(
             recordings = parity.record(model, geometry, metadata, ports)
         from export.trace import trace  # OpenVINO and torch together
 
+        constants = {}
         for name, module in _modules(model, geometry, graph).items():
             with task(f"exporting {name}"):
-                _save(trace(module, ports[name]), temporary / graph_file(name))
+                traced = trace(module, ports[name])
+                _save(traced, temporary / graph_file(name))
+                constants[name] = count_constants(traced)
+                del traced
         del model, module
         gc.collect()
         with task("checking the graphs against NeMo"):
             results = {name: parity.check(name, temporary / graph_file(name), recordings[name]) for name in GRAPHS}
         _print_parity(results)
         write_vocabulary(temporary, checkpoint.vocabulary)
-        write_metadata(temporary, metadata.model_copy(update={"parity": results}))
+        write_metadata(temporary, metadata.model_copy(update={"parity": results, "constants": constants}))
     return Bundle.open(directory)
 
 

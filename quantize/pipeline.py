@@ -19,10 +19,11 @@ from export.bundle import (
     refuse_existing,
     write_metadata,
 )
+from export.constants import Counts, count_constants
 from export.errors import ParityError, UserError
 from export.progress import task
 from quantize.compression import compress
-from quantize.constants import Counts, check_effect, check_scope, count_constants
+from quantize.effect import check_effect, check_scope
 
 if TYPE_CHECKING:
     import openvino as ov

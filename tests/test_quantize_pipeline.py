@@ -11,9 +11,9 @@ import openvino as ov
 import pytest
 
 from export.bundle import GRAPHS, Bundle, graph_file
+from export.constants import Counts
 from export.errors import NemotronOVError, ParityError, UserError
 from quantize import compression, pipeline
-from quantize.constants import Counts
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import RECIPES

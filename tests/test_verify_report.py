@@ -40,7 +40,7 @@ def utterances(folder: Path) -> list:  # type: ignore[type-arg]
 
 
 def run(transcripts: list[Transcript], **side: object) -> Run:
-    facts: dict[str, object] = {"name": "a folder", "runtime": "generation-1", "lang_tag_token_ids": [1, 2]}
+    facts: dict[str, object] = {"name": "a folder", "runtime": "generation1", "lang_tag_token_ids": [1, 2]}
     return Run(
         side=Side.model_validate(facts | side), manifest_sha256="m", language="manifest", transcripts=transcripts
     )

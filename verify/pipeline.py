@@ -16,6 +16,7 @@ from verify.report import Output, Report, Row, Speed, score_rows
 from verify.runs import (
     MANIFEST_LANGUAGE,
     Run,
+    Runtime,
     Side,
     bundle_side,
     checkpoint_side,
@@ -56,6 +57,7 @@ def verify_bundle(
     utterances: Sequence[Utterance],
     *,
     tolerance: Tolerance | None = None,
+    runtime: Runtime = "generation1",
     language: str = MANIFEST_LANGUAGE,
     device: str = "CPU",
     threads: int | None = None,
@@ -65,11 +67,12 @@ def verify_bundle(
     """Compare a folder with its reference on a manifest.
 
     Args:
-        target: the folder to judge, run by the generation-1 loop.
+        target: the folder to judge.
         reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead, a recorded
             run, or transcripts in the manifest's order.
         utterances: the manifest.
         tolerance: limits; None takes those of the target's recipe, or :data:`NEMO_TOLERANCE` against a checkpoint.
+        runtime: how the folders are run.
         language: prompt each utterance with its own language (``manifest``), or all with one (``auto``, ``de-DE``).
         device: OpenVINO device of the target; a reference folder always runs on the CPU.
         threads: CPU threads of both.
@@ -79,11 +82,13 @@ def verify_bundle(
     Raises:
         UserError: the two sides do not belong together, or an input cannot be used.
     """
-    side = bundle_side(target, device=device, threads=threads, config=config)
+    side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
-        require_comparable(side, bundle_side(reference))
-        reference = record_bundle(reference, utterances, language=language, threads=threads, cache=cache)
+        require_comparable(side, bundle_side(reference, runtime=runtime))
+        reference = record_bundle(
+            reference, utterances, runtime=runtime, language=language, threads=threads, cache=cache
+        )
     elif isinstance(reference, Checkpoint):
         lookahead = target.metadata.att_context_size[1]
         require_comparable(side, checkpoint_side(reference, lookahead))
@@ -96,7 +101,14 @@ def verify_bundle(
             transcripts=list(reference),
         )
     run = record_bundle(
-        target, utterances, language=language, device=device, threads=threads, config=config, cache=cache
+        target,
+        utterances,
+        runtime=runtime,
+        language=language,
+        device=device,
+        threads=threads,
+        config=config,
+        cache=cache,
     )
     return compare_runs(run, reference, utterances, tolerance=tolerance)
 

@@ -25,6 +25,7 @@ from verify.audio import load_audio
 from verify.generation1 import FP32_CONFIG, Generation1
 from verify.manifest import Utterance
 from verify.resources import machine
+from verify.streaming import Streaming
 from verify.transcript import Recognizer, Transcript
 
 if TYPE_CHECKING:
@@ -34,13 +35,19 @@ MANIFEST_LANGUAGE = "manifest"
 """Instead of a language: prompt every utterance with its own ``target_lang``."""
 
 
+Runtime = Literal["generation1", "streaming"]
+"""How a folder is run: the published clients' loop, or the runtime without its flaws."""
+
+RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {"generation1": Generation1, "streaming": Streaming}
+
+
 class Side(BaseModel):
     """One side of a comparison: what ran, from which checkpoint, with which recipe, on what."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str  # folder or checkpoint, as the user gave it
-    runtime: Literal["generation-1", "nemo-streaming", "recorded"]
+    runtime: Literal["generation1", "streaming", "nemo-streaming", "recorded"]
     checkpoint: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     graph: str | None = None
@@ -65,13 +72,18 @@ class Run(BaseModel):
 
 
 def bundle_side(
-    bundle: Bundle, *, device: str = "CPU", threads: int | None = None, config: dict[str, str] | None = None
+    bundle: Bundle,
+    *,
+    runtime: Runtime = "generation1",
+    device: str = "CPU",
+    threads: int | None = None,
+    config: dict[str, str] | None = None,
 ) -> Side:
-    """A folder under the generation-1 runtime."""
+    """A folder under one of the runtimes."""
     meta = bundle.metadata
     return Side(
         name=str(bundle.path),
-        runtime="generation-1",
+        runtime=runtime,
         checkpoint=meta.checkpoint,
         recipe=meta.recipe,
         graph=meta.graph,
@@ -136,18 +148,19 @@ def record_bundle(
     bundle: Bundle,
     utterances: Sequence[Utterance],
     *,
+    runtime: Runtime = "generation1",
     language: str = MANIFEST_LANGUAGE,
     device: str = "CPU",
     threads: int | None = None,
     config: dict[str, str] | None = None,
     cache: Path | None = None,
 ) -> Run:
-    """A folder's run under the generation-1 loop; ``cache`` is a folder of recorded runs to reuse and add to."""
-    side = bundle_side(bundle, device=device, threads=threads, config=config)
+    """A folder's run under a runtime; ``cache`` is a folder of recorded runs to reuse and add to."""
+    side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config)
 
     def make() -> list[Transcript]:
         return transcribe_manifest(
-            Generation1(bundle, device=device, threads=threads, config=config),
+            RUNTIMES[runtime](bundle, device=device, threads=threads, config=config),
             utterances,
             sample_rate=bundle.metadata.sample_rate,
             language=language,
@@ -216,7 +229,7 @@ def _record(
 
 def _runtime_sha256() -> str:
     """Identity of the code that transcribes, so that an edited loop never reuses what an older one heard."""
-    names = ("audio.py", "generation1.py", "nemo_reference.py", "transcript.py")
+    names = ("audio.py", "generation1.py", "nemo_reference.py", "streaming.py", "transcript.py")
     return _digest([file_facts(Path(__file__).with_name(name)) for name in names])
 
 

@@ -7,9 +7,10 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
+from export.constants import count_constants
 from export.errors import ParityError, UserError
 from quantize.compression import compress
-from quantize.constants import check_effect, check_scope, count_constants, is_ignored, weights
+from quantize.effect import check_effect, check_scope, is_ignored, weights
 from quantize.recipe import GraphRecipe, IgnoredScope, WeightCompression
 from quantize.recipes import POSITIONS
 from tests import tiny_graphs

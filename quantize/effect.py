@@ -1,20 +1,17 @@
-"""What a recipe did: constants counted by the type they are stored in, and checks that the recipe took effect."""
+"""Whether a recipe took effect: what the weights of a graph are stored as."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from export.constants import constants, elements, stored_type
 from export.errors import ParityError, UserError
 from quantize.recipe import GraphRecipe, IgnoredScope
 
 if TYPE_CHECKING:
     import openvino as ov
-
-Counts = dict[str, dict[str, int]]
 
 SCALAR_ELEMENTS = 16
 """Constants up to this size are scales, axes and limits of formulas; OpenVINO may keep them in f32."""
@@ -24,23 +21,6 @@ _INTEGER_WEIGHTS = frozenset({"i8", "u8", "i4", "u4"})
 _FLOATS = frozenset({"f32", "f64"})
 _WEIGHT_INPUT = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)}
 _STORAGE = frozenset({"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "FakeConvert"})
-
-
-def count_constants(model: ov.Model) -> Counts:
-    """Constants of a graph by the element type they are stored in.
-
-    Returns:
-        Type name (``i8``, ``f16``, ``f32``, ``i64``, …) to ``count``, ``elements`` and ``bytes``; weights, their
-        scales, and the shapes and axes of operations (``i64``, ``i32``) alike.
-    """
-    counts: Counts = {}
-    for node in _constants(model):
-        entry = counts.setdefault(_type(node), {"count": 0, "elements": 0, "bytes": 0})
-        elements = _elements(node)
-        entry["count"] += 1
-        entry["elements"] += elements
-        entry["bytes"] += math.ceil(elements * node.get_element_type().bitwidth / 8)
-    return dict(sorted(counts.items()))
 
 
 @dataclass(frozen=True)
@@ -60,9 +40,9 @@ def weights(model: ov.Model) -> list[Weight]:
     for node in model.get_ops():
         for index in _WEIGHT_INPUT.get(node.get_type_name(), ()):
             constant = _stored(node.input_value(index).get_node())
-            if constant is not None and _elements(constant) > SCALAR_ELEMENTS:
+            if constant is not None and elements(constant) > SCALAR_ELEMENTS:
                 names = (constant.get_friendly_name().removesuffix(_HALF_SUFFIX), node.get_friendly_name())
-                found.append(Weight(*names, node.get_type_name(), _type(constant), _elements(constant)))
+                found.append(Weight(*names, node.get_type_name(), stored_type(constant), elements(constant)))
     return found
 
 
@@ -104,11 +84,11 @@ def check_effect(model: ov.Model, part: GraphRecipe, where: str) -> None:
         ParityError: the recipe did nothing, or not everything, or too much.
     """
     if part.precision == "f16":
-        wide = [node for node in _constants(model) if _type(node) in _FLOATS and _elements(node) > SCALAR_ELEMENTS]
+        wide = [node for node in constants(model) if stored_type(node) in _FLOATS and elements(node) > SCALAR_ELEMENTS]
         if wide:
             raise ParityError(
                 f"{where}: {len(wide)} constants are still f32, the first {wide[0].get_friendly_name()} of "
-                f"{_elements(wide[0])} elements; convert the graph to half precision first"
+                f"{elements(wide[0])} elements; convert the graph to half precision first"
             )
     if part.compression is None:
         return
@@ -131,20 +111,8 @@ def check_effect(model: ov.Model, part: GraphRecipe, where: str) -> None:
             )
 
 
-def _constants(model: ov.Model) -> Iterator[Any]:
-    return (node for node in model.get_ops() if node.get_type_name() == "Constant")
-
-
 def _stored(node: Any) -> Any | None:
     """The constant behind a chain of decompression, or None where the value is computed from inputs."""
     while node.get_type_name() in _STORAGE:
         node = node.input_value(0).get_node()
     return node if node.get_type_name() == "Constant" else None
-
-
-def _type(node: Any) -> str:
-    return str(node.get_element_type().get_type_name())
-
-
-def _elements(node: Any) -> int:
-    return math.prod(node.get_output_shape(0))

@@ -1,0 +1,1 @@
+"""The command line, the main job, and what makes checkpoints."""

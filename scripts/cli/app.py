@@ -1,0 +1,33 @@
+"""The command's verbs. Heavy imports live inside the verbs, so that ``--help`` loads none of them."""
+
+from __future__ import annotations
+
+import typer
+
+from scripts.cli import bundles, checkpoint, compare, export, regenerate
+
+app = typer.Typer(
+    help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("regenerate")(regenerate.regenerate)
+app.command("export")(export.export)
+app.command("quantize")(bundles.quantize)
+app.command("verify")(compare.verify)
+app.command("record", hidden=True)(compare.record)  # a stage of regenerate
+app.command("transcribe")(compare.transcribe)
+app.command("inspect")(bundles.inspect)
+app.command("recipes")(bundles.recipes)
+app.add_typer(checkpoint.app, name="checkpoint")
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("nemotron-ov"))
+        raise typer.Exit

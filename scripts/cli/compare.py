@@ -1,0 +1,181 @@
+"""``verify`` and ``transcribe``: what a folder hears, alone and against its reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scripts.cli import options
+from scripts.cli.result import Result, verb
+
+if TYPE_CHECKING:
+    from export.bundle import Bundle
+    from export.checkpoint import Checkpoint
+    from verify.report import Report
+    from verify.runs import Run
+    from verify.transcript import Transcript
+
+
+@verb
+def verify(
+    directory: options.Finished,
+    reference: Annotated[
+        str,
+        typer.Option(metavar="DIR|CHECKPOINT", help="The folder to compare with; or a checkpoint, to be run by NeMo."),
+    ],
+    manifest: options.Manifest = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything here, as JSON.")] = None,
+    limit: options.Limit = None,
+    ignore_text: Annotated[
+        bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the reference's transcripts here, for other folders.")
+    ] = None,
+    runtime: options.Runtime = options.RuntimeName.generation1,
+    language: Annotated[
+        str, typer.Option(metavar="manifest|auto|xx-XX", help="Prompt: each utterance's own language, or one for all.")
+    ] = "manifest",
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> Result:
+    """Does a folder transcribe like its reference? Exit status 1 where its recipe's limits do not hold."""
+    from export.bundle import Bundle
+    from scripts.selection import choose_utterances
+    from verify.pipeline import verify_bundle
+    from verify.resources import peak_rss_mb
+
+    bundle = Bundle.open(directory)
+    if language != "manifest":
+        _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
+    opened = _reference(reference, revision)
+    utterances = choose_utterances(manifest, limit, ignore_text=ignore_text)
+    result = verify_bundle(bundle, opened, utterances, runtime=runtime.value, language=language, cache=cache)
+    if report is not None:
+        result.save(report)
+    data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
+    return Result(data, lambda: _verdict(result, text=not ignore_text), as_json, exit_code=0 if result.passed else 1)
+
+
+def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Run:
+    """A folder, a recorded run (.json), or a checkpoint."""
+    from export.bundle import Bundle
+    from export.checkpoint import open_checkpoint
+    from verify.runs import load_transcripts
+
+    path = Path(reference)
+    if path.is_dir():
+        return Bundle.open(path)
+    if path.suffix == ".json":
+        return load_transcripts(path)
+    return open_checkpoint(reference, revision)
+
+
+def _verdict(report: Report, *, text: bool) -> list[Any]:
+    """A row for each language and one for all, the worst examples, and whether it passed."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("language", "utterances", "exact match %", "metric", "differs %", title_justify="left")
+    if text:
+        for column in ("error %", "reference's %", "delta"):
+            table.add_column(column, justify="right")
+    for name, score in [*report.per_language.items(), ("all", None)]:
+        part = score or report
+        row = [name, str(part.utterances), f"{100 * part.exact_match:.1f}", score.metric if score else "wer"]
+        row.append(f"{part.wer_between:.2f}")
+        row += [f"{part.wer:.2f}", f"{part.reference_wer:.2f}", f"{part.wer_delta:+.2f}"] if text else []
+        table.add_row(*row)
+    lines = [f"  {escape(example.audio)}: {escape(example.diff)}" for example in report.worst_examples[:5]]
+    reasons = "".join(f"; {reason}" for reason in report.reasons)
+    return [table, *lines, f"[bold]{'passed' if report.passed else 'FAILED'}[/]{escape(reasons)}"]
+
+
+@verb
+def record(
+    checkpoint: options.Source,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where `verify --cache` will find it.")],
+    lookahead: options.Lookahead = 0,
+    manifest: options.Manifest = None,
+    limit: options.Limit = None,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> Result:
+    """Run NeMo over a manifest and keep its transcripts, so that `verify` need not hold both models at once."""
+    from export.checkpoint import open_checkpoint
+    from scripts.selection import choose_utterances
+    from verify.resources import peak_rss_mb
+    from verify.runs import record_checkpoint
+
+    utterances = choose_utterances(manifest, limit)
+    run = record_checkpoint(open_checkpoint(checkpoint, revision), lookahead, utterances, cache=cache)
+    data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
+    return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json)
+
+
+@verb
+def transcribe(
+    directory: options.Finished,
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Recordings in any format libsndfile reads.")],
+    language: Annotated[
+        str, typer.Option(metavar="auto|xx-XX", help="What is spoken, or 'auto' to let the model find out.")
+    ] = "auto",
+    runtime: options.Runtime = options.RuntimeName.generation1,
+    as_json: options.Json = False,
+) -> Result:
+    """Transcribe recordings with a finished folder, chunk by chunk."""
+    from export.bundle import Bundle
+    from verify.audio import load_audio
+    from verify.pipeline import speed
+    from verify.resources import peak_rss_mb
+    from verify.runs import RUNTIMES
+
+    bundle = Bundle.open(directory)
+    _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
+    signals = [load_audio(path, bundle.metadata.sample_rate) for path in audio]
+    recognizer = RUNTIMES[runtime.value](bundle)
+    transcripts = [recognizer.transcribe(signal, language) for signal in signals]
+    data: dict[str, Any] = {
+        "folder": str(bundle.path),
+        "transcripts": [
+            {
+                "audio": str(path),
+                "text": transcript.text,
+                "language": transcript.language,
+                "tokens": transcript.tokens,
+                "frames": transcript.frames,
+                "seconds": transcript.audio_seconds,
+            }
+            for path, transcript in zip(audio, transcripts, strict=True)
+        ],
+        "speed": speed(transcripts).model_dump(),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    return Result(data, lambda: _texts(audio, transcripts), as_json)
+
+
+def _check_language(path: Path, prompts: dict[str, int] | None, language: str) -> None:
+    """Refuse a language that would silently become the default prompt."""
+    from export.errors import UserError
+
+    if prompts is None or language in prompts or language == "auto":
+        return
+    if len(language) == 2 and any(key.startswith(f"{language}-") for key in prompts):
+        return
+    known = ", ".join(sorted(prompts)[:12]) + (", …" if len(prompts) > 12 else "")
+    raise UserError(f"{path}: knows no language {language}; use --language with one of {known}")
+
+
+def _texts(audio: list[Path], transcripts: list[Transcript]) -> list[Any]:
+    """One line an utterance; the file's name only where there are several."""
+    from rich.markup import escape
+
+    if len(audio) == 1:
+        return [escape(transcripts[0].text)]
+    return [
+        f"[bold]{escape(str(path))}[/] {escape(f'[{transcript.language}]') if transcript.language else ''} "
+        f"{escape(transcript.text)}"
+        for path, transcript in zip(audio, transcripts, strict=True)
+    ]

@@ -1,0 +1,63 @@
+"""``export``: a checkpoint to one FP32 folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scripts.cli import options
+from scripts.cli.result import Result, facts_table, megabytes, verb
+
+
+@verb
+def export(
+    checkpoint: options.Source,
+    directory: options.Folder,
+    lookahead: options.Lookahead = 0,
+    chunk_ms: options.ChunkMs = None,
+    graph: options.GraphOption = options.Graph.fused,
+    force: options.Force = False,
+    force_lookahead: options.ForceLookahead = False,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> Result:
+    """Export a checkpoint to an FP32 folder, each graph checked against PyTorch before it is written."""
+    from export.bundle import refuse_existing
+    from export.checkpoint import open_checkpoint
+    from export.pipeline import export_checkpoint
+    from verify.resources import peak_rss_mb
+
+    refuse_existing(directory, force=force)
+    source = open_checkpoint(checkpoint, revision)
+    bundle = export_checkpoint(
+        source,
+        directory,
+        lookahead=lookahead,
+        chunk_ms=chunk_ms,
+        graph=graph.value,
+        force=force,
+        force_lookahead=force_lookahead,
+    )
+    metadata = bundle.metadata
+    data: dict[str, Any] = {
+        "folder": str(bundle.path),
+        "bytes": bundle.size_bytes,
+        "graph": metadata.graph,
+        "att_context_size": metadata.att_context_size,
+        "chunk_ms": metadata.chunk_ms,
+        "parity": metadata.parity,
+        "warnings": metadata.warnings,
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    facts = {
+        "size": megabytes(bundle.size_bytes),
+        "graph": metadata.graph,
+        "attention context": metadata.att_context_size,
+        "chunk": f"{metadata.chunk_ms:g} ms",
+        "largest difference from PyTorch": ", ".join(
+            f"{name} {max(output['relative'] for output in result['outputs'].values()):.1g}"
+            for name, result in metadata.parity.items()
+        )
+        + " of the output's scale",
+        "warnings": "; ".join(metadata.warnings) or "none",
+    }
+    return Result(data, lambda: [facts_table(str(bundle.path), facts)], as_json)

@@ -1,0 +1,59 @@
+"""``regenerate``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.cli import options
+from scripts.cli.result import Result, verb
+
+
+@verb
+def regenerate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for everything made.")],
+    checkpoint: options.OptionalSource = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Recipe to derive, repeatable; see `recipes`. (default: fp16 and int8)"),
+    ] = None,
+    lookahead: options.Lookahead = 0,
+    chunk_ms: options.ChunkMs = None,
+    graph: options.GraphOption = options.Graph.fused,
+    manifest: options.Manifest = None,
+    limit: options.Limit = None,
+    nemo_limit: options.NemoLimit = None,
+    force: options.Force = False,
+    force_lookahead: options.ForceLookahead = False,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> Result:
+    """Turn a checkpoint into verified folders: fp32/, fp16/, int8/ and report.json, with one table at the end.
+
+    A run that was stopped continues when it is repeated.
+
+    Exit status 1: everything is there, and some folder failed its verification.
+    """
+    from scripts.regenerate import regenerate as run
+    from scripts.regenerate.plan import Options
+    from scripts.regenerate.report import tables
+
+    report = run(
+        Options(
+            output=output,
+            checkpoint=checkpoint,
+            revision=revision,
+            recipes=tuple(recipe or ()),
+            lookahead=lookahead,
+            chunk_ms=chunk_ms,
+            graph=graph.value,
+            manifest=manifest,
+            limit=limit,
+            nemo_limit=nemo_limit,
+            force=force,
+            force_lookahead=force_lookahead,
+        )
+    )
+    return Result(report, lambda: tables(report), as_json, exit_code=0 if report["passed"] else 1)

@@ -1,0 +1,32 @@
+"""The main job: a checkpoint becomes ``fp32/``, ``fp16/``, ``int8/`` …, each verified, with one report.
+
+:mod:`.plan` checks everything before anything is written, :mod:`.state` makes the output resumable and keeps two
+runs apart, :mod:`.stages` runs each stage in a process of its own, :mod:`.report` is the table and ``report.json``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scripts.regenerate.plan import Options, make_plan
+from scripts.regenerate.report import write_report
+from scripts.regenerate.stages import run_stages
+from scripts.regenerate.state import claimed_output
+
+
+def regenerate(options: Options) -> dict[str, Any]:
+    """Export once, derive the recipes, verify and measure each; continue where an earlier run was stopped.
+
+    Returns:
+        The content of ``report.json``: ``passed``, a row for each folder, and what it was made from.
+
+    Raises:
+        UserError: bad input, an output that is not ours to write, or too little disk; nothing was written.
+        StageError: a stage failed; what was finished before stays and the next run continues from there.
+    """
+    plan = make_plan(options)
+    with claimed_output(plan) as state:
+        results = run_stages(plan, state)
+        report = write_report(plan, results)
+        state.finish()
+    return report

@@ -1,0 +1,166 @@
+"""What is going to be done, from what, and whether it can be: every check before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.errors import UserError
+
+if TYPE_CHECKING:
+    from quantize.recipe import Recipe
+
+FP32 = "fp32"
+"""The exported folder's name; every recipe is derived from it."""
+
+DEFAULT_RECIPES = ("fp16", "int8")
+
+STAND_IN_LIMIT = 12
+"""Utterances of the demo set that stand in where a checkpoint other than the demo one comes without a manifest."""
+
+_TOOLS = ("nemotron-ov", "openvino", "nncf", "nemo-toolkit", "torch")
+_SLACK = 64_000_000  # bytes: reports, rounding
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; names as on the command line."""
+
+    output: Path
+    checkpoint: str | None = None
+    revision: str | None = None
+    recipes: tuple[str, ...] = ()
+    lookahead: int = 0
+    chunk_ms: int | None = None
+    graph: str = "fused"
+    manifest: Path | None = None
+    limit: int | None = None
+    nemo_limit: int | None = None
+    force: bool = False
+    force_lookahead: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Options with everything in them resolved and checked.
+
+    Attributes:
+        options: as given.
+        checkpoint: the opened checkpoint.
+        recipes: what is derived from the FP32 folder, in order.
+        manifest: what is transcribed.
+        limit: how many of its utterances, or None for all.
+        score_text: whether the manifest's text means anything to this checkpoint.
+        inputs: identity of everything the results depend on.
+    """
+
+    options: Options
+    checkpoint: Checkpoint
+    recipes: tuple[Recipe, ...]
+    manifest: Path
+    limit: int | None
+    score_text: bool
+    inputs: dict[str, Any]
+
+    @property
+    def output(self) -> Path:
+        """The folder that everything goes to."""
+        return self.options.output
+
+    def utterance_limit(self, name: str) -> int | None:
+        """How many utterances a folder is compared on; NeMo, FP32's reference, may get fewer."""
+        limits = [limit for limit in (self.limit, self.options.nemo_limit if name == FP32 else None) if limit]
+        return min(limits, default=None)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of the folders to make, FP32 first."""
+        return (FP32, *(recipe.name for recipe in self.recipes))
+
+
+def make_plan(options: Options) -> Plan:
+    """Resolve and check everything.
+
+    Raises:
+        UserError: checkpoint, lookahead, chunk, recipe or manifest cannot be used.
+    """
+    from quantize.recipes import get_recipe
+    from verify.manifest import read_manifest
+
+    wanted = dict.fromkeys(options.recipes or DEFAULT_RECIPES)  # each once, in the order given
+    recipes = tuple(get_recipe(name) for name in wanted if name != FP32)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision)
+    checkpoint.geometry(options.lookahead, options.chunk_ms, force=options.force_lookahead)
+    manifest, limit, score_text = _manifest(options, checkpoint)
+    read_manifest(manifest)
+    inputs = {
+        "checkpoint": checkpoint.sha256,
+        "lookahead": options.lookahead,
+        "chunk_ms": options.chunk_ms,
+        "graph": options.graph,
+        "recipes": {recipe.name: recipe.hash for recipe in recipes},
+        "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "limit": limit,
+        "nemo_limit": options.nemo_limit,
+        "score_text": score_text,
+        "tools": {name: version(name) for name in _TOOLS},
+    }
+    return Plan(options, checkpoint, recipes, manifest, limit, score_text, inputs)
+
+
+def _manifest(options: Options, checkpoint: Checkpoint) -> tuple[Path, int | None, bool]:
+    """Manifest, limit, and whether its text can be scored: the demo set means nothing to another model."""
+    from export import demo
+    from verify.manifest import default_manifest
+
+    if options.manifest is not None:
+        return options.manifest, options.limit, True
+    if demo.CHECKPOINT.exists() and os.path.samefile(checkpoint.path, demo.CHECKPOINT):
+        return default_manifest(), options.limit, True
+    return default_manifest(), options.limit or STAND_IN_LIMIT, False
+
+
+def check_disk(plan: Plan, freed: int = 0) -> None:
+    """Compare the room for the folders, and for the unpacked checkpoint, with what is free.
+
+    Args:
+        plan: what is going to be made.
+        freed: bytes of the output that will be removed first.
+
+    Raises:
+        UserError: too little, naming the need, what is there and the remedy.
+    """
+    size = plan.checkpoint.path.stat().st_size
+    missing = [name for name in plan.folders if freed or not (plan.output / name).is_dir()]
+    needs: dict[int, tuple[Path, int]] = {}  # one entry a file system, so that two needs on one are added
+    for where, need in (
+        (existing_parent(plan.output), sum(folder_bytes(name, size) for name in missing) + _SLACK - freed),
+        (Path(tempfile.gettempdir()), size),  # NeMo unpacks the archive to restore it
+    ):
+        device = where.stat().st_dev
+        needs[device] = (needs.get(device, (where, 0))[0], needs.get(device, (where, 0))[1] + need)
+    for where, need in needs.values():
+        free = shutil.disk_usage(where).free
+        if free < need:
+            raise UserError(
+                f"{where}: about {need / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free; "
+                "free some, choose another --output, or set TMPDIR"
+            )
+
+
+def folder_bytes(name: str, checkpoint_bytes: int) -> int:
+    """Upper estimate of a folder's size: FP32 keeps the checkpoint's, no recipe keeps more than six tenths of it."""
+    return int(checkpoint_bytes * (1.1 if name == FP32 else 0.6))
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder above (or at) ``path`` that exists."""
+    path = Path(os.path.abspath(path))
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,0 +1,153 @@
+"""``report.json`` and the table: what was made, how alike it is, what it costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.bundle import Bundle
+from scripts.regenerate.plan import FP32, Plan
+from scripts.regenerate.stages import Outcome
+from scripts.regenerate.state import REPORT, REPORTS, write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+REPORT_VERSION = 1
+NEMO = "NeMo"
+
+
+def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
+    """Write ``report.json`` and return its content."""
+    from verify.resources import machine
+
+    rows = [folder_row(plan, name, results) for name in results]
+    report = {
+        "report_version": REPORT_VERSION,
+        "passed": all(row["passed"] for row in rows if row["judged"]),
+        "output": str(plan.output),
+        "checkpoint": {
+            "source": plan.checkpoint.source,
+            "file": plan.checkpoint.path.name,
+            "bytes": plan.checkpoint.path.stat().st_size,
+        },
+        "folders": rows,
+        "notes": notes(plan, rows),
+        "machine": machine(),
+        "inputs": plan.inputs,
+    }
+    write_atomic(plan.output / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
+    """One folder's facts: sizes in bytes, rates in percent, times in ms, memory in MB (10⁶ bytes)."""
+    verified, measured = results[name]["verified"], results[name]["measured"]
+    bundle = Bundle.open(plan.output / name)
+    return {
+        "recipe": name,
+        "bytes": bundle.size_bytes,
+        "encoder_bytes": bundle.graph_path("encoder").with_suffix(".bin").stat().st_size,
+        "constants": bundle.metadata.constants,
+        "warnings": bundle.metadata.warnings,
+        **(error_rates(name, results) if plan.score_text else NO_RATES),
+        "reference": NEMO if name == FP32 else FP32,
+        "judged": name != FP32 and (plan.score_text or bundle.metadata.recipe["tolerance"]["exact_match"] == 1.0),
+        "passed": verified["passed"],
+        "reasons": verified["reasons"],
+        "utterances": verified["utterances"],
+        "exact_match": verified["exact_match"],
+        "wer_between": verified["wer_between"],
+        "wer_delta": verified["wer_delta"] if plan.score_text else None,
+        "encoder_step_ms": measured["encoder_ms"],
+        "times_real_time": measured["rtfx"],
+        "peak_rss_mb": measured["peak_rss_mb"],
+        "stages": {
+            stage: {key: outcome.get(key) for key in ("wall_seconds", "peak_rss_mb")}
+            for stage, outcome in results[name].items()
+            if outcome
+        },
+        "report": str(Path(REPORTS) / f"{name}.json"),
+    }
+
+
+NO_RATES: dict[str, Any] = {"scored_utterances": 0, "wer": None, "per_language": {}}
+
+
+def error_rates(name: str, results: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
+    """A folder's error rates against the manifest's text, on as many utterances as it was transcribed on.
+
+    FP32 is compared with NeMo on few; where it was a recipe's reference, it was transcribed on all.
+    """
+    derived = next((other for other in results if other != FP32), None)
+    source, rate = (derived, "reference_wer") if name == FP32 and derived else (name, "wer")
+    verified = results[source]["verified"]
+    return {
+        "scored_utterances": verified["utterances"],
+        "wer": verified[rate],
+        "per_language": {
+            language: {"metric": score["metric"], "utterances": score["utterances"], "rate": score[rate]}
+            for language, score in verified["per_language"].items()
+        },
+    }
+
+
+def notes(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know to read the numbers."""
+    fp32 = rows[0]
+    lines = [
+        f"{FP32} against NeMo's own streaming (lookahead {plan.options.lookahead}, {fp32['utterances']} utterances): "
+        f"what the clients' loop costs; reported, not judged. Every other folder: against {FP32}, judged by its "
+        "recipe's limits.",
+        "Step time, speed and peak memory: one process that transcribes up to a minute with the clients' loop.",
+    ]
+    if not plan.score_text:
+        lines.append(
+            f"The demo recordings stand in ({rows[-1]['utterances']} of them), whose text means nothing to this "
+            "checkpoint: no error rates against text, only tokens against the reference, and only recipes that must "
+            "keep every token are judged. Give --manifest for the rest."
+        )
+    return lines
+
+
+def tables(report: dict[str, Any]) -> list[RenderableType]:
+    """The table that people see, a column a folder, and what to know about it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows = report["folders"]
+    table = Table("", title=escape(report["output"]), title_justify="left")
+    for row in rows:
+        table.add_column(row["recipe"], justify="right")
+    for label, values in _lines(rows):
+        table.add_row(label, *values)
+    failures = [f"{row['recipe']}: {reason}" for row in rows if row["judged"] for reason in row["reasons"]]
+    return [table, *(escape(line) for line in (*report["notes"], *failures))]
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The table's lines: a label and a value for each folder."""
+    lines = [
+        ("folder MB", [f"{row['bytes'] / 1e6:.1f}" for row in rows]),
+        ("encoder .bin MB", [f"{row['encoder_bytes'] / 1e6:.1f}" for row in rows]),
+    ]
+    for language, score in rows[0]["per_language"].items():
+        label = f"{language} {score['metric'].upper()} % ({score['utterances']} utterances)"
+        lines.append((label, [f"{row['per_language'][language]['rate']:.2f}" for row in rows]))
+    lines += [
+        ("compared with", [row["reference"] for row in rows]),
+        ("  utterances", [str(row["utterances"]) for row in rows]),
+        ("  identical tokens %", [f"{100 * row['exact_match']:.1f}" for row in rows]),
+        ("  text differs %", [f"{row['wer_between']:.2f}" for row in rows]),
+    ]
+    if rows[0]["wer_delta"] is not None:
+        lines.append(("  error rate, points more", [f"{row['wer_delta']:+.2f}" for row in rows]))
+    verdicts = [("passed" if row["passed"] else "FAILED") if row["judged"] else "reported" for row in rows]
+    return [
+        *lines,
+        ("encoder step ms", [f"{row['encoder_step_ms']:.1f}" for row in rows]),
+        ("times real time", [f"{row['times_real_time']:.1f}" for row in rows]),
+        ("peak memory MB", [f"{row['peak_rss_mb']:.0f}" for row in rows]),
+        ("verdict", verdicts),
+    ]

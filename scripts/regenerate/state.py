@@ -1,0 +1,144 @@
+"""The output folder's state: whose it is, what is finished in it, and that one run at a time writes it.
+
+``.regenerate.json`` records the inputs of the run. A run that was killed is continued by the next one with the same
+inputs: whole folders of the same inputs are kept, everything else of ours is removed and made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.errors import UserError
+from export.progress import note
+from scripts.regenerate.plan import Plan, check_disk
+
+STATE = ".regenerate.json"
+REPORTS = "reports"
+STAGES = ".stages"
+REPORT = "report.json"
+_LOCK = ".regenerate.lock"
+
+
+@dataclass
+class State:
+    """What ``.regenerate.json`` says."""
+
+    output: Path
+    inputs: dict[str, Any]
+    folders: list[str]
+    finished: bool
+    lock: int  # file descriptor; stages inherit it, so that a stage whose parent was killed still holds it
+
+    def save(self) -> None:
+        """Write the file at once or not at all."""
+        content = {"inputs": self.inputs, "folders": self.folders, "finished": self.finished}
+        write_atomic(self.output / STATE, json.dumps(content, indent=2) + "\n")
+
+    def finish(self) -> None:
+        """Record that everything is there."""
+        self.finished = True
+        self.save()
+
+
+@contextmanager
+def claimed_output(plan: Plan) -> Iterator[State]:
+    """Take the output folder for this run, continue or clear what an earlier one left.
+
+    Raises:
+        UserError: somebody else's folder, a finished output or other inputs without ``--force``, another run at
+            work, no room, or no permission; nothing was written.
+    """
+    output = plan.output
+    earlier = _check(plan)
+    created = not output.exists()
+    check_disk(plan, freed=_bytes_to_clear(plan, earlier))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{output}: another regenerate is at work here; wait for it or stop it") from error
+        if earlier is not None:
+            _clear(plan, earlier)
+        state = State(output, plan.inputs, list(plan.folders), finished=False, lock=lock)
+        state.save()
+        yield state
+    finally:
+        os.close(lock)
+        if created and not any(name.name != _LOCK for name in output.iterdir()):
+            shutil.rmtree(output, ignore_errors=True)
+
+
+def _check(plan: Plan) -> dict[str, Any] | None:
+    """The earlier run's state, or None in a new or empty folder."""
+    output, force = plan.output, plan.options.force
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: exists and is a file; choose another --output")
+    if not output.exists() or not any(not file.name.startswith(".") or file.name == STATE for file in output.iterdir()):
+        return None
+    earlier = read_state(output)
+    if earlier is None:
+        raise UserError(f"{output}: holds files that regenerate did not write; choose another --output")
+    if force:
+        return earlier
+    if earlier["finished"]:
+        raise UserError(f"{output}: is finished already; add --force to make it again, or choose another --output")
+    if earlier["inputs"] != plan.inputs:
+        different = ", ".join(key for key in plan.inputs if earlier["inputs"].get(key) != plan.inputs[key])
+        raise UserError(
+            f"{output}: an unfinished run with another {different} is here; repeat it as it was, "
+            "add --force to start over, or choose another --output"
+        )
+    return earlier
+
+
+def _clear(plan: Plan, earlier: dict[str, Any]) -> None:
+    """Remove half-written folders; with ``--force`` also everything that the earlier run finished."""
+    output = plan.output
+    names = {*earlier["folders"], *plan.folders}
+    for name in names:
+        for stale in (*output.glob(f".{name}.*.tmp"), output / f".{name}.old"):
+            shutil.rmtree(stale, ignore_errors=True)
+    if plan.options.force:
+        note(f"removing what an earlier run wrote in {output}")
+        (output / STATE).unlink(missing_ok=True)
+        (output / REPORT).unlink(missing_ok=True)
+        for name in (*names, REPORTS, STAGES):
+            shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _bytes_to_clear(plan: Plan, earlier: dict[str, Any] | None) -> int:
+    """Bytes of the earlier run's folders that ``--force`` will remove."""
+    if earlier is None or not plan.options.force:
+        return 0
+    folders = [plan.output / name for name in {*earlier["folders"], *plan.folders}]
+    return sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
+
+
+def read_state(output: Path) -> dict[str, Any] | None:
+    """The state file's content, or None where there is none that can be read."""
+    try:
+        content = json.loads((output / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    valid = isinstance(content, dict) and content.keys() >= {"inputs", "folders", "finished"}
+    return content if valid else None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file at once or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

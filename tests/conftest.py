@@ -1,0 +1,141 @@
+"""Folders that many tests read: made once a test run, shared by its workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from export.bundle import Bundle
+from export.checkpoint import Checkpoint, open_checkpoint
+from scripts.random_checkpoint import write_random_checkpoint
+from tests.helpers import run_process
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+
+_REPORTED = ("openvino", "nncf", "nemo-toolkit", "torch", "numpy", "sentencepiece")
+
+
+def pytest_report_header() -> list[str]:
+    """Versions that results depend on."""
+
+    def one(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"{name} absent"
+
+    return [f"python {platform.python_version()}, " + ", ".join(one(name) for name in _REPORTED)]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of this test run see."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+def _once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
+    """Make ``shared/name`` in whichever worker comes first; the others wait for it."""
+    path, failure = shared / name, shared / f"{name}.failed"
+    with FileLock(f"{path}.lock"):
+        if failure.exists():
+            pytest.fail(f"{name} could not be made: {failure.read_text()}")
+        if not path.exists():
+            try:
+                make(path)
+            except BaseException as error:
+                failure.write_text(repr(error))
+                raise
+    return path
+
+
+def _verb(*arguments: str | Path) -> None:
+    done = run_process(*arguments)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Checkpoint:
+    """The embedded checkpoint."""
+    return open_checkpoint("demo")
+
+
+@pytest.fixture(scope="session")
+def demo_fp32(shared: Path) -> Bundle:
+    """The demo checkpoint, exported with default options."""
+    return Bundle.open(_once(shared, "demo-fp32", lambda path: _verb("export", "demo", path)))
+
+
+@pytest.fixture(scope="session")
+def demo_fp16(shared: Path, demo_fp32: Bundle) -> Bundle:
+    """``demo_fp32`` by recipe fp16."""
+    return _quantized(shared, demo_fp32, "fp16")
+
+
+@pytest.fixture(scope="session")
+def demo_int8(shared: Path, demo_fp32: Bundle) -> Bundle:
+    """``demo_fp32`` by recipe int8."""
+    return _quantized(shared, demo_fp32, "int8")
+
+
+def _quantized(shared: Path, source: Bundle, recipe: str) -> Bundle:
+    return Bundle.open(
+        _once(shared, f"demo-{recipe}", lambda path: _verb("quantize", source.path, path, "--recipe", recipe))
+    )
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(shared: Path) -> Checkpoint:
+    """Half a million random parameters of the real class."""
+    return open_checkpoint(_once(shared, "small.nemo", lambda path: write_random_checkpoint(path, "small")))
+
+
+@pytest.fixture(scope="session")
+def small_english_checkpoint(shared: Path) -> Checkpoint:
+    """The small random sibling without language prompt."""
+    return open_checkpoint(
+        _once(shared, "small-en.nemo", lambda path: write_random_checkpoint(path, "small", variant="english"))
+    )
+
+
+@pytest.fixture(scope="session")
+def small_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+    """``small_checkpoint``, exported with default options."""
+    return Bundle.open(_once(shared, "small-fp32", lambda path: _verb("export", small_checkpoint.path, path)))
+
+
+@pytest.fixture(scope="session")
+def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+    """``small_checkpoint`` with NeMo's own encoder modules, the published graph."""
+    return Bundle.open(
+        _once(shared, "small-nemo-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--graph", "nemo"))
+    )
+
+
+@pytest.fixture
+def short_manifest(tmp_path: Path) -> Path:
+    """Two short utterances of the demo set."""
+    from verify.manifest import default_manifest, read_manifest
+
+    chosen = sorted(read_manifest(default_manifest()), key=lambda utterance: utterance.duration)[:2]
+    file = tmp_path / "short.jsonl"
+    lines = [
+        json.dumps(
+            {
+                "audio_filepath": str(utterance.audio_filepath),
+                "duration": utterance.duration,
+                "text": utterance.text,
+                "target_lang": utterance.target_lang,
+            }
+        )
+        for utterance in chosen
+    ]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file

@@ -1,0 +1,127 @@
+"""Packages import downwards only, come from this checkout, and stay light where finished folders are concerned."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.bundle import Bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = ("export", "quantize", "verify", "scripts")
+
+
+def imported_packages(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names & set(ORDER)
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_run_downwards_only(package: str) -> None:
+    above = set(ORDER[ORDER.index(package) + 1 :])
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    assert {str(file): found for file in files if (found := imported_packages(file) & above)} == {}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_name_imports_from_this_checkout(package: str) -> None:
+    file = importlib.import_module(package).__file__
+    assert file
+    assert Path(file).resolve().parent == ROOT / package
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["recipes"],
+        ["recipes", "--json"],
+        *[
+            [*verb.split(), "--help"]
+            for verb in (
+                "regenerate", "export", "quantize", "verify", "transcribe", "inspect", "recipes",
+                "checkpoint", "checkpoint random", "checkpoint demo",
+            )
+        ],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_light_verbs_load_nothing_heavy(arguments: list[str]) -> None:
+    done = run_and_list_modules(arguments)
+    assert done.returncode == 0, done.stderr
+    assert not heavy_modules(done) & {"torch", "nemo", "openvino", "nncf", "scipy", "transformers"}
+
+
+def test_finished_folders_need_neither_torch_nor_nemo(demo_fp32: Bundle, demo_fp16: Bundle, tmp_path: Path) -> None:
+    for arguments in (
+        ["inspect", demo_fp16.path],
+        ["transcribe", demo_fp16.path, first_audio()],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "1"],
+        ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
+    ):
+        done = run_and_list_modules([str(argument) for argument in arguments])
+        assert done.returncode == 0, done.stderr
+        assert not heavy_modules(done) & {"torch", "nemo", "transformers"}, arguments[0]
+
+
+def test_finished_folders_work_where_torch_and_nemo_are_not_installed(
+    demo_fp32: Bundle, demo_fp16: Bundle, tmp_path: Path
+) -> None:
+    """A finder that refuses both, in a fresh process: as if they were not installed."""
+    block = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'nemo', 'lightning', 'transformers'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from scripts.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    for arguments in (
+        ["inspect", demo_fp16.path],
+        ["transcribe", demo_fp16.path, first_audio()],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "1"],
+        ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", block, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+def run_and_list_modules(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a verb in a fresh process that says on its last line of stderr what it loaded."""
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('\\nMODULES', *sorted({n.split('.')[0] for n, m in sys.modules.items() if m}),"
+        " file=sys.stderr))\n"
+        "from scripts.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def heavy_modules(done: subprocess.CompletedProcess[str]) -> set[str]:
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("MODULES"), done.stderr
+    return set(last.split()[1:])
+
+
+def first_audio() -> Path:
+    from verify.manifest import default_manifest, read_manifest
+
+    return read_manifest(default_manifest())[0].audio_filepath
