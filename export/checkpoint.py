@@ -275,10 +275,13 @@ def _vocabulary(path: Path, tokenizer: bytes) -> tuple[str, ...]:
     """The pieces of the SentencePiece model, in id order."""
     from sentencepiece import SentencePieceProcessor
 
+    message = f"{path}: its SentencePiece tokenizer is missing or damaged; download it again"
+    if not tokenizer:
+        raise UserError(message)
     try:
         pieces = SentencePieceProcessor(model_proto=tokenizer)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: its SentencePiece tokenizer is missing or damaged; download it again") from error
+        raise UserError(message) from error
     return tuple(pieces.id_to_piece(index) for index in range(pieces.get_piece_size()))
 
 
