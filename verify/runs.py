@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.bundle import GRAPHS, VOCABULARY, Bundle, file_facts, graph_file
+from export.bundle import GRAPHS, VOCABULARY, Bundle, file_facts, graph_file, write_atomically
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.progress import note, task
@@ -255,28 +253,6 @@ def load_transcripts(path: Path) -> Run:
         raise UserError(f"{path}: cannot be read ({error.strerror}); record the reference again") from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no recorded run; delete it and record the reference again") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it.
-
-    Raises:
-        UserError: it cannot be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _digest(value: Any) -> str:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import Bundle
+from export.bundle import Bundle, write_atomically
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.stages import Outcome
-from scripts.regenerate.state import REPORT, REPORTS, write_atomic
+from scripts.regenerate.state import REPORT, REPORTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +37,7 @@ def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str
         "machine": machine(),
         "inputs": plan.inputs,
     }
-    write_atomic(plan.output / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(plan.output / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
 
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from export.bundle import METADATA, Bundle
+from export.bundle import METADATA, Bundle, write_atomically
 from export.errors import NemotronOVError, UserError
 from export.progress import note
 from scripts.regenerate.plan import FP32, Plan
-from scripts.regenerate.state import REPORTS, STAGES, State, write_atomic
+from scripts.regenerate.state import REPORTS, STAGES, State
 
 MEASURED_UTTERANCES, MEASURED_SECONDS = 12, 60.0
 """What the measured process of each folder transcribes, at most (but always one utterance)."""
@@ -188,7 +188,7 @@ def _cached(state: State, name: str, key: str, compute: Callable[[], Outcome]) -
         pass
     outcome = compute()
     file.parent.mkdir(exist_ok=True)
-    write_atomic(file, json.dumps({"key": key, "outcome": outcome}))
+    write_atomically(file, json.dumps({"key": key, "outcome": outcome}))
     return outcome
 
 

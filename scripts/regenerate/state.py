@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.bundle import write_atomically
 from export.errors import UserError
 from export.progress import note
 from scripts.regenerate.plan import Plan, check_disk
@@ -40,7 +41,7 @@ class State:
     def save(self) -> None:
         """Write the file at once or not at all."""
         content = {"inputs": self.inputs, "folders": self.folders, "finished": self.finished}
-        write_atomic(self.output / STATE, json.dumps(content, indent=2) + "\n")
+        write_atomically(self.output / STATE, json.dumps(content, indent=2) + "\n")
 
     def finish(self) -> None:
         """Record that everything is there."""
@@ -135,10 +136,3 @@ def read_state(output: Path) -> dict[str, Any] | None:
         return None
     valid = isinstance(content, dict) and content.keys() >= {"inputs", "folders", "finished"}
     return content if valid else None
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file at once or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
