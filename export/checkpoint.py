@@ -28,6 +28,9 @@ LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z0-9]{2,4}>")
 DEFAULT_LANGUAGE = "auto"
 """The prompt that lets the model find the language itself."""
 
+RANDOM_WEIGHTS = "random_weights"
+"""Key of the configuration by which a checkpoint says that it was never trained."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MODEL_CLASSES = ("EncDecRNNTBPEModelWithPrompt", "EncDecRNNTBPEModel")
 
@@ -54,6 +57,11 @@ class Checkpoint:
             while block := file.read(1 << 22):
                 digest.update(block)
         return digest.hexdigest()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were never trained, so that logits nearly tie and tokens say nothing."""
+        return bool(self.config.get(RANDOM_WEIGHTS, False))
 
     @property
     def encoder(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from export import progress
+from export.checkpoint import RANDOM_WEIGHTS
 from export.errors import UserError
 from scripts import random_calibration, random_tokenizer
 
@@ -82,6 +83,7 @@ def model_config(dimensions: Dimensions, variant: Variant) -> dict[str, Any]:
     width, hidden = dimensions.width, dimensions.hidden
     left, rights = (56, (3, 0, 6, 13)) if variant == "multilingual" else (70, (13, 6, 1, 0))
     config: dict[str, Any] = {
+        RANDOM_WEIGHTS: True,
         "sample_rate": 16000,
         "model_defaults": {"enc_hidden": width, "pred_hidden": hidden, "joint_hidden": hidden},
         "tokenizer": {"dir": None, "type": "bpe"},

@@ -56,6 +56,11 @@ def test_facts_of_the_multilingual_model(small_checkpoint: Checkpoint) -> None:
     assert not any(tag in {"<unk>", "<s>"} for tag in tags)
 
 
+def test_a_random_checkpoint_says_so(small_checkpoint: Checkpoint, demo_checkpoint: Checkpoint) -> None:
+    assert small_checkpoint.is_random
+    assert not demo_checkpoint.is_random
+
+
 def test_facts_of_the_english_sibling(small_english_checkpoint: Checkpoint) -> None:
     assert small_english_checkpoint.model_class == "EncDecRNNTBPEModel"
     assert small_english_checkpoint.prompts is None

@@ -32,8 +32,9 @@ def options(tmp_path: Path, small_checkpoint: Checkpoint, short_manifest: Path) 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
-    """Stages that copy a finished folder and claim to have compared it; lists what ran."""
+    """Stages that copy a finished folder and claim to have compared it, as if trained; lists what ran."""
     ran: Calls = []
+    monkeypatch.setattr(Checkpoint, "is_random", False)
 
     def stand_in(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
         words = [str(argument) for argument in arguments]
@@ -184,6 +185,25 @@ def test_failed_verification_exits_with_1_and_everything_written(
         "int8": (True, False),
     }
     assert_user_error(run_here(capfd, *arguments), options.output, "--force")
+
+
+def test_random_weights_are_reported_and_not_judged(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = stages.run_verb
+
+    def failing(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
+        result = stand_in(state, name, *arguments, may_fail=may_fail)
+        return result | ({"passed": False, "reasons": ["exact_match 0"]} if name == "verify" else {})
+
+    monkeypatch.setattr(stages, "run_verb", failing)
+    monkeypatch.setattr(Checkpoint, "is_random", True)
+    done = run_here(capfd, "regenerate", str(options.checkpoint), "--output", options.output)
+    assert done.returncode == 0
+    assert "nothing is judged" in done.stdout
+    report = json.loads((options.output / REPORT).read_text())
+    assert report["passed"] is None
+    assert not any(row["judged"] for row in report["folders"])
 
 
 def test_foreign_folder_is_refused_even_with_force(options: Options, calls: Calls) -> None:

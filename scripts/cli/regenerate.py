@@ -56,4 +56,4 @@ def regenerate(
             force_lookahead=force_lookahead,
         )
     )
-    return Result(report, lambda: tables(report), as_json, exit_code=0 if report["passed"] else 1)
+    return Result(report, lambda: tables(report), as_json, exit_code=1 if report["passed"] is False else 0)
