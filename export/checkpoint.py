@@ -192,21 +192,25 @@ def resolve_checkpoint(source: str | None, revision: str | None = None) -> Path:
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """Fetch the one ``.nemo`` file of a Hub repository through huggingface_hub's cache and token."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    """Fetch the one ``.nemo`` file of a Hub repository through huggingface_hub's cache and token.
+
+    Without a network, what an earlier download left in the cache is used.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        files = [name for name in HfApi().list_repo_files(repo_id, revision=revision) if name.endswith(".nemo")]
-        if len(files) != 1:
-            raise UserError(f"{repo_id}: holds {len(files)} .nemo files, expected one; download it and give its path")
-        return Path(hf_hub_download(repo_id, files[0], revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=["*.nemo"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{repo_id}: cannot be fetched from the Hugging Face Hub ({reason}); check the id, --revision, "
             "the network and HF_TOKEN, or give a local .nemo file"
         ) from error
+    files = sorted(snapshot.glob("*.nemo"))
+    if len(files) != 1:
+        raise UserError(f"{repo_id}: holds {len(files)} .nemo files, expected one; download it and give its path")
+    return files[0]
 
 
 def open_checkpoint(source: str | Path | None = None, revision: str | None = None) -> Checkpoint:

@@ -88,7 +88,9 @@ def hub(small_checkpoint: Checkpoint) -> Iterator[Hub]:
     server.server_close()
 
 
-def open_from(hub: Hub, cache: Path, source: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+def open_from(
+    hub: Hub, cache: Path, source: str, token: str = TOKEN, endpoint: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Open a Hub id in a fresh process, since the client reads its endpoint when imported."""
     code = (
         "import sys\nfrom export.checkpoint import open_checkpoint\nfrom export.errors import UserError\n"
@@ -97,7 +99,7 @@ def open_from(hub: Hub, cache: Path, source: str, token: str = TOKEN) -> subproc
     )
     environment = {
         **os.environ,
-        "HF_ENDPOINT": hub.endpoint,
+        "HF_ENDPOINT": endpoint or hub.endpoint,
         "HF_HOME": str(cache),
         "HF_TOKEN": token,
         "HF_HUB_DISABLE_XET": "1",
@@ -116,6 +118,16 @@ def test_a_hub_id_is_downloaded_once(hub: Hub, tmp_path: Path) -> None:
     assert open_from(hub, tmp_path, REPOSITORY).returncode == 0
     again = [request for request in hub.requests if request.startswith("GET") and request.endswith("model.nemo")]
     assert len(again) == 1, "the second time comes from the client's cache"
+
+
+def test_without_a_network_the_cache_serves(hub: Hub, tmp_path: Path) -> None:
+    unreachable = "http://127.0.0.1:9"
+    missing = open_from(hub, tmp_path, REPOSITORY, endpoint=unreachable)
+    assert missing.returncode == 2, missing.stderr
+    assert missing.stdout.startswith(f"{REPOSITORY}: cannot be fetched")
+    assert "Traceback" not in missing.stderr
+    assert open_from(hub, tmp_path, REPOSITORY).returncode == 0
+    assert open_from(hub, tmp_path, REPOSITORY, endpoint=unreachable).returncode == 0
 
 
 def test_what_the_hub_refuses_is_one_line(hub: Hub, tmp_path: Path) -> None:
