@@ -172,6 +172,8 @@ def test_interrupt_exits_with_130(small_checkpoint: Checkpoint, tmp_path: Path) 
         text=True,
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # A test run in the background of a script inherits an ignored interrupt, which Python would keep ignoring.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
     )
     assert process.stderr
     while "restoring" not in process.stderr.readline():
