@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -130,3 +131,10 @@ def test_words_carry_times(small_fp32: Bundle) -> None:
 def test_nemos_graph_is_refused(small_nemo_fp32: Bundle) -> None:
     with pytest.raises(UserError, match="use --runtime generation1, or export with --graph fused"):
         Streaming(small_nemo_fp32)
+
+
+def test_a_damaged_graph_is_one_line(small_fp32: Bundle, tmp_path: Path) -> None:
+    copy = shutil.copytree(small_fp32.path, tmp_path / "damaged")
+    (copy / "nemotron_joint.xml").write_text("<net")
+    with pytest.raises(UserError, match=r"nemotron_joint\.xml: CPU cannot load it .*regenerate the folder"):
+        Streaming(Bundle.open(copy))

@@ -32,6 +32,34 @@ FP32_CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """Without it the CPU plugin computes in bf16 where the processor can, and an FP32 folder is not FP32."""
 
 
+def properties(threads: int | None, config: dict[str, str] | None) -> dict[str, str]:
+    """OpenVINO properties of a runtime: :data:`FP32_CONFIG`, the threads if any are given, and what overrides both."""
+    return FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {})
+
+
+def compile_graph(
+    core: Any,
+    bundle: Bundle,
+    graph: str,
+    device: str,
+    config: dict[str, str],
+    shapes: dict[str, list[int]] | None = None,
+) -> Any:
+    """A graph of the folder, compiled; ``shapes`` replaces those of some inputs, -1 where an axis is free.
+
+    Raises:
+        UserError: the device cannot load it.
+    """
+    path = bundle.graph_path(graph)
+    try:
+        model = core.read_model(path)
+        if shapes:
+            model.reshape(shapes)
+        return core.compile_model(model, device, config)
+    except RuntimeError as error:
+        raise UserError(f"{path}: {device} cannot load it ({_reason(error)}); regenerate the folder") from error
+
+
 @dataclass(frozen=True)
 class Step:
     """One chunk through the encoder."""
@@ -51,12 +79,7 @@ class _Graph:
         self.calls = 0
         self._tensor = ov.Tensor
         self._path = bundle.graph_path(graph)
-        try:
-            self._model = core.compile_model(core.read_model(self._path), device, config)
-        except RuntimeError as error:
-            raise UserError(
-                f"{self._path}: {device} cannot load it ({_reason(error)}); regenerate the folder"
-            ) from error
+        self._model = compile_graph(core, bundle, graph, device, config)
         self._request = self._model.create_infer_request()
         self.input_names = {name for port in self._model.inputs for name in port.get_names()}
 
@@ -121,7 +144,7 @@ class Generation1:
             name: {port.name: port for port in (*graph.inputs, *graph.outputs)}
             for name, graph in expected_ports(meta).items()
         }
-        self.config = FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {})
+        self.config = properties(threads, config)
         core = ov.Core()
         self._preprocessor = _Graph(core, bundle, "preprocessor", "CPU", self.config)
         self._encoder, self._decoder, self._joint = (

@@ -20,7 +20,7 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.progress import note, task
 from verify.audio import load_audio
-from verify.generation1 import FP32_CONFIG, Generation1
+from verify.generation1 import Generation1, properties
 from verify.manifest import Utterance
 from verify.resources import machine
 from verify.streaming import Streaming
@@ -91,7 +91,7 @@ def bundle_side(
         lang_tag_token_ids=meta.lang_tag_token_ids,
         size_bytes=bundle.size_bytes,
         device=device,
-        config=FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {}),
+        config=properties(threads, config),
         versions={name: version(name) for name in ("openvino", "nemotron-ov")},
     )
 

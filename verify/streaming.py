@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.checkpoint import DEFAULT_LANGUAGE
 from export.errors import UserError
-from verify.generation1 import FP32_CONFIG, MAX_SYMBOLS
+from verify.generation1 import MAX_SYMBOLS, compile_graph, properties
 from verify.transcript import WORD_START, Timings, Transcript, detokenize, prompt_id_for
 
 Audio = NDArray[np.float32]
@@ -87,14 +87,8 @@ class _Compiled:
     """A compiled graph: named arrays in, copies of named arrays out; counts its time and calls."""
 
     def __init__(self, core: Any, bundle: Bundle, graph: str, device: str, config: dict[str, str]) -> None:
-        model = core.read_model(bundle.graph_path(graph))
-        if graph == "joint":
-            model.reshape({"encoder": [1, bundle.metadata.encoder_dim, -1]})
-        try:
-            compiled = core.compile_model(model, device, config)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{bundle.graph_path(graph)}: {device} cannot load it ({reason}); regenerate it") from error
+        shapes = {"encoder": [1, bundle.metadata.encoder_dim, -1]} if graph == "joint" else None
+        compiled = compile_graph(core, bundle, graph, device, config, shapes)
         self._request = compiled.create_infer_request()
         self._outputs = [port.get_any_name() for port in compiled.outputs]
         self.inputs = {name for port in compiled.inputs for name in port.get_names()}
@@ -139,7 +133,7 @@ class Streaming:
                 "use --runtime generation1, or export with --graph fused"
             )
         self.bundle = bundle
-        self.config = FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {})
+        self.config = properties(threads, config)
         core = ov.Core()
         self.preprocessor = _Compiled(core, bundle, "preprocessor", "CPU", self.config)
         self.encoder, self.decoder, self.joint = (
