@@ -63,6 +63,8 @@ class Metadata(BaseModel):
     # This toolkit's.
     format_version: int = FORMAT_VERSION
     graph: str = "fused"
+    profile: str = "custom"  # of export.profiles, by what the settings are
+    cache: str = "channel"  # what cache_channel holds: the layers' inputs, or their keys and values ("kv")
     lookahead: int = 0
     chunk_ms: float = 0.0
     chunk_samples: int = 0
@@ -70,12 +72,18 @@ class Metadata(BaseModel):
     lead_mel_frames: int = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
     max_symbols: int = 10
     recipe: dict[str, Any] = Field(default_factory=dict)
+    vocabulary: dict[str, Any] = Field(default_factory=dict)  # what was pruned; export.vocabulary reads and writes it
     checkpoint: dict[str, Any] = Field(default_factory=dict)
     tools: dict[str, str] = Field(default_factory=dict)
     constants: dict[str, dict[str, dict[str, int]]] = Field(default_factory=dict)
     parity: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     files: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def channel_cache_shape(self) -> list[int]:
+        """NeMo's shape of ``cache_channel``, whatever the graph's cache holds."""
+        return [*self.cache_channel_shape[:3], self.encoder_dim]
 
     @property
     def has_prompt(self) -> bool:

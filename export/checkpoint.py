@@ -122,6 +122,11 @@ class Checkpoint:
         """Ids of the vocabulary's language tags, ascending."""
         return [index for index, piece in enumerate(self.vocabulary) if LANGUAGE_TAG.fullmatch(piece)]
 
+    @property
+    def frame_ms(self) -> float:
+        """Duration of one encoder frame."""
+        return 1000.0 * int(self.encoder["subsampling_factor"]) * self.hop_samples / self.sample_rate
+
     def geometry(
         self, lookahead: int = 0, chunk_ms: int | None = None, *, force: bool = False
     ) -> tuple[Geometry, list[str]]:
@@ -148,8 +153,7 @@ class Checkpoint:
                     "or add --force-lookahead to export it all the same"
                 )
             warnings.append(f"lookahead {lookahead} was forced; the checkpoint was trained with {known}")
-        frame_ms = 1000.0 * subsampling * self.hop_samples / self.sample_rate
-        chunk_frames, chunk_warnings = chunk_frames_for(lookahead, frame_ms, chunk_ms)
+        chunk_frames, chunk_warnings = chunk_frames_for(lookahead, self.frame_ms, chunk_ms)
         left = trained.get(lookahead, self.att_context_sizes[0][0])
         if left % (lookahead + 1):
             raise UserError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from export.bundle import GRAPHS, Bundle, Metadata
 from export.errors import UserError
+from export.vocabulary import checkpoint_ids
 
 Shape = tuple[int, ...]
 DYNAMIC = -1
@@ -104,6 +105,12 @@ def _metadata_problems(metadata: Metadata) -> list[str]:
             problems.append(f"metadata: prompts {', '.join(outside)} lie outside of num_prompts {rows}")
         if metadata.default_prompt_id is None:
             problems.append("metadata: default_prompt_id is missing")
+    try:
+        pruned = checkpoint_ids(metadata.vocabulary)
+        if pruned is not None and len(pruned) != metadata.vocab_size:
+            problems.append(f"metadata: vocabulary keeps {len(pruned)} pieces, vocab_size is {metadata.vocab_size}")
+    except UserError as error:
+        problems.append(str(error))
     wrong = [index for index in metadata.lang_tag_token_ids if not 0 <= index < metadata.vocab_size]
     if wrong:
         problems.append(f"metadata: lang_tag_token_ids {wrong} lie outside of the vocabulary")

@@ -7,7 +7,7 @@ carried from step to step on each side for itself, so that differences may add u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Ports
+from export.contract import Ports, expected_ports
 from export.errors import ParityError
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
+    from torch import Tensor, nn
 
     from export.bundle import Metadata
     from export.geometry import Geometry
@@ -53,9 +54,17 @@ class Recording:
 
 
 def record(
-    model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metadata, ports: Mapping[str, Ports]
+    model: EncDecRNNTBPEModel,
+    geometry: Geometry,
+    metadata: Metadata,
+    ports: Mapping[str, Ports],
+    rows: Sequence[int] | None = None,
 ) -> dict[str, Recording]:
-    """Run NeMo's modules on seeded inputs for each of the four graphs."""
+    """Run NeMo's modules on seeded inputs for each of the four graphs.
+
+    With ``rows``, a pruned vocabulary's (:class:`export.vocabulary.Pruning`), decoder and joint still run whole: tokens
+    go in under the checkpoint's ids, and what is kept of the logits is picked afterwards.
+    """
     import torch
 
     from export.graphs.encoder_nemo import NemoEncoderStep, NemoStreamStart
@@ -66,36 +75,77 @@ def record(
     functions: dict[str, tuple[Callable[..., Any], Callable[[], Iterator[list[Arrays]]]]] = {
         "preprocessor": (NemoMel(model.preprocessor.featurizer), lambda: _audio_runs(geometry)),
         "encoder": (encoder(model, geometry).eval(), lambda: _encoder_runs(model, geometry, metadata)),
-        "decoder": (DecoderStep(model).eval(), lambda: _decoder_runs(metadata)),
-        "joint": (JointStep(model).eval(), lambda: _joint_runs(metadata)),
+        "decoder": (_renumbered(DecoderStep(model).eval(), rows), lambda: _decoder_runs(metadata)),
+        "joint": (_picked(JointStep(model).eval(), rows), lambda: _joint_runs(metadata)),
     }
+    own = expected_ports(metadata.model_copy(update={"cache_channel_shape": metadata.channel_cache_shape}))
+    stored = {"encoder": _key_values(model)} if metadata.cache == "kv" else {}
     recordings = {}
     with torch.no_grad():
         for graph, (function, runs) in functions.items():
-            recordings[graph] = _record_graph(function, ports[graph], _CARRIED.get(graph, {}), runs())
+            carried = _CARRIED.get(graph, {})
+            recording = Recording(_zeros(ports[graph], carried), carried)
+            recording.runs = [
+                _record_run(function, own[graph], carried, run, stored.get(graph, lambda outputs: outputs))
+                for run in runs()
+            ]
+            recordings[graph] = recording
     return recordings
 
 
-def _record_graph(
-    function: Callable[..., Any], ports: Ports, carried: dict[str, str], runs: Iterator[list[Arrays]]
-) -> Recording:
+def _key_values(model: EncDecRNNTBPEModel) -> Callable[[Arrays], Arrays]:
+    """Takes NeMo's outputs to those of an encoder whose cache holds keys and values."""
     import torch
 
-    shapes = {port.name: port for port in ports.inputs}
+    from export.graphs.attention import projected_cache
+
+    def convert(outputs: Arrays) -> Arrays:
+        cache, filled = (torch.from_numpy(outputs[f"{name}_out"]) for name in ("cache_channel", "cache_len"))
+        return outputs | {"cache_channel_out": projected_cache(model.encoder.layers, cache, filled).numpy()}
+
+    return convert
+
+
+def _renumbered(decoder: nn.Module, rows: Sequence[int] | None) -> Callable[..., Any]:
+    """The decoder under a pruned vocabulary's ids."""
+    import torch
+
+    if rows is None:
+        return decoder
+    checkpoint_ids = torch.tensor(rows)
+    return lambda token, **others: decoder(token=checkpoint_ids[token.long()], **others)
+
+
+def _picked(joint: nn.Module, rows: Sequence[int] | None) -> Callable[..., Tensor]:
+    """The joint's logits of a pruned vocabulary."""
+    return joint if rows is None else lambda **inputs: joint(**inputs)[..., list(rows)]
+
+
+def _zeros(ports: Ports, names: Iterable[str]) -> Arrays:
+    """Zeros for these inputs of a graph."""
     dtypes = {"f32": np.float32, "i32": np.int32}
-    initial: Arrays = {name: np.zeros(shapes[name].shape, dtypes[shapes[name].dtype]) for name in carried}
-    recording = Recording(initial, carried)
-    for run in runs:
-        steps, state = [], dict(initial)
-        for inputs in run:
-            arguments = {port.name: torch.from_numpy({**state, **inputs}[port.name]) for port in ports.inputs}
-            outputs = function(**arguments)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            expected = {port.name: value.numpy() for port, value in zip(ports.outputs, outputs, strict=True)}
-            steps.append(Step(inputs, expected))
-            state = {name: expected[source] for name, source in carried.items()}
-        recording.runs.append(steps)
-    return recording
+    return {port.name: np.zeros(port.shape, dtypes[port.dtype]) for port in ports.inputs if port.name in set(names)}
+
+
+def _record_run(
+    function: Callable[..., Any],
+    ports: Ports,
+    carried: dict[str, str],
+    run: list[Arrays],
+    stored: Callable[[Arrays], Arrays],
+) -> list[Step]:
+    """Run NeMo's module over one run; ``stored`` takes its outputs to what the graph returns."""
+    import torch
+
+    steps, state = [], _zeros(ports, carried)
+    for inputs in run:
+        arguments = {port.name: torch.from_numpy({**state, **inputs}[port.name]) for port in ports.inputs}
+        results = function(**arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        outputs = {port.name: value.numpy() for port, value in zip(ports.outputs, results, strict=True)}
+        steps.append(Step(inputs, stored(outputs)))
+        state = {name: outputs[source] for name, source in carried.items()}
+    return steps
 
 
 def _sound(samples: int, rng: np.random.Generator) -> NDArray[np.float32]:

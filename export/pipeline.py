@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ from export.checkpoint import Checkpoint, load_model
 from export.constants import count_constants
 from export.contract import expected_ports
 from export.errors import UserError
+from export.profiles import profile_name
 from export.progress import note, task
+from export.vocabulary import prune_vocabulary
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 GRAPH_KINDS = ("fused", "nemo")
 """``fused``: the encoder step rewritten for inference. ``nemo``: NeMo's modules as they are, the published graph."""
 
+CACHES = ("channel", "kv")
+"""What ``cache_channel`` holds: the attention layers' inputs, as NeMo's, or their projected keys and values."""
+
 
 def export_checkpoint(
     checkpoint: Checkpoint,
@@ -41,8 +47,11 @@ def export_checkpoint(
     lookahead: int = 0,
     chunk_ms: int | None = None,
     graph: str = "fused",
+    cache: str = "channel",
     force: bool = False,
     force_lookahead: bool = False,
+    languages: Sequence[str] = (),
+    scripts: Sequence[str] = (),
 ) -> Bundle:
     """Export a checkpoint to an FP32 folder, every graph checked against NeMo before it is written.
 
@@ -52,8 +61,11 @@ def export_checkpoint(
         lookahead: right context R in encoder frames.
         chunk_ms: new audio a step; None for the most whole lookahead groups that 1,120 ms hold.
         graph: one of :data:`GRAPH_KINDS`.
+        cache: one of :data:`CACHES`; the ``nemo`` graph has NeMo's.
         force: replace an existing folder.
         force_lookahead: allow a lookahead that the checkpoint was not trained with.
+        languages: keep only the pieces that these need; see :func:`export.vocabulary.prune_vocabulary`.
+        scripts: the same by scripts instead.
 
     Raises:
         UserError: options that do not fit, an existing folder, a checkpoint that cannot be exported.
@@ -61,21 +73,27 @@ def export_checkpoint(
     """
     if graph not in GRAPH_KINDS:
         raise UserError(f"--graph {graph}: choose one of {', '.join(GRAPH_KINDS)}")
+    if cache not in CACHES:
+        raise UserError(f"--cache {cache}: choose one of {', '.join(CACHES)}")
+    if graph == "nemo" and cache != "channel":
+        raise UserError(f"--cache {cache}: NeMo's own graph has its own cache; leave it out, or use --graph fused")
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
+    pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
+    warnings += pruning.warnings
     refuse_existing(directory, force=force)
     for warning in warnings:
         note(f"warning: {warning}")
     with new_directory(directory, force=force) as temporary:
         with task(f"restoring {checkpoint.path.name}"):
             model = load_model(checkpoint)
-        metadata = _metadata(checkpoint, model, geometry, graph, warnings)
+        metadata = _metadata(pruning.checkpoint, model, geometry, graph, cache, warnings)
         ports = expected_ports(metadata)
         with task("running NeMo on the parity inputs"):
-            recordings = parity.record(model, geometry, metadata, ports)
+            recordings = parity.record(model, geometry, metadata, ports, pruning.rows)
         from export.trace import trace  # OpenVINO and torch together
 
         constants = {}
-        for name, module in _modules(model, geometry, graph).items():
+        for name, module in _modules(model, geometry, graph, cache, pruning.rows).items():
             with task(f"exporting {name}"):
                 traced = trace(module, ports[name])
                 _save(traced, temporary / graph_file(name))
@@ -86,12 +104,15 @@ def export_checkpoint(
         with task("checking the graphs against NeMo"):
             results = {name: parity.check(name, temporary / graph_file(name), recordings[name]) for name in GRAPHS}
         _print_parity(results)
-        write_vocabulary(temporary, checkpoint.vocabulary)
-        write_metadata(temporary, metadata.model_copy(update={"parity": results, "constants": constants}))
+        write_vocabulary(temporary, pruning.checkpoint.vocabulary)
+        facts = {"parity": results, "constants": constants, "vocabulary": pruning.record}
+        write_metadata(temporary, metadata.model_copy(update=facts))
     return Bundle.open(directory)
 
 
-def _modules(model: EncDecRNNTBPEModel, geometry: Geometry, graph: str) -> dict[str, nn.Module]:
+def _modules(
+    model: EncDecRNNTBPEModel, geometry: Geometry, graph: str, cache: str, rows: Sequence[int] | None
+) -> dict[str, nn.Module]:
     from export.graphs.encoder_fused import FusedEncoderStep
     from export.graphs.encoder_nemo import NemoEncoderStep
     from export.graphs.preprocessor import LogMel, NemoMel
@@ -101,9 +122,9 @@ def _modules(model: EncDecRNNTBPEModel, geometry: Geometry, graph: str) -> dict[
     featurizer = model.preprocessor.featurizer
     return {
         "preprocessor": LogMel(featurizer) if fused else NemoMel(featurizer),
-        "encoder": FusedEncoderStep(model, geometry) if fused else NemoEncoderStep(model, geometry),
-        "decoder": DecoderStep(model),
-        "joint": JointStep(model),
+        "encoder": FusedEncoderStep(model, geometry, cache) if fused else NemoEncoderStep(model, geometry),
+        "decoder": DecoderStep(model, rows),
+        "joint": JointStep(model, rows),
     }
 
 
@@ -114,7 +135,12 @@ def _save(model: Any, path: Path) -> None:
 
 
 def _metadata(
-    checkpoint: Checkpoint, model: EncDecRNNTBPEModel, geometry: Geometry, graph: str, warnings: list[str]
+    checkpoint: Checkpoint,
+    model: EncDecRNNTBPEModel,
+    geometry: Geometry,
+    graph: str,
+    cache: str,
+    warnings: list[str],
 ) -> Metadata:
     layers, dim = len(model.encoder.layers), int(model.encoder.d_model)
     return Metadata(
@@ -132,13 +158,15 @@ def _metadata(
         decoder_layers=int(model.decoder.pred_rnn_layers),
         encoder_dim=dim,
         att_context_size=geometry.att_context_size,
-        cache_channel_shape=[1, layers, geometry.left_context, dim],
+        cache_channel_shape=[1, layers, geometry.left_context, 2 * dim if cache == "kv" else dim],
         cache_time_shape=[1, layers, dim, int(model.encoder.conv_context_size[0])],
         lang_tag_token_ids=checkpoint.language_tag_ids,
         num_prompts=checkpoint.num_prompts,
         default_prompt_id=checkpoint.default_prompt_id,
         prompt_dictionary=checkpoint.prompts,
         graph=graph,
+        profile=profile_name(checkpoint, geometry.lookahead, geometry.chunk_ms, cache),
+        cache=cache,
         lookahead=geometry.lookahead,
         chunk_ms=geometry.chunk_ms,
         chunk_samples=geometry.chunk_samples,

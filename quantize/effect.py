@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from export.constants import constants, elements, stored_type
 from export.errors import ParityError, UserError
-from quantize.recipe import GraphRecipe, IgnoredScope
+from quantize.modes import INTEGER_8
+from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
+from quantize.recurrent import LSTM_WEIGHTS
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -17,10 +20,10 @@ SCALAR_ELEMENTS = 16
 """Constants up to this size are scales, axes and limits of formulas; OpenVINO may keep them in f32."""
 
 _HALF_SUFFIX = "_compressed"  # what save_model appends to the name of a constant that it stores in f16
-_INTEGER_WEIGHTS = frozenset({"i8", "u8", "i4", "u4"})
-_FLOATS = frozenset({"f32", "f64"})
-_WEIGHT_INPUT = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)}
-_STORAGE = frozenset({"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "FakeConvert"})
+_WIDE = frozenset({"f32", "f64"})
+_PLAIN = _WIDE | {"f16", "bf16"}
+_WEIGHT_INPUT = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)} | LSTM_WEIGHTS
+_STORAGE = frozenset({"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "FakeConvert", "FakeQuantize"})
 
 
 @dataclass(frozen=True)
@@ -33,43 +36,54 @@ class Weight:
     type: str
     elements: int
 
+    @property
+    def compressed(self) -> bool:
+        """Whether it is stored as anything but plain floating point."""
+        return self.type not in _PLAIN
+
 
 def weights(model: ov.Model) -> list[Weight]:
-    """Weights of matrix products, convolutions and embeddings, scalars left out."""
+    """Weights of matrix products, convolutions, embeddings and LSTMs, scalars and tables of integers left out."""
     found = []
     for node in model.get_ops():
         for index in _WEIGHT_INPUT.get(node.get_type_name(), ()):
             constant = _stored(node.input_value(index).get_node())
-            if constant is not None and elements(constant) > SCALAR_ELEMENTS:
+            if constant is not None and elements(constant) > SCALAR_ELEMENTS and stored_type(constant) not in _INDICES:
                 names = (constant.get_friendly_name().removesuffix(_HALF_SUFFIX), node.get_friendly_name())
                 found.append(Weight(*names, node.get_type_name(), stored_type(constant), elements(constant)))
     return found
 
 
+_INDICES = frozenset({"i64", "i32", "boolean"})
+
+
 def is_ignored(weight: Weight, scope: IgnoredScope) -> bool:
     """Whether a scope excludes a weight: by its own name or by its operation's name or type."""
-    names = (weight.name, weight.operation)
-    return (
-        any(name in scope.names for name in names)
-        or any(re.match(pattern, name) for pattern in scope.patterns for name in names)
-        or weight.operation_type in scope.types
-    )
+    return _matches(scope, (weight.name, weight.operation), weight.operation_type)
 
 
-def check_scope(model: ov.Model, scope: IgnoredScope, where: str) -> None:
-    """Check that every rule of a scope excludes some weight.
+def check_scope(model: ov.Model, part: WeightCompression | Quantization, where: str) -> None:
+    """Check that each rule of a scope that must match excludes a weight, or an operation where those are quantized.
 
     Raises:
         UserError: a rule matches nothing, so that the recipe does not fit the graph.
     """
-    found = weights(model)
+    if isinstance(part, WeightCompression):
+        what = "weight"
+        found = [((weight.name, weight.operation), weight.operation_type) for weight in weights(model)]
+    else:
+        what = "operation"
+        found = [((node.get_friendly_name(), ""), node.get_type_name()) for node in model.get_ops()]
+    scope = part.ignored_scope
+    if not scope.must_match:
+        return
     rules = [("name", IgnoredScope(names=(rule,)), rule) for rule in scope.names]
     rules += [("pattern", IgnoredScope(patterns=(rule,)), rule) for rule in scope.patterns]
     rules += [("type", IgnoredScope(types=(rule,)), rule) for rule in scope.types]
     for kind, single, rule in rules:
-        if not any(is_ignored(weight, single) for weight in found):
+        if not any(_matches(single, names, operation) for names, operation in found):
             raise UserError(
-                f"{where}: ignored_scope {kind} {rule!r} matches no weight of this graph; "
+                f"{where}: ignored_scope {kind} {rule!r} matches no {what} of this graph; "
                 "correct the rule or leave it out"
             )
 
@@ -77,38 +91,132 @@ def check_scope(model: ov.Model, scope: IgnoredScope, where: str) -> None:
 def check_effect(model: ov.Model, part: GraphRecipe, where: str) -> None:
     """Check that a graph holds what its recipe asks for.
 
-    Half precision leaves no larger f32 constant. INT8 compresses the weights of every matrix product outside the
-    ignored scope and none inside it, and those are in half precision.
+    Half precision leaves no larger f32 constant (with quantization: no f32 weight). Every compression stores some
+    weights in its type; every matrix product outside all ignored scopes is stored in a type that the recipe allows
+    for it, and nothing inside them is compressed. A ratio is a real mixture. Quantization also has quantized
+    activations.
 
     Raises:
         ParityError: the recipe did nothing, or not everything, or too much.
     """
-    if part.precision == "f16":
-        wide = [node for node in constants(model) if stored_type(node) in _FLOATS and elements(node) > SCALAR_ELEMENTS]
-        if wide:
-            raise ParityError(
-                f"{where}: {len(wide)} constants are still f32, the first {wide[0].get_friendly_name()} of "
-                f"{elements(wide[0])} elements; convert the graph to half precision first"
-            )
-    if part.compression is None:
-        return
     found = weights(model)
-    scope = part.compression.ignored_scope
-    if not any(weight.type in _INTEGER_WEIGHTS for weight in found):
-        raise ParityError(f"{where}: mode {part.compression.mode} left the graph without any integer weight")
-    missed, excess = [], []
+    if part.precision == "f16":
+        _check_half(model, found, part, where)
+    for step in part.compression:
+        _check_step(found, step, where)
+    if part.quantization is not None and not any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
+        raise ParityError(f"{where}: quantization left the graph without any quantized activation")
+    if part.lstm_mode is not None and not any(_is_lstm(weight) and weight.compressed for weight in found):
+        raise ParityError(f"{where}: lstm_mode {part.lstm_mode} left the graph without any integer LSTM weight")
+    if part.changes_weights:
+        _check_each(found, part, where)
+
+
+def check_runtime_options(model: ov.Model, part: GraphRecipe, where: str) -> None:
+    """Check that a graph carries its run-time options.
+
+    Raises:
+        ParityError: one is missing or has another value.
+    """
+    for key, value in part.runtime_options.items():
+        path = ["runtime_options", key]
+        if not model.has_rt_info(path) or model.get_rt_info(path).astype(str) != str(value):
+            raise ParityError(f"{where}: the graph does not carry runtime option {key} {value}")
+
+
+def _check_half(model: ov.Model, found: list[Weight], part: GraphRecipe, where: str) -> None:
+    """Quantization adds scales and ranges of activations in f32: there only weights count."""
+    if part.quantization is not None:
+        wide = [(weight.name, weight.elements) for weight in found if weight.type in _WIDE]
+    else:
+        plain = [node for node in constants(model) if stored_type(node) in _WIDE]
+        wide = [(node.get_friendly_name(), elements(node)) for node in plain if elements(node) > SCALAR_ELEMENTS]
+    if wide:
+        raise ParityError(
+            f"{where}: {len(wide)} constants are still f32, the first {wide[0][0]} of {wide[0][1]} elements; "
+            "convert the graph to half precision first"
+        )
+
+
+def _check_step(found: list[Weight], step: WeightCompression, where: str) -> None:
+    products = [weight for weight in found if weight.operation_type == "MatMul"]
+    eligible = [weight for weight in found if not is_ignored(weight, step.ignored_scope)]
+    if not any(weight.type == step.kind.stored for weight in eligible):
+        raise ParityError(f"{where}: mode {step.mode} left the graph without any {step.kind.stored} weight")
+    if step.ratio not in (None, 1.0):
+        total = _elements(products)
+        share = _elements(weight for weight in products if weight.type == step.kind.stored) / total
+        if share > step.ratio:
+            raise ParityError(
+                f"{where}: mode {step.mode} took {share:.3f} of the products' weights where ratio is {step.ratio:g}"
+            )
+
+
+def _check_each(found: list[Weight], part: GraphRecipe, where: str) -> None:
+    missed, excess, other = [], [], []
     for weight in found:
-        compressed, ignored = weight.type in _INTEGER_WEIGHTS, is_ignored(weight, scope)
-        if ignored and compressed:
+        allowed = _allowed(weight, part)
+        if not weight.compressed:
+            if weight.operation_type == "MatMul" and not allowed & _PLAIN:
+                missed.append(weight)
+        elif allowed <= _PLAIN:
             excess.append(weight)
-        if weight.operation_type == "MatMul" and not ignored and not compressed:
-            missed.append(weight)
-    for group, what in ((missed, "are not compressed"), (excess, "are compressed though the recipe ignores them")):
+        elif weight.type not in allowed:
+            other.append(weight)
+    for group, what in (
+        (missed, "are not compressed"),
+        (excess, "are compressed though the recipe ignores them"),
+        (other, "are stored in a type that the recipe does not name"),
+    ):
         if group:
             raise ParityError(
                 f"{where}: {len(group)} weights {what}, the first {group[0].name} "
                 f"({group[0].type}, {group[0].elements} elements)"
             )
+
+
+def _allowed(weight: Weight, part: GraphRecipe) -> set[str]:
+    """Element types that a recipe lets a weight be stored in."""
+    if _is_lstm(weight):
+        return {"i8"} if part.lstm_mode else set(_PLAIN)
+    if part.quantization is not None:
+        return set(_PLAIN) if is_ignored(weight, part.quantization.ignored_scope) else {"i8", "u8"}
+    allowed: set[str] = set()
+    for step in part.compression:
+        if is_ignored(weight, step.ignored_scope):
+            continue
+        allowed.add(step.kind.stored)
+        if _takes_all(weight, step):
+            return allowed
+        if step.backup is not None:
+            allowed.add(step.backup.stored)
+            if step.group_size_fallback_mode != "ignore":
+                return allowed
+    return allowed | _PLAIN
+
+
+def _takes_all(weight: Weight, step: WeightCompression) -> bool:
+    """Whether a step leaves no weight of this kind to its backup or to later steps."""
+    if step.mode in INTEGER_8:
+        return True
+    every_layer = step.all_layers is True and step.ratio in (None, 1.0)
+    return weight.operation_type == "MatMul" and every_layer and step.group_size_fallback_mode in (None, "error")
+
+
+def _is_lstm(weight: Weight) -> bool:
+    return weight.operation_type in LSTM_WEIGHTS
+
+
+def _matches(scope: IgnoredScope, names: tuple[str, str], operation_type: str) -> bool:
+    return (
+        any(name in scope.names for name in names)
+        or any(re.match(pattern, name) for pattern in scope.patterns for name in names)
+        or operation_type in scope.types
+    )
+
+
+def _elements(found: Iterable[Weight]) -> int:
+    return sum(weight.elements for weight in found)
 
 
 def _stored(node: Any) -> Any | None:

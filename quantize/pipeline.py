@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.bundle import (
-    GRAPHS,
     VOCABULARY,
     Bundle,
     Metadata,
@@ -22,39 +21,56 @@ from export.bundle import (
 from export.constants import Counts, count_constants
 from export.errors import ParityError, UserError
 from export.progress import task
-from quantize.compression import compress
-from quantize.effect import check_effect, check_scope
+from quantize.compression import Samples, compress, quantize
+from quantize.effect import check_effect, check_runtime_options, check_scope
+from quantize.recipe import GraphRecipe
+from quantize.recurrent import compress_lstm
 
 if TYPE_CHECKING:
     import openvino as ov
 
-    from quantize.recipe import GraphRecipe, Recipe, WeightCompression
+    from quantize.calibration import CalibrationData
+    from quantize.recipe import Recipe
 
 
-def quantize_bundle(source: Bundle, directory: Path, recipe: Recipe, *, force: bool = False) -> Bundle:
+def quantize_bundle(
+    source: Bundle,
+    directory: Path,
+    recipe: Recipe,
+    *,
+    calibration: CalibrationData | None = None,
+    runtime_options: bool = True,
+    force: bool = False,
+) -> Bundle:
     """Apply a recipe to an FP32 folder.
 
     Args:
         source: the FP32 folder; never changed.
         directory: the new folder; appears only when complete.
         recipe: what to do with each graph.
+        calibration: real inputs of the graphs; read only where the recipe needs them.
+        runtime_options: write the recipe's run-time options into the graphs.
         force: replace an existing folder.
 
     Raises:
-        UserError: the source is not FP32, the recipe does not fit its graphs, or ``directory`` is taken.
+        UserError: the source is not FP32, the recipe does not fit its graphs, calibration data are missing or of
+            another folder, or ``directory`` is taken.
         ParityError: a graph does not hold afterwards what the recipe asks for, or its ports changed.
     """
     _check_source(source, directory)
+    _check_calibration(source, recipe, calibration)
     refuse_existing(directory, force=force)
+    recipe = recipe if runtime_options else recipe.without_runtime_options()
     constants: dict[str, Counts] = {}
     with new_directory(directory, force=force) as temporary:
-        for graph in GRAPHS:
+        for graph, part in recipe.graphs.items():
             with task(f"recipe {recipe.name}: {graph}"):
                 where = f"recipe {recipe.name}: {source.graph_path(graph)}"
+                samples = Samples(calibration, graph) if calibration else None
                 target = temporary / graph_file(graph)
-                constants[graph] = _quantize_graph(source.graph_path(graph), target, recipe.graph(graph), where)
+                constants[graph] = _quantize_graph(source.graph_path(graph), target, part, where, samples)
         shutil.copyfile(source.path / VOCABULARY, temporary / VOCABULARY)
-        write_metadata(temporary, _metadata(source, recipe, constants))
+        write_metadata(temporary, _metadata(source, recipe, constants, calibration))
     return Bundle.open(directory)
 
 
@@ -66,13 +82,31 @@ def _check_source(source: Bundle, directory: Path) -> None:
         raise UserError(f"{directory}: is the source folder itself; choose another folder")
 
 
-def _metadata(source: Bundle, recipe: Recipe, constants: dict[str, Counts]) -> Metadata:
+def _check_calibration(source: Bundle, recipe: Recipe, calibration: CalibrationData | None) -> None:
+    needing = [graph for graph, part in recipe.graphs.items() if part.needs_calibration]
+    if not needing:
+        return
+    if calibration is None:
+        raise UserError(
+            f"recipe {recipe.name}: needs calibration data; add --calibration DIR, made by "
+            f"`nemotron-ov calibrate {source.path} DIR`"
+        )
+    calibration.check_fits(source)
+    for graph in needing:
+        if calibration.size(graph) == 0:
+            raise UserError(f"{calibration.path}: holds no samples of the {graph}, which recipe {recipe.name} needs")
+
+
+def _metadata(
+    source: Bundle, recipe: Recipe, constants: dict[str, Counts], calibration: CalibrationData | None
+) -> Metadata:
     """The source's facts with this recipe's; the graphs' parity against PyTorch stays with the FP32 folder."""
     old = source.metadata
+    used = {"calibration_sha256": calibration.sha256} if calibration and recipe.needs_calibration else {}
     return old.model_copy(
         update={
             "precision": recipe.precision,
-            "recipe": recipe.as_metadata(),
+            "recipe": recipe.as_metadata() | used,
             "constants": constants,
             "tools": old.tools | {name: version(name) for name in ("openvino", "nncf", "nemotron-ov")},
             "parity": {},
@@ -81,33 +115,26 @@ def _metadata(source: Bundle, recipe: Recipe, constants: dict[str, Counts]) -> M
     )
 
 
-def _quantize_graph(source: Path, target: Path, part: GraphRecipe, where: str) -> Counts:
+def _quantize_graph(source: Path, target: Path, part: GraphRecipe, where: str, samples: Samples | None) -> Counts:
     """Write one graph, read it back and check it; the memory of all of it is free again at the end."""
     import openvino as ov
 
     core = ov.Core()
-    if part.precision == "f32":
+    if part == GraphRecipe(precision="f32"):
         for suffix in (".xml", ".bin"):
             shutil.copyfile(source.with_suffix(suffix), target.with_suffix(suffix))
-    elif part.compression is None:
-        _save_half(core, source, target)
     else:
-        _save_compressed(core, source, target, part.compression, where)
+        _save(core, source, target, part, where, samples)
     gc.collect()
     result = core.read_model(target)
     check_ports(core.read_model(source), result, where)
     check_effect(result, part, where)
+    check_runtime_options(result, part, where)
     return count_constants(result)
 
 
-def _save_half(core: ov.Core, source: Path, target: Path) -> None:
-    import openvino as ov
-
-    ov.save_model(core.read_model(source), target, compress_to_fp16=True)
-
-
-def _save_compressed(core: ov.Core, source: Path, target: Path, compression: WeightCompression, where: str) -> None:
-    """Compress weights in a half-precision copy of the graph.
+def _save(core: ov.Core, source: Path, target: Path, part: GraphRecipe, where: str, samples: Samples | None) -> None:
+    """Write a graph by its recipe, weights changed in a half-precision copy.
 
     ``save_model`` converts nothing any more once a graph holds compressed weights, so that everything the recipe
     ignores would stay f32.
@@ -115,13 +142,29 @@ def _save_compressed(core: ov.Core, source: Path, target: Path, compression: Wei
     import openvino as ov
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        half = Path(folder) / source.name
-        _save_half(core, source, half)
-        gc.collect()
-        model = core.read_model(half)
-        check_scope(model, compression.ignored_scope, where)
-        ov.save_model(compress(model, compression, where), target, compress_to_fp16=True)
+        model = core.read_model(source)
+        if part.changes_weights:
+            half = Path(folder) / source.name
+            ov.save_model(model, half, compress_to_fp16=True)
+            del model
+            gc.collect()
+            model = _with_changed_weights(core.read_model(half), part, where, samples)
+        for key, value in part.runtime_options.items():
+            model.set_rt_info(str(value), ["runtime_options", key])
+        ov.save_model(model, target, compress_to_fp16=part.precision == "f16")
         del model
+
+
+def _with_changed_weights(model: ov.Model, part: GraphRecipe, where: str, samples: Samples | None) -> ov.Model:
+    for step in part.compression:
+        check_scope(model, step, where)
+        model = compress(model, step, where, samples)
+    if part.quantization is not None and samples is not None:
+        check_scope(model, part.quantization, where)
+        model = quantize(model, part.quantization, where, samples)
+    if part.lstm_mode is not None:
+        compress_lstm(model)
+    return model
 
 
 def check_ports(before: ov.Model, after: ov.Model, where: str) -> None:

@@ -1,8 +1,8 @@
-"""What a recipe can say: precision and weight compression of each graph, and how much it may cost.
+"""What a recipe can say: precision, compression, quantization and run-time options of each graph, and its limits.
 
-Field names below :class:`WeightCompression` are those of ``nncf.compress_weights``. A contradiction fails when the
-object is made, with the rule and the remedy; nothing is corrected silently. Importing this module is cheap: neither
-NNCF nor OpenVINO is loaded.
+Field names of :class:`WeightCompression` are those of ``nncf.compress_weights``, of :class:`Quantization` those of
+``nncf.quantize``. A contradiction fails when the object is made, with the rule and the remedy; nothing is corrected
+silently. Importing this module is cheap: neither NNCF nor OpenVINO is loaded.
 """
 
 from __future__ import annotations
@@ -10,33 +10,57 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictInt,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from export.bundle import GRAPHS
+from quantize.modes import INTEGER_8, MODES, BackupMode, CompressionMode, Mode
 
-CompressionMode = Literal["int8_sym", "int8_asym", "int4_sym", "int4_asym"]
-BackupMode = Literal["none", "int8_sym", "int8_asym"]
 Precision = Literal["f32", "f16"]
+SensitivityMetric = Literal[
+    "weight_quantization_error",
+    "hessian_input_activation",
+    "mean_activation_variance",
+    "max_activation_variance",
+    "mean_activation_magnitude",
+]
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_DATA_AWARE = ("awq", "scale_estimation", "gptq", "lora_correction")
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def _given(self, *names: str) -> list[str]:
+        """Which of these fields are set to something."""
+        return [name for name in names if getattr(self, name) not in (None, False)]
+
 
 class IgnoredScope(_Frozen):
-    """Nodes whose weights stay in the graph's precision; every rule must match something in the graph.
+    """Nodes that stay in the graph's precision.
 
     ``names`` are those of operations. ``patterns`` are matched from the start of an operation's or a constant's name,
-    as ``re.match`` does, so most begin with ``.*``. ``types`` are OpenVINO's operation types.
+    as ``re.match`` does, so most begin with ``.*``. ``types`` are OpenVINO's operation types. Every rule must match
+    something in the graph, unless ``must_match`` (NNCF's ``validate``) is false.
     """
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    must_match: bool = True
 
     @field_validator("patterns")
     @classmethod
@@ -58,55 +82,206 @@ class WeightCompression(_Frozen):
     """Arguments of ``nncf.compress_weights``; None leaves NNCF's default."""
 
     mode: CompressionMode
-    group_size: int | None = None
-    ratio: float | None = Field(default=None, ge=0.0, le=1.0)
+    group_size: StrictInt | None = None
+    ratio: float | None = Field(default=None, gt=0.0, le=1.0)
     all_layers: bool | None = None
     backup_mode: BackupMode | None = None
+    group_size_fallback_mode: Literal["error", "ignore", "adjust"] | None = None
+    sensitivity_metric: SensitivityMetric | None = None
+    awq: bool | None = None
+    scale_estimation: bool | None = None
+    gptq: bool | None = None
+    lora_correction: bool | None = None
+    subset_size: StrictInt | None = Field(default=None, ge=1)
     ignored_scope: IgnoredScope = IgnoredScope()
 
     @model_validator(mode="after")
     def _consistent(self) -> WeightCompression:
-        if self.mode.startswith("int8"):
-            given = [name for name in ("group_size", "ratio", "all_layers", "backup_mode") if self._given(name)]
-            if given:
-                raise ValueError(
-                    f"mode {self.mode} compresses every layer per channel and takes no {', '.join(given)}; "
-                    "leave them out or choose an int4 mode"
-                )
-        if self.group_size is not None and self.group_size != -1 and self.group_size < 1:
-            raise ValueError(
-                f"group_size {self.group_size}: use a positive number of weights, or -1 for a whole channel"
+        for problem in (self._int8_problem(), self._group_size_problem(), self._mixing_problem(), self._data_problem()):
+            if problem:
+                raise ValueError(problem)
+        return self
+
+    def _int8_problem(self) -> str | None:
+        takes = {"mode", "ignored_scope"}
+        given = [name for name in type(self).model_fields if name not in takes and getattr(self, name) is not None]
+        if self.mode in INTEGER_8 and given:
+            return (
+                f"mode {self.mode} compresses every layer per channel without data and takes no {', '.join(given)}; "
+                "leave them out or choose an int4 mode"
             )
-        if self.backup_mode is not None and self.all_layers and self.ratio in (None, 1.0):
+        return None
+
+    def _group_size_problem(self) -> str | None:
+        size, only = self.group_size, self.kind.group_size
+        if size is not None and size != -1 and size < 1:
+            return f"group_size {size}: use a positive number of weights, or -1 for a whole channel"
+        if size is not None and only is not None and size != only:
+            return f"mode {self.mode} knows groups of {only} only, not group_size {size}; leave group_size out"
+        if only is not None and self.group_size_fallback_mode == "adjust":
+            return f"mode {self.mode} knows groups of {only} only; set group_size_fallback_mode to ignore"
+        return None
+
+    def _mixing_problem(self) -> str | None:
+        if self.sensitivity_metric is not None and self.ratio in (None, 1.0):
+            return (
+                f"sensitivity_metric {self.sensitivity_metric} chooses the layers that a ratio below 1 leaves out; "
+                "set ratio, or leave sensitivity_metric out"
+            )
+        if self.group_size_fallback_mode is not None and self.group_size == -1:
+            return "group_size_fallback_mode has nothing to do with whole channels; leave it or group_size -1 out"
+        return None
+
+    def _data_problem(self) -> str | None:
+        asked = self._given(*_DATA_AWARE)
+        if asked and not self.kind.data_aware:
+            return f"mode {self.mode} takes no {', '.join(asked)}; leave them out or choose int4_sym, int4_asym or nf4"
+        if self.gptq and self.lora_correction:
+            return "gptq and lora_correction exclude each other; choose one"
+        if self.subset_size is not None and not self.needs_calibration:
+            return (
+                f"subset_size {self.subset_size} counts calibration samples, and this compression uses none; leave it "
+                "out, or set awq, scale_estimation, gptq, lora_correction or a sensitivity_metric of activations"
+            )
+        return None
+
+    @property
+    def kind(self) -> Mode:
+        """How the mode stores weights."""
+        return MODES[self.mode]
+
+    @property
+    def backup(self) -> Mode | None:
+        """How weights are stored that the mode leaves to its backup; None keeps them."""
+        mode = self.backup_mode or self.kind.default_backup
+        return None if mode == "none" else MODES[mode]
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether NNCF must see activations."""
+        return bool(self._given(*_DATA_AWARE)) or self.sensitivity_metric not in (None, "weight_quantization_error")
+
+
+class SmoothQuantAlphas(_Frozen):
+    """How much of an activation's range moves into the weights, 0 to 1; −1 switches smoothing off."""
+
+    convolution: float | None = None
+    matmul: float | None = None
+
+    @field_validator("convolution", "matmul")
+    @classmethod
+    def _in_range(cls, alpha: float | None) -> float | None:
+        if alpha is not None and alpha != -1 and not 0 <= alpha <= 1:
+            raise ValueError(f"SmoothQuant alpha {alpha:g}: use 0 to 1, or -1 to switch smoothing off")
+        return alpha
+
+
+class Quantization(_Frozen):
+    """Arguments of ``nncf.quantize``, weights and activations in INT8; None leaves NNCF's default.
+
+    ``smooth_quant_alphas`` and ``overflow_fix`` are those of ``nncf.AdvancedQuantizationParameters``. Calibration data
+    are always needed.
+    """
+
+    preset: Literal["performance", "mixed"] | None = None
+    model_type: Literal["transformer"] | None = None
+    smooth_quant_alphas: SmoothQuantAlphas | None = None
+    overflow_fix: Literal["enable", "first_layer_only", "disable"] | None = None
+    fast_bias_correction: bool | None = None
+    subset_size: StrictInt | None = Field(default=None, ge=1)
+    ignored_scope: IgnoredScope = IgnoredScope()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Quantization:
+        if self.smooth_quant_alphas is not None and self.model_type is None:
             raise ValueError(
-                f"backup_mode {self.backup_mode} has no layer to apply to with all_layers and ratio 1; "
-                "leave it out, or lower ratio"
+                "smooth_quant_alphas act on transformers only; set model_type to transformer, or leave them out"
             )
         return self
 
-    def _given(self, name: str) -> bool:
-        return getattr(self, name) is not None
 
-    @property
-    def bits(self) -> int:
-        """Bits of a compressed weight."""
-        return int(self.mode[3])
+def _check_runtime_options(options: object) -> object:
+    """Only what plugins read from a graph, see :data:`RUNTIME_OPTIONS`."""
+    for key, value in options.items() if isinstance(options, Mapping) else ():
+        if key not in RUNTIME_OPTIONS:
+            raise ValueError(
+                f"runtime option {key}: OpenVINO does not read it from a graph; set it where the graph is compiled, "
+                f"or choose {', '.join(RUNTIME_OPTIONS)}"
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"runtime option {key} {value!r}: {RUNTIME_OPTIONS[key]}")
+    return options
+
+
+RUNTIME_OPTIONS = {
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "use the number of activations that share a scale, or 0 for none",
+}
+"""Run-time options that a graph can carry, and what their values mean.
+
+OpenVINO 2026.4's CPU plugin reads this one (and those of caches that this model has not) from a graph's ``rt_info``
+and ignores all others there, inference precision and threads among them.
+"""
+
+
+def _as_steps(value: object) -> object:
+    """One table is one step."""
+    return (value,) if isinstance(value, Mapping | WeightCompression) else value or ()
 
 
 class GraphRecipe(_Frozen):
-    """One graph: the precision of its floating-point constants, and the compression of its weights."""
+    """One graph.
+
+    Attributes:
+        precision: of its floating-point constants.
+        compression: compressions of its weights, in order; each takes what those before it left in ``precision``. One
+            table is as good as a list of one.
+        quantization: of weights and activations.
+        lstm_mode: storage of LSTM weights, which NNCF never touches: symmetric per gate row. The CPU plugin unfolds
+            them to f32 at compile, as it does f16: the folder is smaller, memory and time are the same.
+        runtime_options: OpenVINO properties that travel in the graph, see :data:`RUNTIME_OPTIONS`; what a client
+            sets itself wins.
+    """
 
     precision: Precision = "f16"
-    compression: WeightCompression | None = None
+    compression: Annotated[tuple[WeightCompression, ...], BeforeValidator(_as_steps)] = ()
+    quantization: Quantization | None = None
+    lstm_mode: Literal["int8_sym"] | None = None
+    runtime_options: Annotated[dict[str, int], BeforeValidator(_check_runtime_options)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> GraphRecipe:
-        if self.compression is not None and self.precision == "f32":
+        if self.compression and self.quantization:
             raise ValueError(
-                f"mode {self.compression.mode} keeps its scales and the weights it leaves out in f16; "
+                "compression and quantization both decide how the same weights are stored; leave one of them out"
+            )
+        if self.changes_weights and self.precision == "f32":
+            what = f"mode {self.compression[0].mode}" if self.compression else "quantization of weights"
+            raise ValueError(
+                f"{what} keeps its scales and the weights it leaves out in f16; "
                 "set precision to f16, or drop the compression"
             )
         return self
+
+    @field_serializer("compression", mode="wrap")
+    def _one_step_is_a_table(self, steps: tuple[WeightCompression, ...], dump: SerializerFunctionWrapHandler) -> Any:
+        dumped = dump(steps)
+        return dumped[0] if len(dumped) == 1 else dumped
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether anything but precision and run-time options changes."""
+        return bool(self.compression) or self.quantization is not None or self.lstm_mode is not None
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it can only be applied with calibration data."""
+        return self.quantization is not None or any(step.needs_calibration for step in self.compression)
+
+    @property
+    def kinds(self) -> list[Mode]:
+        """How its weights are stored, apart from plain precision."""
+        integer = self.quantization is not None or self.lstm_mode is not None
+        return [step.kind for step in self.compression] + ([MODES["int8_sym"]] if integer else [])
 
 
 class Tolerance(_Frozen):
@@ -135,11 +310,11 @@ class Recipe(_Frozen):
     name: str
     version: int = Field(ge=1)
     description: str
+    tolerance: Tolerance
     preprocessor: GraphRecipe
     encoder: GraphRecipe
     decoder: GraphRecipe
     joint: GraphRecipe
-    tolerance: Tolerance
 
     @field_validator("name")
     @classmethod
@@ -160,18 +335,42 @@ class Recipe(_Frozen):
 
     @property
     def precision(self) -> str:
-        """``FP32``, ``FP16``, ``INT8`` or ``INT4``: the label in a bundle's metadata, that of its smallest weights."""
-        bits = [part.compression.bits for part in self.graphs.values() if part.compression]
-        if bits:
-            return f"INT{min(bits)}"
+        """``FP32``, ``FP16``, ``INT8``, ``INT4``, ``NF4``, …: a bundle's label, that of its smallest weights."""
+        kinds = [kind for part in self.graphs.values() for kind in part.kinds]
+        if kinds:
+            return min(kinds, key=lambda kind: kind.bits).label
         return "FP32" if all(part.precision == "f32" for part in self.graphs.values()) else "FP16"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it can only be applied with calibration data."""
+        return any(part.needs_calibration for part in self.graphs.values())
+
+    def without_runtime_options(self) -> Recipe:
+        """The same recipe with nothing written into the graphs for plugins to read."""
+        parts = {name: part.model_copy(update={"runtime_options": {}}) for name, part in self.graphs.items()}
+        return self.model_copy(update=parts)
 
     @property
     def hash(self) -> str:
         """SHA-256 of everything but the description; fields that are not set do not enter it."""
-        content = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
+        dumped = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
+        content = {field: _pruned(value) for field, value in dumped.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+    def as_table(self) -> dict[str, Any]:
+        """Every field that is set, as nested tables; what a file holds."""
+        table: dict[str, Any] = _pruned(self.model_dump(mode="json"))
+        return table
 
     def as_metadata(self) -> dict[str, Any]:
         """What travels in a bundle's ``metadata.json``: every field that is set, and the hash."""
-        return {**self.model_dump(mode="json", exclude_none=True), "hash": self.hash}
+        return {**self.as_table(), "hash": self.hash}
+
+
+def _pruned(value: Any) -> Any:
+    """Without fields that are None, empty or an empty table."""
+    if isinstance(value, dict):
+        pruned = {name: _pruned(item) for name, item in value.items()}
+        return {name: item for name, item in pruned.items() if item is not None and item not in ({}, [])}
+    return [_pruned(item) for item in value] if isinstance(value, list) else value

@@ -66,25 +66,18 @@ def test_frames_are_those_the_encoder_makes(batches: list[Batch]) -> None:
 
 
 def test_client_windows_carry_the_frames_before(batches: list[Batch]) -> None:
-    kinds = set()
-    for batch in (batch for batch in batches if batch.windows_per_utterance > 1):
+    chunked = [batch for batch in batches if batch.windows_per_utterance > 1]
+    assert chunked
+    for batch in chunked:
         assert batch.dropped == DROPPED_FRAMES
         windows = batch.windows.view(-1, batch.windows_per_utterance, CARRY_FRAMES + CHUNK_FRAMES, MEL_BINS)
-        assert not windows[:, 0, :CARRY_FRAMES].any()
-        carried, before = windows[:, 1:, :CARRY_FRAMES].amax(-1), windows[:, :-1, -CARRY_FRAMES:].amax(-1)
-        if torch.equal(carried, before):
-            kinds.add("exact")
-        else:
-            torch.testing.assert_close(carried[..., :-1], before[..., 1:])
-            assert not carried[..., -1].any()
-            kinds.add("shifted")
-    assert kinds == {"exact", "shifted"}
+        torch.testing.assert_close(windows[:, 1:, :CARRY_FRAMES], windows[:, :-1, -CARRY_FRAMES:])
 
 
-def test_streams_start_in_all_ways(batches: list[Batch]) -> None:
-    plain = [batch for batch in batches if batch.windows_per_utterance == 1]
-    leads = {(int((batch.windows[0].amax(-1) == 0.0).cumprod(0).sum()), batch.dropped) for batch in plain}
-    assert {(0, 0), (CARRY_FRAMES, DROPPED_FRAMES), (16, DROPPED_FRAMES)} <= leads
+def test_no_stream_starts_with_zero_frames(batches: list[Batch]) -> None:
+    for batch in batches:
+        first = batch.windows[:: batch.windows_per_utterance]
+        assert not (first[:, 0] == 0.0).all(-1).any()
 
 
 def test_prompts_are_auto_or_the_language(batches: list[Batch]) -> None:

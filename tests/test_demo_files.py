@@ -1,10 +1,11 @@
-"""The embedded demo checkpoint and evaluation set: sizes, class, configuration, completeness."""
+"""The embedded demo checkpoint, evaluation and calibration sets: sizes, class, configuration, completeness."""
 
 import itertools
 import json
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,27 @@ import pytest
 import soundfile
 import yaml
 
-from export.demo import CHECKPOINT, MANIFEST
+from export.demo import CALIBRATION, CHECKPOINT, MANIFEST
 from scripts.demo_checkpoint.corpus import LANGUAGES, Split, split_of
 from scripts.demo_checkpoint.speech import VARIANTS
 
 MAX_BYTES = 15_000_000
+MAX_CALIBRATION_BYTES = 2_000_000
 MAX_PARAMETERS = 4_000_000
+
+
+def read(manifest: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
 def entries() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in MANIFEST.read_text(encoding="utf-8").splitlines()]
+    return read(MANIFEST)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> list[dict[str, Any]]:
+    return read(CALIBRATION)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +116,31 @@ def test_evaluation_sentences_and_voices_are_unseen(entries: list[dict[str, Any]
 def test_evaluation_voices_cover_each_language(entries: list[dict[str, Any]]) -> None:
     for language, group in itertools.groupby(entries, key=lambda entry: entry["target_lang"]):
         assert len({entry["voice"] for entry in group}) >= 4, language
+
+
+def test_calibration_set_is_complete(calibration: list[dict[str, Any]]) -> None:
+    assert Counter(entry["target_lang"] for entry in calibration) == {language.tag: 5 for language in LANGUAGES}
+    files = [CALIBRATION.parent / entry["audio_filepath"] for entry in calibration]
+    assert sorted(files) == sorted((CALIBRATION.parent / "calibration").iterdir())
+    assert sum(file.stat().st_size for file in files) <= MAX_CALIBRATION_BYTES
+    for file, entry in zip(files, calibration, strict=True):
+        info = soundfile.info(file)
+        assert (info.samplerate, info.channels, info.format, info.subtype) == (16_000, 1, "FLAC", "PCM_16")
+        assert info.frames / info.samplerate == pytest.approx(entry["duration"], abs=1e-4)
+
+
+def test_calibration_is_neither_training_nor_evaluation(
+    calibration: list[dict[str, Any]], entries: list[dict[str, Any]]
+) -> None:
+    for entry in calibration:
+        assert entry["voice"] in VARIANTS[Split.DEVELOPMENT]
+        assert any(split_of(text) is Split.DEVELOPMENT for text in prefixes(entry["text"]))
+    assert not {entry["text"] for entry in calibration} & {entry["text"] for entry in entries}
+    signals = [
+        {soundfile.read(manifest.parent / entry["audio_filepath"], dtype="int16")[0].tobytes() for entry in listed}
+        for manifest, listed in ((CALIBRATION, calibration), (MANIFEST, entries))
+    ]
+    assert not signals[0] & signals[1]
 
 
 def prefixes(text: str) -> list[str]:

@@ -22,21 +22,27 @@ from export.pipeline import export_checkpoint
 from export.trace import trace
 
 GEOMETRIES = [
-    ("fused", 0, None),
-    ("fused", 0, 80),
-    ("fused", 3, None),
-    ("fused", 3, 1120),
-    ("fused", 13, None),
-    ("nemo", 0, None),
-    ("nemo", 6, 1120),
+    ("fused", "channel", 0, None),
+    ("fused", "channel", 0, 80),
+    ("fused", "channel", 3, None),
+    ("fused", "channel", 3, 1120),
+    ("fused", "channel", 13, None),
+    ("fused", "kv", 0, 80),
+    ("fused", "kv", 3, 1120),
+    ("fused", "kv", 13, None),
+    ("nemo", "channel", 0, None),
+    ("nemo", "channel", 6, 1120),
 ]
 
 
-@pytest.mark.parametrize(("graph", "lookahead", "chunk_ms"), GEOMETRIES)
+@pytest.mark.parametrize(("graph", "cache", "lookahead", "chunk_ms"), GEOMETRIES)
 def test_encoder_step_equals_nemo(
-    small_checkpoint: Checkpoint, tmp_path: Path, graph: str, lookahead: int, chunk_ms: int | None
+    small_checkpoint: Checkpoint, tmp_path: Path, graph: str, cache: str, lookahead: int, chunk_ms: int | None
 ) -> None:
-    bundle = export_checkpoint(small_checkpoint, tmp_path / "fp32", lookahead=lookahead, chunk_ms=chunk_ms, graph=graph)
+    bundle = export_checkpoint(
+        small_checkpoint, tmp_path / "fp32", lookahead=lookahead, chunk_ms=chunk_ms, graph=graph, cache=cache
+    )
+    assert bundle.metadata.cache == cache
     assert contract_problems(bundle) == []
     for name in GRAPHS:
         outputs = bundle.metadata.parity[name]["outputs"]

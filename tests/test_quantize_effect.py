@@ -10,9 +10,11 @@ from openvino import opset13 as ops
 from export.constants import count_constants
 from export.errors import ParityError, UserError
 from quantize.compression import compress
-from quantize.effect import check_effect, check_scope, is_ignored, weights
-from quantize.recipe import GraphRecipe, IgnoredScope, WeightCompression
-from quantize.recipes import POSITIONS
+from quantize.effect import check_effect, check_runtime_options, check_scope, is_ignored, weights
+from quantize.modes import MODES
+from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
+from quantize.recipes import POSITIONS, RECIPES, SENSITIVE
+from quantize.recurrent import compress_lstm
 from tests import tiny_graphs
 
 INT8 = WeightCompression(mode="int8_sym", ignored_scope=IgnoredScope(patterns=(POSITIONS,)))
@@ -28,17 +30,17 @@ def half(model: ov.Model, folder: Path) -> ov.Model:
 def test_constants_are_counted_by_stored_type(tmp_path: Path) -> None:
     model = tiny_graphs.encoder("nemo")
     assert count_constants(model) == {
-        "f32": {"count": 4, "elements": 3 * SQUARE + TABLE, "bytes": 4 * (3 * SQUARE + TABLE)},
+        "f32": {"count": 5, "elements": 4 * SQUARE + TABLE, "bytes": 4 * (4 * SQUARE + TABLE)},
         "i64": {"count": 1, "elements": 3, "bytes": 24},
     }
     assert count_constants(half(model, tmp_path))["f16"] == {
-        "count": 4,
-        "elements": 3 * SQUARE + TABLE,
-        "bytes": 2 * (3 * SQUARE + TABLE),
+        "count": 5,
+        "elements": 4 * SQUARE + TABLE,
+        "bytes": 2 * (4 * SQUARE + TABLE),
     }
     compressed = count_constants(compress(half(model, tmp_path), INT8, "test"))
-    assert compressed["i8"] == {"count": 2, "elements": 2 * SQUARE, "bytes": 2 * SQUARE}
-    scales = 2 * tiny_graphs.WIDTH
+    assert compressed["i8"] == {"count": 3, "elements": 3 * SQUARE, "bytes": 3 * SQUARE}
+    scales = 3 * tiny_graphs.WIDTH
     assert compressed["f16"]["elements"] == SQUARE + TABLE + scales
     assert "f32" not in compressed
 
@@ -58,12 +60,13 @@ def test_position_weights_are_recognized_in_both_graphs(kind: str, tmp_path: Pat
     expected = "self.encoder.layers.0.self_attn.linear_pos." + ("weight" if kind == "nemo" else "positions")
     assert expected in {weight.name for weight in kept}
     assert {weight.type for weight in weights(model)} == {"i8", "f16"}
-    check_effect(model, GraphRecipe(compression=INT8), "test")
+    check_effect(model, GraphRecipe(compression=(INT8,)), "test")
 
 
 def test_rule_that_matches_nothing_fails() -> None:
     model = tiny_graphs.encoder("fused")
-    check_scope(model, IgnoredScope(patterns=(".*linear_q.*",), types=("MatMul",)), "test")
+    good = IgnoredScope(patterns=(".*linear_q.*",), types=("MatMul",))
+    check_scope(model, WeightCompression(mode="int8_sym", ignored_scope=good), "test")
     for scope in (
         IgnoredScope(patterns=("linear_q",)),  # patterns match from the start
         IgnoredScope(names=("linear_q",)),
@@ -71,31 +74,127 @@ def test_rule_that_matches_nothing_fails() -> None:
         IgnoredScope(patterns=(".*linear_q.*", ".*linear_k.*")),
     ):
         with pytest.raises(UserError, match="matches no weight of this graph"):
-            check_scope(model, scope, "recipe x: encoder.xml")
+            check_scope(model, WeightCompression(mode="int8_sym", ignored_scope=scope), "recipe x: encoder.xml")
+
+
+def test_quantization_may_ignore_what_has_no_weight() -> None:
+    model = tiny_graphs.encoder("fused")
+    products = IgnoredScope(patterns=(".*self_attn/.*",))
+    check_scope(model, Quantization(ignored_scope=products), "test")
+    with pytest.raises(UserError, match="matches no weight"):
+        check_scope(model, WeightCompression(mode="int8_sym", ignored_scope=products), "test")
+    with pytest.raises(UserError, match="matches no operation"):
+        check_scope(model, Quantization(ignored_scope=IgnoredScope(types=("Softmax",))), "test")
 
 
 def test_recipe_that_did_nothing_fails(tmp_path: Path) -> None:
     model = half(tiny_graphs.encoder("fused"), tmp_path)
-    with pytest.raises(ParityError, match="int8_sym left the graph without any integer weight"):
-        check_effect(model, GraphRecipe(compression=INT8), "test")
+    with pytest.raises(ParityError, match="int8_sym left the graph without any i8 weight"):
+        check_effect(model, GraphRecipe(compression=(INT8,)), "test")
 
 
 def test_recipe_that_left_a_product_out_fails(tmp_path: Path) -> None:
     less = WeightCompression(mode="int8_sym", ignored_scope=IgnoredScope(patterns=(POSITIONS, ".*linear_q.*")))
     model = compress(half(tiny_graphs.encoder("fused"), tmp_path), less, "test")
-    check_effect(model, GraphRecipe(compression=less), "test")
+    check_effect(model, GraphRecipe(compression=(less,)), "test")
     with pytest.raises(ParityError, match=r"1 weights are not compressed, the first .*linear_q"):
-        check_effect(model, GraphRecipe(compression=INT8), "test")
+        check_effect(model, GraphRecipe(compression=(INT8,)), "test")
 
 
 def test_recipe_that_did_too_much_fails(tmp_path: Path) -> None:
     model = compress(half(tiny_graphs.encoder("fused"), tmp_path), WeightCompression(mode="int8_sym"), "test")
     with pytest.raises(ParityError, match=r"compressed though the recipe ignores them, the first .*linear_pos"):
-        check_effect(model, GraphRecipe(compression=INT8), "test")
+        check_effect(model, GraphRecipe(compression=(INT8,)), "test")
 
 
 def test_ignored_weights_left_in_f32_fail() -> None:
     model = compress(tiny_graphs.encoder("nemo"), INT8, "test")
     with pytest.raises(ParityError, match="still f32"):
-        check_effect(model, GraphRecipe(compression=INT8), "test")
+        check_effect(model, GraphRecipe(compression=(INT8,)), "test")
     check_effect(tiny_graphs.encoder("nemo"), GraphRecipe(precision="f32"), "test")
+
+
+FOUR = WeightCompression(
+    mode="int4_sym",
+    group_size=32,
+    all_layers=True,
+    backup_mode="none",
+    ignored_scope=IgnoredScope(patterns=(SENSITIVE,)),
+)
+
+
+def compressed(folder: Path, *steps: WeightCompression) -> ov.Model:
+    model = half(tiny_graphs.encoder("fused"), folder)
+    for step in steps:
+        model = compress(model, step, "test")
+    return model
+
+
+def test_two_compressions_share_a_graph(tmp_path: Path) -> None:
+    types = {weight.name.split(".")[-2]: weight.type for weight in weights(compressed(tmp_path, FOUR, INT8))}
+    assert types == {"out": "i8", "linear_q": "i4", "linear1": "i4", "linear_pos": "f16"}
+    part = GraphRecipe(compression=(FOUR, INT8))
+    check_effect(compressed(tmp_path, FOUR, INT8), part, "test")
+    for missing, message in (
+        ((FOUR,), "int8_sym left the graph without any i8 weight"),
+        ((INT8,), "int4_sym left the graph without any i4 weight"),
+    ):
+        with pytest.raises(ParityError, match=message):
+            check_effect(compressed(tmp_path, *missing), part, "test")
+    with pytest.raises(ParityError, match=r"2 weights are stored in a type that the recipe does not name.*\(i4"):
+        check_effect(compressed(tmp_path, FOUR, INT8), GraphRecipe(compression=(INT8,)), "test")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_stores_what_it_says(mode: str, tmp_path: Path) -> None:
+    arguments = {} if mode.startswith("int8") else {"all_layers": True, "group_size": MODES[mode].group_size or 32}
+    scope = IgnoredScope(patterns=(POSITIONS,))
+    step = WeightCompression.model_validate({"mode": mode, "ignored_scope": scope} | arguments)
+    ov.save_model(compressed(tmp_path, step), tmp_path / "saved.xml")
+    model = ov.Core().read_model(tmp_path / "saved.xml")
+    check_effect(model, GraphRecipe(compression=(step,)), "test")
+    assert {weight.type for weight in weights(model)} == {MODES[mode].stored, "f16"}
+    with pytest.raises(ParityError, match=f"mode {mode} left the graph without any"):
+        check_effect(half(tiny_graphs.encoder("fused"), tmp_path), GraphRecipe(compression=(step,)), "test")
+    data = np.random.default_rng(0).standard_normal((1, tiny_graphs.FRAMES, tiny_graphs.WIDTH), np.float32)
+    assert np.isfinite(ov.compile_model(model, "CPU")(data)[0]).all(), "OpenVINO runs it"
+
+
+def test_a_ratio_must_be_a_mixture(tmp_path: Path) -> None:
+    mixed = FOUR.model_copy(update={"ratio": 0.7, "backup_mode": "int8_sym"})
+    part = GraphRecipe(compression=(mixed,))
+    check_effect(compressed(tmp_path, mixed), part, "test")
+    everything = FOUR.model_copy(update={"ignored_scope": IgnoredScope(patterns=(POSITIONS,))})
+    with pytest.raises(ParityError, match=r"took 0\.9\d+ of the products' weights where ratio is 0\.7"):
+        check_effect(compressed(tmp_path, everything), part, "test")
+
+
+def test_quantization_without_quantized_activations_fails(tmp_path: Path) -> None:
+    part = GraphRecipe(quantization=Quantization(ignored_scope=IgnoredScope(patterns=(POSITIONS,))))
+    with pytest.raises(ParityError, match="without any quantized activation"):
+        check_effect(compressed(tmp_path, INT8), part, "test")
+
+
+def test_lstm_weights_are_compressed_or_the_check_fails(tmp_path: Path) -> None:
+    part = GraphRecipe(compression=(WeightCompression(mode="int8_sym"),), lstm_mode="int8_sym")
+    model = compress(half(tiny_graphs.decoder(), tmp_path), part.compression[0], "test")
+    with pytest.raises(ParityError, match="lstm_mode int8_sym left the graph without any integer LSTM weight"):
+        check_effect(model, part, "test")
+    inputs = {"token": np.array([[3]], np.int32)}
+    inputs |= {name: np.full((1, 1, tiny_graphs.WIDTH), 0.1, np.float32) for name in ("h_in", "c_in")}
+    before = ov.compile_model(model, "CPU")(inputs)["decoder_out"]
+    assert compress_lstm(model) == 2
+    check_effect(model, part, "test")
+    after = ov.compile_model(model, "CPU")(inputs)["decoder_out"]
+    assert 0 < np.abs(before - after).max() < 0.02
+    with pytest.raises(ParityError, match="compressed though the recipe ignores them"):
+        check_effect(model, GraphRecipe(compression=part.compression), "test")
+
+
+def test_runtime_options_must_be_in_the_graph() -> None:
+    model, part = tiny_graphs.other("joint"), RECIPES["int4"].encoder
+    for value in (None, 64):
+        if value is not None:
+            model.set_rt_info(str(value), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+        with pytest.raises(ParityError, match="does not carry runtime option DYNAMIC_QUANTIZATION_GROUP_SIZE 128"):
+            check_runtime_options(model, part, "test")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from export.errors import NemotronOVError, ParityError, UserError
 from quantize import compression, pipeline
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
-from quantize.recipes import RECIPES
+from quantize.recipes import POSITIONS, RECIPES
 from tests import tiny_graphs
 
 
@@ -38,7 +39,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_a_bundle(source: Bundle, tmp_path: Path, name: str) -> None:
     before = contents(source.path)
-    made = quantize_bundle(source, tmp_path / name, RECIPES[name])
+    calibration = tiny_graphs.calibration(tmp_path / "calibration", source)
+    made = quantize_bundle(source, tmp_path / name, RECIPES[name], calibration=calibration)
     assert contents(source.path) == before
     assert made.metadata.precision == RECIPES[name].precision
     assert made.metadata.recipe["hash"] == RECIPES[name].hash
@@ -47,18 +49,21 @@ def test_every_recipe_makes_a_bundle(source: Bundle, tmp_path: Path, name: str) 
     assert made.vocabulary == source.vocabulary
     assert set(made.metadata.constants) == set(GRAPHS)
     assert {"openvino", "nncf"} <= set(made.metadata.tools)
-    data = np.random.default_rng(0).standard_normal((1, tiny_graphs.FRAMES, tiny_graphs.WIDTH), np.float32)
+    data = next(calibration.samples("encoder"))["mel"]  # in the range that quantization saw
     wanted, got = (run(bundle.graph_path("encoder"), data) for bundle in (source, made))
-    limit = {"fp32": 0.0, "fp16": 1e-2, "int8": 5e-2}[name]
+    limit = {"fp32": 0.0, "fp16": 1e-2, "int8": 5e-2, "int8-full": 5e-2, "w8a8": 0.1}.get(name, 0.4)
     assert np.abs(wanted - got).max() <= limit * np.abs(wanted).max()
 
 
 def test_types_and_sizes_of_each_recipe(source: Bundle, tmp_path: Path) -> None:
-    made = {name: quantize_bundle(source, tmp_path / name, recipe) for name, recipe in RECIPES.items()}
+    names = ("fp32", "fp16", "int8", "int4")
+    made = {name: quantize_bundle(source, tmp_path / name, RECIPES[name]) for name in names}
     floats = {name: set(bundle.metadata.constants["encoder"]) - {"i64"} for name, bundle in made.items()}
-    assert floats == {"fp32": {"f32"}, "fp16": {"f16"}, "int8": {"f16", "i8"}}
+    assert floats == {"fp32": {"f32"}, "fp16": {"f16"}, "int8": {"f16", "i8"}, "int4": {"f16", "i8", "i4"}}
     assert set(made["int8"].metadata.constants["joint"]) == {"f16"}
-    sizes = [made[name].graph_path("encoder").with_suffix(".bin").stat().st_size for name in ("fp32", "fp16", "int8")]
+    assert "i8" in made["int4"].metadata.constants["joint"]
+    assert made["int4"].metadata.constants["decoder"]["i8"]["count"] == 3, "embedding and both LSTM matrices"
+    sizes = [made[name].graph_path("encoder").with_suffix(".bin").stat().st_size for name in names]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[1] < 0.51 * sizes[0]
 
@@ -88,7 +93,7 @@ def test_existing_folder_and_source_are_refused(source: Bundle, tmp_path: Path) 
 
 def scoped(pattern: str) -> Recipe:
     scope = IgnoredScope(patterns=(pattern,))
-    part = GraphRecipe(compression=WeightCompression(mode="int8_sym", ignored_scope=scope))
+    part = GraphRecipe(compression=(WeightCompression(mode="int8_sym", ignored_scope=scope),))
     return RECIPES["int8"].model_copy(update={"encoder": part, "name": "scoped"})
 
 
@@ -101,10 +106,72 @@ def test_failure_leaves_nothing_behind(source: Bundle, tmp_path: Path, monkeypat
         return model
 
     monkeypatch.setattr(pipeline, "compress", nothing)
-    with pytest.raises(ParityError, match=r"recipe int8: .*nemotron_encoder\.xml: mode int8_sym left the graph"):
+    with pytest.raises(
+        ParityError, match=r"recipe int8: .*nemotron_encoder\.xml: mode int8_sym left the graph without any i8"
+    ):
         quantize_bundle(source, tmp_path / "out", RECIPES["int8"])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert contents(source.path) == before
+
+
+def compiled_group(bundle: Bundle) -> int:
+    """What the CPU plugin takes from the graph, without a word from the client."""
+    compiled = ov.Core().compile_model(bundle.graph_path("encoder"), "CPU")
+    return int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE"))
+
+
+def test_runtime_options_reach_clients_that_set_nothing(source: Bundle, tmp_path: Path) -> None:
+    recipe = RECIPES["int8-full"]
+    made = quantize_bundle(source, tmp_path / "with", recipe)
+    assert compiled_group(made) == 128
+    assert made.metadata.recipe["encoder"]["runtime_options"] == {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 128}
+    plain = quantize_bundle(source, tmp_path / "without", recipe, runtime_options=False)
+    assert compiled_group(plain) == compiled_group(source) != 128
+    assert "runtime_options" not in plain.metadata.recipe["encoder"]
+    assert plain.metadata.recipe["hash"] == recipe.without_runtime_options().hash != recipe.hash
+
+
+def test_runtime_options_of_a_plain_graph(source: Bundle, tmp_path: Path) -> None:
+    part = GraphRecipe(precision="f32", runtime_options={"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64})
+    made = quantize_bundle(source, tmp_path / "out", RECIPES["fp32"].model_copy(update={"encoder": part}))
+    assert compiled_group(made) == 64
+    assert "f16" not in made.metadata.constants["encoder"]
+
+
+def test_calibration_is_asked_for_and_recorded(source: Bundle, tmp_path: Path) -> None:
+    calibration = tiny_graphs.calibration(tmp_path / "calibration", source)
+    with pytest.raises(UserError, match=r"recipe w8a8: needs calibration data; add --calibration DIR, made by"):
+        quantize_bundle(source, tmp_path / "out", RECIPES["w8a8"])
+    made = quantize_bundle(source, tmp_path / "out", RECIPES["w8a8"], calibration=calibration)
+    assert made.metadata.recipe["calibration_sha256"] == calibration.sha256
+    kinds = {node.get_type_name() for node in ov.Core().read_model(made.graph_path("encoder")).get_ops()}
+    assert "FakeQuantize" in kinds
+    unread = quantize_bundle(source, tmp_path / "int8", RECIPES["int8"], calibration=calibration)
+    assert "calibration_sha256" not in unread.metadata.recipe
+
+
+def test_calibration_of_another_folder_or_graph_is_refused(source: Bundle, tmp_path: Path) -> None:
+    calibration = tiny_graphs.calibration(tmp_path / "calibration", source)
+    quantization = RECIPES["w8a8"].encoder
+    joint = RECIPES["w8a8"].model_copy(update={"joint": quantization, "encoder": GraphRecipe()})
+    with pytest.raises(UserError, match="holds no samples of the joint, which recipe w8a8 needs"):
+        quantize_bundle(source, tmp_path / "out", joint, calibration=calibration)
+    facts = calibration.index.source | {"checkpoint": "another"}
+    stranger = replace(calibration, index=calibration.index.model_copy(update={"source": facts}))
+    with pytest.raises(UserError, match="was collected from a folder whose checkpoint is another"):
+        quantize_bundle(source, tmp_path / "out", RECIPES["w8a8"], calibration=stranger)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"awq": True}, {"gptq": True}, {"ratio": 0.5, "scale_estimation": True}])
+def test_data_aware_compressions_see_the_data(source: Bundle, tmp_path: Path, arguments: dict[str, object]) -> None:
+    scope = IgnoredScope(patterns=(POSITIONS,))
+    base = {"mode": "int4_sym", "group_size": 32, "all_layers": True, "ignored_scope": scope}
+    step = WeightCompression.model_validate(base | arguments | {"backup_mode": "int8_sym"})
+    recipe = RECIPES["fp16"].model_copy(update={"encoder": GraphRecipe(compression=(step,))})
+    calibration = tiny_graphs.calibration(tmp_path / "calibration", source)
+    made = quantize_bundle(source, tmp_path / "out", recipe, calibration=calibration)
+    assert made.metadata.constants["encoder"]["i4"]["count"] >= 1
 
 
 def test_changed_port_fails() -> None:
@@ -161,3 +228,14 @@ def test_quantizing_loads_no_torch_and_leaves_it_usable(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, after = (Bundle.open(tmp_path / name).metadata.files for name in ("before", "after"))
     assert before["nemotron_encoder.bin"] == after["nemotron_encoder.bin"]
+
+
+def test_nodes_that_share_a_name_are_told_apart() -> None:
+    """A nameless new node can be numbered like one that was read from a file."""
+    model = tiny_graphs.encoder("fused")
+    nodes = [node for node in model.get_ops() if node.get_type_name() == "Constant"][:2]
+    for node in nodes:
+        node.set_friendly_name("Constant_1")
+    compression.compress(model, WeightCompression(mode="int8_sym"), "test")
+    names = [node.get_friendly_name() for node in model.get_ops()]
+    assert len(names) == len(set(names))

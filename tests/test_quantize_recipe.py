@@ -7,7 +7,15 @@ import pytest
 from pydantic import ValidationError
 
 from export.errors import UserError
-from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, Tolerance, WeightCompression
+from quantize.recipe import (
+    GraphRecipe,
+    IgnoredScope,
+    Quantization,
+    Recipe,
+    SmoothQuantAlphas,
+    Tolerance,
+    WeightCompression,
+)
 from quantize.recipes import RECIPES, get_recipe
 
 
@@ -19,16 +27,53 @@ def recipe_with(**changes: object) -> Recipe:
     ("make", "message"),
     [
         (lambda: WeightCompression(mode="int8_sym", ratio=0.5), "takes no ratio; leave them out or choose an int4"),
-        (lambda: WeightCompression(mode="int8_sym", ratio=0.0), "takes no ratio"),
+        (lambda: WeightCompression(mode="int8_sym", awq=True), "takes no awq"),
+        (lambda: WeightCompression(mode="int8_asym", subset_size=8), "takes no subset_size"),
+        (lambda: WeightCompression(mode="int4_sym", ratio=0.0), "greater than 0"),  # NNCF would take it for 1
         (lambda: WeightCompression(mode="int8_asym", group_size=64, all_layers=True), "group_size, all_layers"),
         (lambda: WeightCompression(mode="int8_sym", backup_mode="none"), "takes no backup_mode"),
         (lambda: WeightCompression(mode="int4_sym", group_size=0), "group_size 0: use a positive number"),
         (lambda: WeightCompression(mode="int4_sym", group_size=-2), "group_size -2"),
         (lambda: WeightCompression(mode="int4_sym", ratio=1.5), "less than or equal to 1"),
-        (lambda: WeightCompression(mode="int4_sym", all_layers=True, backup_mode="int8_sym"), "lower ratio"),
+        (lambda: WeightCompression(mode="mxfp4", group_size=64), "groups of 32 only, not group_size 64; leave"),
+        (lambda: WeightCompression(mode="nvfp4", group_size_fallback_mode="adjust"), "groups of 16 only; set"),
+        (
+            lambda: WeightCompression(mode="int4_sym", group_size=-1, group_size_fallback_mode="adjust"),
+            "whole channels",
+        ),
+        (lambda: WeightCompression(mode="fp8_e4m3", scale_estimation=True), "takes no scale_estimation; leave them"),
+        (lambda: WeightCompression(mode="int4_sym", gptq=True, lora_correction=True), "exclude each other; choose one"),
+        (lambda: WeightCompression(mode="int4_sym", subset_size=8), "uses none; leave it out, or set awq"),
+        (
+            lambda: WeightCompression(mode="int4_sym", sensitivity_metric="hessian_input_activation"),
+            "a ratio below 1 leaves out; set ratio",
+        ),
+        (lambda: SmoothQuantAlphas(matmul=1.5), "alpha 1.5: use 0 to 1, or -1"),
+        (lambda: Quantization(smooth_quant_alphas=SmoothQuantAlphas(matmul=0.5)), "set model_type to transformer"),
+        (
+            lambda: GraphRecipe(compression=(WeightCompression(mode="int8_sym"),), quantization=Quantization()),
+            "compression and quantization both decide",
+        ),
+        (lambda: GraphRecipe(precision="f32", quantization=Quantization()), "set precision to f16"),
+        (lambda: GraphRecipe(precision="f32", lstm_mode="int8_sym"), "set precision to f16"),
+        (
+            lambda: GraphRecipe.model_validate({"runtime_options": {"INFERENCE_PRECISION_HINT": "f32"}}),
+            "does not read it from a graph; set it where the graph is compiled",
+        ),
+        (
+            lambda: GraphRecipe(runtime_options={"DYNAMIC_QUANTIZATION_GROUP_SIZE": -1}),
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE -1: use the number",
+        ),
+        (
+            lambda: GraphRecipe.model_validate({"runtime_options": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": True}}),
+            "True: use the number",
+        ),
         (lambda: WeightCompression.model_validate({"mode": "int5"}), "int8_sym"),
         (lambda: IgnoredScope(patterns=("*linear",)), "no regular expression"),
-        (lambda: GraphRecipe(precision="f32", compression=WeightCompression(mode="int8_sym")), "set precision to f16"),
+        (
+            lambda: GraphRecipe(precision="f32", compression=(WeightCompression(mode="int8_sym"),)),
+            "set precision to f16",
+        ),
         (lambda: Tolerance(exact_match=1.0, wer_delta=0.5), "set wer_delta to 0"),
         (lambda: Tolerance(exact_match=1.1, wer_delta=0.0), "less than or equal to 1"),
         (lambda: recipe_with(name="Int 8"), "lower-case letters"),
@@ -52,7 +97,7 @@ def test_hash_follows_the_content_and_not_the_wording() -> None:
     int8 = RECIPES["int8"]
     assert recipe_with().hash == int8.hash
     assert recipe_with(description="other words").hash == int8.hash
-    assert recipe_with(version=2).hash != int8.hash
+    assert recipe_with(version=3).hash != int8.hash
     assert recipe_with(joint={"precision": "f32"}).hash != int8.hash
     assert recipe_with(tolerance={"exact_match": 0.1, "wer_delta": 9.0}).hash != int8.hash
     assert len({recipe.hash for recipe in RECIPES.values()}) == len(RECIPES)
@@ -71,11 +116,49 @@ def test_labels() -> None:
         "fp32": "FP32",
         "fp16": "FP16",
         "int8": "INT8",
+        "int8-full": "INT8",
+        "int4": "INT4",
+        "int4-mixed": "INT4",
+        "int4-aware": "INT4",
+        "nf4": "NF4",
+        "w8a8": "INT8",
     }
 
 
+def test_the_published_recipe_has_not_changed() -> None:
+    """Folders made before recipes could say more are still finished folders of this recipe."""
+    assert RECIPES["int8"].hash == "4698e896a9609a7ab7911d61d4f8aeeec37512dd4868317963f7348c51f1736c"
+
+
+def test_one_compression_is_as_good_as_a_list_of_one() -> None:
+    step = {"mode": "int4_sym", "group_size": 64}
+    assert GraphRecipe.model_validate({"compression": step}) == GraphRecipe.model_validate({"compression": [step]})
+    assert GraphRecipe.model_validate({"compression": step}).model_dump()["compression"]["mode"] == "int4_sym"
+    assert recipe_with(joint={"compression": step}).hash == recipe_with(joint={"compression": [step]}).hash
+    assert recipe_with(joint={"compression": step}).hash != recipe_with(joint={"compression": [step, step]}).hash
+
+
+def test_which_recipes_need_calibration() -> None:
+    assert [name for name, recipe in RECIPES.items() if recipe.needs_calibration] == ["int4-aware", "w8a8"]
+    for arguments in ({"awq": True}, {"gptq": True}, {"lora_correction": True}):
+        assert WeightCompression.model_validate({"mode": "int4_sym"} | arguments).needs_calibration
+    mixed = {"mode": "int4_sym", "ratio": 0.5}
+    for metric, needed in (("weight_quantization_error", False), ("max_activation_variance", True)):
+        assert WeightCompression.model_validate(mixed | {"sensitivity_metric": metric}).needs_calibration == needed
+    assert not WeightCompression(mode="int4_sym", awq=False).needs_calibration
+
+
+def test_runtime_options_can_be_left_out() -> None:
+    plain = RECIPES["int4"].without_runtime_options()
+    assert not plain.encoder.runtime_options
+    assert plain.hash != RECIPES["int4"].hash
+    assert "runtime_options" not in plain.as_metadata()["encoder"]
+
+
 def test_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(UserError, match="int9: no such recipe; choose one of fp32, fp16, int8"):
+    with pytest.raises(
+        UserError, match=r"int9: no such recipe; choose one of fp32, fp16, int8, .*path of a \.toml file"
+    ):
         get_recipe("int9")
 
 

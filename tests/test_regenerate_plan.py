@@ -55,6 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             "reasons": [],
             "reference_wer": 5.0,
             "per_language": {"en-US": scores | {"metric": "wer", "reference_wer": 5.0}},
+            "target": {"runtime": "generation1"},
             "speed": {"encoder_ms": 1.0, "rtfx": 10.0},
             **scores,
         }

@@ -76,21 +76,14 @@ def test_the_prompt_is_chosen_by_the_clients_rule(model: EncDecRNNTBPEModel, sma
         assert model._inference_prompt_index == row
 
 
-@pytest.mark.parametrize("lookahead", [0, 3, 13])
-@pytest.mark.parametrize("seconds", [0.02, 0.2, 1.0, 1.13, 2.56, 4.0])
-def test_wider_steps_give_nemos_own_tokens(
-    model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint, lookahead: int, seconds: float
-) -> None:
-    own = NemoStreaming(small_checkpoint, lookahead, model, step_frames=lookahead + 1)
-    expected = own.transcribe(speech(seconds), "auto")
-    wide = NemoStreaming(small_checkpoint, lookahead, model, step_frames=2 * (lookahead + 1))
-    actual = wide.transcribe(speech(seconds), "auto")
-    assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames)
-
-
-def test_step_must_hold_whole_groups(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
-    with pytest.raises(ValueError, match="no multiple"):
-        NemoStreaming(small_checkpoint, 13, model, step_frames=15)
+def test_steps_are_nemos_own_unless_a_chunk_is_given(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+    # 3 s are 301 mel frames: first 1 + 8 (c - 1) of them, then 8 c a step.
+    audio = speech(3.0)
+    steps = {
+        chunk: NemoStreaming(small_checkpoint, 3, model, chunk_frames=chunk).transcribe(audio).timings.encoder_calls
+        for chunk in (None, 4, 12)
+    }
+    assert steps == {None: 10, 4: 10, 12: 4}
 
 
 def test_the_english_sibling_needs_no_prompt(small_english_checkpoint: Checkpoint) -> None:

@@ -12,15 +12,16 @@ import pytest
 import soundfile
 
 from export.bundle import Bundle
+from export.checkpoint import Checkpoint
 from export.errors import UserError
 from quantize.recipe import Tolerance
 from tests.verify_helpers import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
 from verify.generation1 import Generation1
 from verify.manifest import Utterance, default_manifest, read_manifest
-from verify.pipeline import verify_bundle
+from verify.pipeline import runtime_for, verify_bundle
 from verify.resources import machine, peak_rss_mb
-from verify.runs import record_bundle, transcribe_manifest
+from verify.runs import checkpoint_side, record_bundle, transcribe_manifest
 
 
 @pytest.fixture
@@ -83,6 +84,21 @@ def test_transcripts_can_be_the_reference(tmp_path: Path, spoken: list[Utterance
     assert verify_bundle(bundle, recorded, spoken).passed
     with pytest.raises(UserError, match="another manifest"):
         verify_bundle(bundle, recorded[:2], spoken)
+
+
+def test_the_reference_decides_the_runtime(
+    tmp_path: Path, spoken: list[Utterance], small_checkpoint: Checkpoint, small_fp32: Bundle
+) -> None:
+    tiny = tiny_bundle(tmp_path / "a")
+    assert runtime_for(small_fp32, small_checkpoint) == "streaming"
+    assert runtime_for(tiny, small_checkpoint) == "generation1", "its graph cannot begin as NeMo does"
+    assert runtime_for(small_fp32, tiny) == "generation1"
+    run = record_bundle(tiny, spoken)
+    assert runtime_for(small_fp32, run) == "generation1"
+    nemo = run.model_copy(update={"side": checkpoint_side(small_checkpoint, 0, 14)})
+    assert runtime_for(small_fp32, nemo) == "streaming"
+    assert nemo.side.chunk_ms == 1120
+    assert checkpoint_side(small_checkpoint, 3).chunk_ms == 320, "NeMo's own"
 
 
 def test_foreign_references_are_refused_before_any_work(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from export.bundle import Bundle
 from export.checkpoint import DEFAULT_LANGUAGE
 from export.contract import Port, expected_ports
 from export.errors import UserError
+from verify.mapped_weights import pages_given_back
 from verify.transcript import Timings, Transcript, detokenize, prompt_id_for
 
 MAX_SYMBOLS = 10
@@ -55,7 +56,8 @@ def compile_graph(
         model = core.read_model(path)
         if shapes:
             model.reshape(shapes)
-        return core.compile_model(model, device, config)
+        with pages_given_back(path.with_suffix(".bin")):
+            return core.compile_model(model, device, config)
     except RuntimeError as error:
         raise UserError(f"{path}: {device} cannot load it ({_reason(error)}); regenerate the folder") from error
 
@@ -67,6 +69,26 @@ class Step:
     index: int
     mel: NDArray[np.float32]  # [1, features, total_mel_frames], what the encoder got
     encoded: NDArray[np.float32]  # [1, encoder_dim, frames], valid until the next step
+
+
+class EncoderStep(Protocol):
+    """What the loop needs of an encoder, so that another engine's can take the folder's place."""
+
+    seconds: float  # spent in it so far
+    calls: int
+    input_names: set[str]
+
+    def input(self, port: Port) -> NDArray[Any]:
+        """A zeroed array that the step reads ``port`` from."""
+        ...
+
+    def output(self, name: str) -> NDArray[Any]:
+        """The last run's output, valid until the next run."""
+        ...
+
+    def run(self) -> None:
+        """One step on what the inputs hold."""
+        ...
 
 
 class _Graph:
@@ -123,6 +145,7 @@ class Generation1:
         device: OpenVINO device of encoder, decoder and joint; the preprocessor always runs on the CPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
         config: OpenVINO properties that override :data:`FP32_CONFIG`.
+        encoder: runs instead of the folder's encoder graph, which then need not be there.
 
     Raises:
         UserError: a graph cannot be loaded, or lacks a port of the contract.
@@ -135,6 +158,7 @@ class Generation1:
         device: str = "CPU",
         threads: int | None = None,
         config: dict[str, str] | None = None,
+        encoder: EncoderStep | None = None,
     ) -> None:
         import openvino as ov
 
@@ -147,20 +171,19 @@ class Generation1:
         self.config = properties(threads, config)
         core = ov.Core()
         self._preprocessor = _Graph(core, bundle, "preprocessor", "CPU", self.config)
-        self._encoder, self._decoder, self._joint = (
-            _Graph(core, bundle, name, device, self.config) for name in ("encoder", "decoder", "joint")
-        )
+        self._encoder: EncoderStep = encoder or _Graph(core, bundle, "encoder", device, self.config)
+        self._decoder, self._joint = (_Graph(core, bundle, name, device, self.config) for name in ("decoder", "joint"))
         self.chunk_samples = meta.chunk_mel_frames * meta.sample_rate // _HOPS_PER_SECOND
         self._tags = frozenset(meta.lang_tag_token_ids)
 
         self._audio = self._preprocessor.input(ports["preprocessor"]["audio"], self.chunk_samples)
         # The last chunk is padded with zeros, and its full length is passed all the same.
         self._preprocessor.input(ports["preprocessor"]["audio_length"])[:] = self.chunk_samples
-        encoder = ports["encoder"]
-        self._mel = self._encoder.input(encoder["mel"])
-        self._encoder.input(encoder["mel_length"])[:] = meta.total_mel_frames
+        inputs = ports["encoder"]
+        self._mel = self._encoder.input(inputs["mel"])
+        self._encoder.input(inputs["mel_length"])[:] = meta.total_mel_frames
         self._caches = {
-            name: self._encoder.input(encoder[name]) for name in ("cache_channel", "cache_time", "cache_len")
+            name: self._encoder.input(inputs[name]) for name in ("cache_channel", "cache_time", "cache_len")
         }
         has_prompt = "prompt_id" in self._encoder.input_names
         self._prompt = self._encoder.input(Port("prompt_id", (1,), "i32")) if has_prompt else None

@@ -4,10 +4,9 @@ Follows NeMo's example ``speech_to_text_cache_aware_streaming_infer.py`` (Apache
 is cut by ``CacheAwareStreamingAudioBuffer``, the first step takes fewer frames and no carried ones, only the
 last step keeps all outputs, and nothing is appended at the end of the audio.
 
-NeMo steps by R + 1 encoder frames. With chunked attention a step may hold several such groups, because every frame
-sees the same others: the tokens are the same, and a lookahead of 0 takes a fraction of the time. Only the first two
-steps must be NeMo's own, for at lookahead 0 the second carries eight zero frames before the first real one, which the
-convolutions hear.
+NeMo steps by R + 1 encoder frames unless told another chunk (``setup_streaming_params``), and that matters a little:
+in steps of one frame the second one carries eight zero frames before the first real one, which the convolutions hear,
+and a rest too short for one encoder frame is left out at the end of a chunk only.
 """
 
 from __future__ import annotations
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 MAX_SYMBOLS = 10
 """Most tokens a frame may emit: NeMo's configuration of these models, and the clients' constant."""
 
-OWN_STEPS = 2
-"""Steps of R + 1 frames before wider ones; from then on all carried frames are real ones."""
-
 SMALL_MODEL = 50_000_000
 """Parameters up to which one thread is the fastest: its operations are too short to be shared out."""
 
@@ -44,13 +40,11 @@ class NemoStreaming:
         checkpoint: where the model and its prompts come from.
         lookahead: right context R in encoder frames.
         model: the restored model, where the caller has it already; its attention context is changed.
-        step_frames: encoder frames a step from the third step on, a multiple of R + 1; None for about as many as a
-            folder's chunk holds, R + 1 for NeMo's own steps throughout.
+        chunk_frames: encoder frames a step; None for NeMo's own R + 1.
         threads: PyTorch threads; None for one where the model is small, else PyTorch's own choice.
 
     Raises:
         UserError: the checkpoint cannot be restored.
-        ValueError: ``step_frames`` is no multiple of R + 1.
     """
 
     def __init__(
@@ -59,7 +53,7 @@ class NemoStreaming:
         lookahead: int,
         model: EncDecRNNTBPEModel | None = None,
         *,
-        step_frames: int | None = None,
+        chunk_frames: int | None = None,
         threads: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -67,10 +61,9 @@ class NemoStreaming:
         self.model = load_model(checkpoint) if model is None else model
         quiet()
         geometry, _ = checkpoint.geometry(lookahead, force=True)
-        self.step_frames = step_frames or geometry.chunk_frames
-        if self.step_frames % (lookahead + 1):
-            raise ValueError(f"step_frames {step_frames} is no multiple of lookahead {lookahead} + 1")
+        self.chunk_frames = chunk_frames or lookahead + 1
         self.model.encoder.set_default_att_context_size(geometry.att_context_size)
+        self.model.encoder.setup_streaming_params(chunk_size=self.chunk_frames, shift_size=self.chunk_frames)
         if threads is None and sum(weight.numel() for weight in self.model.parameters()) <= SMALL_MODEL:
             threads = 1
         self.threads = threads
@@ -92,10 +85,7 @@ class NemoStreaming:
         with torch.inference_mode(), _torch_threads(self.threads):
             buffer = self._buffer
             buffer.reset_buffer()
-            self._set_step(self.lookahead + 1)
             mel, _ = buffer.preprocess_audio(np.asarray(audio, dtype=np.float32))  # [1, features, frames]
-            if self.step_frames != self.lookahead + 1:
-                mel = mel[:, :, : self._used_frames(mel.shape[2])]
             buffer.append_processed_signal(mel)
             mel_seconds = time.perf_counter() - start
             for signal, length in buffer:
@@ -110,28 +100,12 @@ class NemoStreaming:
                     drop_extra_pre_encoded=encoder.streaming_cfg.drop_extra_pre_encoded if steps else 0,
                 )
                 steps += 1
-                if steps == OWN_STEPS:
-                    self._set_step(self.step_frames)
         # NeMo carries both lists from step to step and counts frames from the start of the stream.
         tokens = [int(token) for token in hypotheses[0].y_sequence] if hypotheses else []
         frames = [int(frame) for frame in hypotheses[0].timestamp] if hypotheses else []
         text, detected = detokenize(tokens, self.checkpoint.vocabulary, self.checkpoint.language_tag_ids)
         timings = Timings(wall=time.perf_counter() - start, mel=mel_seconds, mel_calls=1, encoder_calls=steps)
         return Transcript(tokens, frames, text, detected, len(audio) / self.checkpoint.sample_rate, timings)
-
-    def _set_step(self, frames: int) -> None:
-        """Let the buffer and the encoder go on by so many encoder frames a step."""
-        config, subsampling = self.model.encoder.streaming_cfg, int(self.model.encoder.subsampling_factor)
-        config.chunk_size = [config.chunk_size[0], frames * subsampling]
-        config.shift_size = [config.shift_size[0], frames * subsampling]
-        config.valid_out_len = frames
-
-    def _used_frames(self, frames: int) -> int:
-        """Mel frames that NeMo's own steps of R + 1 would take: a rest too short for one encoder frame is left out."""
-        subsampling = int(self.model.encoder.subsampling_factor)
-        first, shift = 1 + subsampling * self.lookahead, subsampling * (self.lookahead + 1)
-        rest = (frames - first) % shift if frames > first else subsampling
-        return frames - rest if rest < subsampling else frames
 
     def _set_prompt(self, language: str) -> None:
         """Choose the prompt row by the clients' rule, through NeMo's own interface."""

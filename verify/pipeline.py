@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
+from export.vocabulary import checkpoint_ids
 from quantize.recipe import Tolerance
 from verify.manifest import Utterance
 from verify.report import Output, Report, Row, Speed, score_rows
@@ -31,21 +32,26 @@ from verify.transcript import Timings, Transcript
 
 __all__ = [
     "IDENTICAL",
+    "NEMO_IDENTITY",
     "NEMO_TOLERANCE",
     "compare_runs",
     "load_transcripts",
     "record_bundle",
     "record_checkpoint",
+    "runtime_for",
     "save_transcripts",
     "transcribe_manifest",
     "verify_bundle",
 ]
 
 NEMO_TOLERANCE = Tolerance(exact_match=0.0, wer_delta=5.0)
-"""A folder against NeMo itself, where no limits are given: the generation-1 loop may cost 5 points.
+"""The generation-1 loop against NeMo itself, where no limits are given: it may cost 5 points.
 
 The loop feeds the first chunk and the chunk borders otherwise than NeMo does, so tokens need not be identical.
 """
+
+NEMO_IDENTITY = Tolerance(exact_match=0.98, wer_delta=0.5)
+"""An unquantized folder against NeMo by the streaming runtime: the same tokens, but where rounding decides a tie."""
 
 IDENTICAL = Tolerance(exact_match=1.0, wer_delta=0.0)
 """Where a folder's recipe states no limits: as good as its reference, token for token."""
@@ -57,7 +63,7 @@ def verify_bundle(
     utterances: Sequence[Utterance],
     *,
     tolerance: Tolerance | None = None,
-    runtime: Runtime = "generation1",
+    runtime: Runtime | None = None,
     language: str = MANIFEST_LANGUAGE,
     device: str = "CPU",
     threads: int | None = None,
@@ -68,11 +74,11 @@ def verify_bundle(
 
     Args:
         target: the folder to judge.
-        reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead, a recorded
-            run, or transcripts in the manifest's order.
+        reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead and in its
+            chunks, a recorded run, or transcripts in the manifest's order.
         utterances: the manifest.
-        tolerance: limits; None takes those of the target's recipe, or :data:`NEMO_TOLERANCE` against a checkpoint.
-        runtime: how the folders are run.
+        tolerance: limits; None takes those of the target's recipe, or what holds against NeMo.
+        runtime: how the folders are run; None takes what the reference calls for (:func:`runtime_for`).
         language: prompt each utterance with its own language (``manifest``), or all with one (``auto``, ``de-DE``).
         device: OpenVINO device of the target; a reference folder always runs on the CPU.
         threads: CPU threads of both.
@@ -82,6 +88,7 @@ def verify_bundle(
     Raises:
         UserError: the two sides do not belong together, or an input cannot be used.
     """
+    runtime = runtime or runtime_for(target, reference)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
@@ -91,8 +98,11 @@ def verify_bundle(
         )
     elif isinstance(reference, Checkpoint):
         lookahead = target.metadata.att_context_size[1]
-        require_comparable(side, checkpoint_side(reference, lookahead))
-        reference = record_checkpoint(reference, lookahead, utterances, language=language, cache=cache)
+        chunk_frames = target.metadata.chunk_mel_frames // target.metadata.subsampling_factor
+        require_comparable(side, checkpoint_side(reference, lookahead, chunk_frames))
+        reference = record_checkpoint(
+            reference, lookahead, utterances, chunk_frames=chunk_frames, language=language, cache=cache
+        )
     elif not isinstance(reference, Run):
         reference = Run(
             side=Side(name="recorded transcripts", runtime="recorded"),
@@ -111,6 +121,18 @@ def verify_bundle(
         cache=cache,
     )
     return compare_runs(run, reference, utterances, tolerance=tolerance)
+
+
+def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run | Sequence[Transcript]) -> Runtime:
+    """How a folder is run where nothing is said.
+
+    Against NeMo by the streaming runtime, where its graph allows that; against a recorded run as that was made; else
+    by the generation-1 loop, which is what clients run.
+    """
+    recorded = reference.side.runtime if isinstance(reference, Run) else None
+    if isinstance(reference, Checkpoint) or recorded in ("nemo-streaming", "streaming"):
+        return "streaming" if target.metadata.lead_mel_frames else "generation1"
+    return "generation1"
 
 
 def compare_runs(
@@ -137,14 +159,15 @@ def compare_runs(
             f"{target.language}; use the same"
         )
     limits = tolerance or _limits(target.side, reference.side)
+    ids, reference_ids = checkpoint_ids(target.side.pruned), checkpoint_ids(reference.side.pruned)
     rows = [
         Row(
             audio=utterance.audio_filepath.name,
             audio_seconds=ours.audio_seconds,
             language=utterance.target_lang,
             text=utterance.text,
-            target=_output(ours),
-            reference=_output(theirs),
+            target=_output(ours, ids),
+            reference=_output(theirs, reference_ids),
         )
         for utterance, ours, theirs in zip(utterances, target.transcripts, reference.transcripts, strict=True)
     ]
@@ -208,19 +231,20 @@ def speed(transcripts: Sequence[Transcript]) -> Speed:
     )
 
 
-def _output(transcript: Transcript) -> Output:
-    return Output(
-        tokens=transcript.tokens, frames=transcript.frames, text=transcript.text, language=transcript.language
-    )
+def _output(transcript: Transcript, ids: Sequence[int] | None) -> Output:
+    """The transcript under the checkpoint's ids, which a folder with a pruned vocabulary translates to."""
+    tokens = transcript.tokens if ids is None else [ids[token] for token in transcript.tokens]
+    return Output(tokens=tokens, frames=transcript.frames, text=transcript.text, language=transcript.language)
 
 
 def _limits(target: Side, reference: Side) -> Tolerance:
     """The limits that hold where the user gives none."""
-    if reference.runtime == "nemo-streaming":
+    against_nemo = reference.runtime == "nemo-streaming"
+    if against_nemo and target.runtime != "streaming":
         return NEMO_TOLERANCE
     stated = target.recipe.get("tolerance")
     if not stated:
-        return IDENTICAL
+        return NEMO_IDENTITY if against_nemo else IDENTICAL
     try:
         return Tolerance.model_validate(stated)
     except ValidationError as error:

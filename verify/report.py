@@ -24,7 +24,7 @@ FIRST_DIVERGENCES = 50
 class Output(BaseModel):
     """What one side made of an utterance."""
 
-    tokens: list[int]
+    tokens: list[int]  # the checkpoint's ids, also where the folder's vocabulary is pruned
     frames: list[int] = Field(default_factory=list)
     text: str
     language: str | None = None

@@ -19,6 +19,7 @@ from export.bundle import GRAPHS, VOCABULARY, Bundle, file_facts, graph_file, wr
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.progress import note, task
+from export.vocabulary import vocabulary_sha256
 from verify.audio import load_audio
 from verify.generation1 import Generation1, properties
 from verify.manifest import Utterance
@@ -51,7 +52,8 @@ class Side(BaseModel):
     graph: str | None = None
     lookahead: int | None = None
     chunk_ms: float | None = None  # new audio a step
-    vocabulary_sha256: str | None = None
+    vocabulary_sha256: str | None = None  # the checkpoint's, of all its pieces
+    pruned: dict[str, Any] = Field(default_factory=dict)  # metadata.vocabulary: how tokens become the checkpoint's
     lang_tag_token_ids: list[int] = Field(default_factory=list)
     size_bytes: int = 0
     device: str = "CPU"
@@ -87,7 +89,8 @@ def bundle_side(
         graph=meta.graph,
         lookahead=meta.att_context_size[1],
         chunk_ms=1000.0 * meta.chunk_mel_frames / 100,
-        vocabulary_sha256=_digest(bundle.vocabulary),
+        vocabulary_sha256=meta.vocabulary.get("checkpoint_sha256") or vocabulary_sha256(bundle.vocabulary),
+        pruned=meta.vocabulary,
         lang_tag_token_ids=meta.lang_tag_token_ids,
         size_bytes=bundle.size_bytes,
         device=device,
@@ -96,16 +99,16 @@ def bundle_side(
     )
 
 
-def checkpoint_side(checkpoint: Checkpoint, lookahead: int) -> Side:
-    """A checkpoint under NeMo's own streaming."""
+def checkpoint_side(checkpoint: Checkpoint, lookahead: int, chunk_frames: int | None = None) -> Side:
+    """A checkpoint under NeMo's own streaming, by so many encoder frames a step; None for NeMo's R + 1."""
     geometry, _ = checkpoint.geometry(lookahead, force=True)
     return Side(
         name=checkpoint.source,
         runtime="nemo-streaming",
         checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
         lookahead=lookahead,
-        chunk_ms=(lookahead + 1) * geometry.frame_ms,
-        vocabulary_sha256=_digest(list(checkpoint.vocabulary)),
+        chunk_ms=(chunk_frames or lookahead + 1) * geometry.frame_ms,
+        vocabulary_sha256=vocabulary_sha256(checkpoint.vocabulary),
         lang_tag_token_ids=checkpoint.language_tag_ids,
         size_bytes=checkpoint.path.stat().st_size,
         versions={name: version(name) for name in ("nemo_toolkit", "torch", "nemotron-ov")},
@@ -178,22 +181,23 @@ def record_checkpoint(
     lookahead: int,
     utterances: Sequence[Utterance],
     *,
+    chunk_frames: int | None = None,
     language: str = MANIFEST_LANGUAGE,
     model: EncDecRNNTBPEModel | None = None,
     cache: Path | None = None,
 ) -> Run:
     """A checkpoint's run under NeMo's streaming; other arguments as in ``NemoStreaming`` and :func:`record_bundle`."""
-    side = checkpoint_side(checkpoint, lookahead)
+    side = checkpoint_side(checkpoint, lookahead, chunk_frames)
 
     def make() -> list[Transcript]:
         from verify.nemo_reference import NemoStreaming
 
         return transcribe_manifest(
-            NemoStreaming(checkpoint, lookahead, model),
+            NemoStreaming(checkpoint, lookahead, model, chunk_frames=chunk_frames),
             utterances,
             sample_rate=checkpoint.sample_rate,
             language=language,
-            title=f"transcribing with NeMo at lookahead {lookahead}",
+            title=f"transcribing with NeMo at lookahead {lookahead} in chunks of {side.chunk_ms:g} ms",
         )
 
     return _record(side, utterances, language, make, lambda: checkpoint.sha256, cache)
@@ -227,8 +231,9 @@ def _record(
 
 def _runtime_sha256() -> str:
     """Identity of the code that transcribes, so that an edited loop never reuses what an older one heard."""
-    names = ("audio.py", "generation1.py", "nemo_reference.py", "streaming.py", "transcript.py")
-    return _digest([file_facts(Path(__file__).with_name(name)) for name in names])
+    here = Path(__file__).parent
+    files = [here / name for name in ("audio.py", "generation1.py", "nemo_reference.py", "transcript.py")]
+    return _digest([file_facts(file) for file in [*files, *sorted((here / "streaming").glob("*.py"))]])
 
 
 def manifest_sha256(utterances: Sequence[Utterance]) -> str:

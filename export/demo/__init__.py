@@ -1,4 +1,4 @@
-"""The embedded demo checkpoint and its held-out evaluation set: two paths, nothing to load.
+"""The embedded demo checkpoint, its held-out evaluation set and a calibration set: paths, nothing to load.
 
 Neither torch nor NeMo is needed to import this module.
 """
@@ -14,3 +14,6 @@ CHECKPOINT: Path = _DIRECTORY / "demo.nemo"
 
 MANIFEST: Path = _DIRECTORY / "manifest.jsonl"
 """NeMo manifest of the evaluation set; ``audio_filepath`` is relative to its folder."""
+
+CALIBRATION: Path = _DIRECTORY / "calibration.jsonl"
+"""NeMo manifest of the set that recipes are calibrated with: no voice or sentence of training or evaluation."""

@@ -4,6 +4,8 @@ Against NeMo's modules (``encoder_nemo``):
 
 - ``linear_pos(pos_emb)`` depends on nothing at run time for a fixed chunk, so every layer holds it as a constant,
   cut to the relative positions that a step reaches;
+- projections of the same rows are one product, the attention's scale and query bias inside it;
+- the caches of all layers are cut and joined once, not layer by layer;
 - pointwise convolutions are matrix products, which stay compressed when quantized;
 - the one-hot half of ``prompt_kernel`` is a row lookup added to the bias;
 - masks are built once, as finite numbers, from comparisons: no boolean ``Not``;
@@ -16,33 +18,23 @@ begin with carried mel frames of zeros instead, which the first convolution's bi
 the lead is the carried frames, as the published clients send it, a negative ``cache_len`` that it is so many mel
 frames. With a lead of twice the subsampling factor the step is exactly NeMo's first one.
 
-Parameters are shared with the NeMo model, not copied, and submodules carry NeMo's names, so that the names of the
-traced nodes are NeMo's module paths.
+Parameters are shared with the NeMo model where they are not joined, and submodules carry NeMo's names, so that the
+names of the traced nodes are NeMo's module paths.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from export.graphs.attention import ATTENTIONS, MASKED, StepMasks
+
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
     from export.geometry import Geometry
-
-MASKED = -10000.0
-"""Score of a masked position: NeMo's ``INF_VAL``, finite in half precision."""
-
-
-class StepMasks:
-    """What a step may see, as factors (1 keep, 0 drop) and as additive attention scores."""
-
-    def __init__(self, scores: Tensor, rows: Tensor) -> None:
-        self.scores = scores  # [B, 1, T, left_context + T]
-        self.rows = rows  # [B, T, 1]
 
 
 class PreEncode(nn.Module):
@@ -68,67 +60,6 @@ class PreEncode(nn.Module):
                 x = x * _time_mask(x, length, lead, stride)
         x = x.transpose(1, 2).flatten(2)  # [B, T, channels * bins]
         return self.out(x), length
-
-
-class PositionScores(nn.Module):
-    """Scores of relative positions, ``linear_pos(pos_emb)`` a constant.
-
-    It takes ``linear_pos``' place and name, so that what a recipe says of ``linear_pos`` holds for the constant too.
-    """
-
-    def __init__(self, attention: Any, pos_emb: Tensor, frames: int, rows: int) -> None:
-        super().__init__()
-        self.heads: int = attention.h
-        self.frames = frames
-        self.rows = rows
-        # Row i of the shifted product reads column j + frames - 1 - i, so the first rows + frames - 1 are reached.
-        self.used = rows + frames - 1
-        positions = attention.linear_pos(pos_emb[:, : self.used])  # [1, used, d]
-        self.register_buffer("positions", positions.view(1, self.used, self.heads, attention.d_k).permute(0, 2, 3, 1))
-        self.positions: Tensor
-
-    def forward(self, query: Tensor) -> Tensor:
-        """Score a biased query [B, h, T, d / h]; returns [B, h, T, rows].
-
-        The shift is Transformer-XL's (arXiv:1901.02860, appendix B).
-        """
-        position = torch.matmul(query, self.positions)  # [B, h, T, used]
-        padded = nn.functional.pad(position, (1, 0)).reshape(-1, self.heads, self.used + 1, self.frames)
-        return padded[:, :, 1:].reshape(-1, self.heads, self.frames, self.used)[:, :, :, : self.rows]
-
-
-class SelfAttention(nn.Module):
-    """``RelPositionMultiHeadAttention`` with a cache."""
-
-    def __init__(self, attention: Any, pos_emb: Tensor, left_context: int, frames: int) -> None:
-        super().__init__()
-        self.linear_q = attention.linear_q
-        self.linear_k = attention.linear_k
-        self.linear_v = attention.linear_v
-        self.linear_out = attention.linear_out
-        self.heads: int = attention.h
-        self.head_dim: int = attention.d_k
-        self.frames = frames
-        self.rows = left_context + frames
-        self.linear_pos = PositionScores(attention, pos_emb, frames, self.rows)
-        self.scale = 1.0 / math.sqrt(self.head_dim)
-        self.register_buffer("bias_u", attention.pos_bias_u.reshape(1, 1, self.heads, self.head_dim))
-        self.register_buffer("bias_v", attention.pos_bias_v.reshape(1, 1, self.heads, self.head_dim))
-        self.bias_u: Tensor
-        self.bias_v: Tensor
-
-    def forward(self, x: Tensor, cache: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor]:
-        """Attend from x [B, T, d] to the cache [B, left_context, d] and x; returns [B, T, d] and the next cache."""
-        rows = torch.cat([cache, x], dim=1)  # [B, rows, d]
-        query = self.linear_q(x).reshape(-1, self.frames, self.heads, self.head_dim)
-        key = self.linear_k(rows).reshape(-1, self.rows, self.heads, self.head_dim)
-        value = self.linear_v(rows).reshape(-1, self.rows, self.heads, self.head_dim)
-        content = torch.matmul((query + self.bias_u).transpose(1, 2), key.permute(0, 2, 3, 1))
-        position = self.linear_pos((query + self.bias_v).transpose(1, 2))
-        scores = (content + position) * self.scale + masks.scores
-        attended = torch.matmul(torch.softmax(scores, dim=-1), value.transpose(1, 2))
-        attended = attended.transpose(1, 2).reshape(-1, self.frames, self.heads * self.head_dim)
-        return self.linear_out(attended * masks.rows), rows[:, self.frames :]
 
 
 class Pointwise(nn.Module):
@@ -168,11 +99,11 @@ class Convolution(nn.Module):
         self.pointwise_conv2 = Pointwise(conv.pointwise_conv2)
 
     def forward(self, x: Tensor, cache: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor]:
-        """Convolve x [B, T, d] after the cache [B, d, kernel - 1]; returns [B, T, d] and the next cache."""
+        """Convolve x [B, T, d] after the cache [B, kernel - 1, d]; returns [B, T, d] and the next cache."""
         x = nn.functional.glu(self.pointwise_conv1(x), dim=-1) * masks.rows
-        window = torch.cat([cache, x.transpose(1, 2)], dim=2)
-        x = nn.functional.silu(self.batch_norm(self.depthwise_conv(window).transpose(1, 2)))
-        return self.pointwise_conv2(x), window[:, :, -cache.shape[2] :]
+        window = torch.cat([cache, x], dim=1)
+        x = self.depthwise_conv(window.transpose(1, 2)).transpose(1, 2)
+        return self.pointwise_conv2(nn.functional.silu(self.batch_norm(x))), window[:, -cache.shape[1] :]
 
 
 class FeedForward(nn.Module):
@@ -192,12 +123,12 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """``ConformerLayer``: half feed-forward, attention, convolution, half feed-forward, norm."""
 
-    def __init__(self, layer: Any, pos_emb: Tensor, left_context: int, frames: int) -> None:
+    def __init__(self, layer: Any, attention: nn.Module) -> None:
         super().__init__()
         self.norm_feed_forward1 = layer.norm_feed_forward1
         self.feed_forward1 = FeedForward(layer.feed_forward1)
         self.norm_self_att = layer.norm_self_att
-        self.self_attn = SelfAttention(layer.self_attn, pos_emb, left_context, frames)
+        self.self_attn = attention
         self.norm_conv = layer.norm_conv
         self.conv = Convolution(layer.conv)
         self.norm_feed_forward2 = layer.norm_feed_forward2
@@ -206,7 +137,7 @@ class Layer(nn.Module):
         self.fc_factor: float = layer.fc_factor
 
     def forward(self, x: Tensor, channel: Tensor, time: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor, Tensor]:
-        """Take x [B, T, d] and the layer's two caches to x for the next layer and caches for the next step."""
+        """Take x [B, T, d] and the layer's two caches to x for the next layer and what the caches take in."""
         x = x + self.feed_forward1(self.norm_feed_forward1(x)) * self.fc_factor
         attended, channel = self.self_attn(self.norm_self_att(x), channel, masks)
         x = x + attended
@@ -219,7 +150,7 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """``ConformerEncoder``'s cache-aware step for one fixed chunk."""
 
-    def __init__(self, encoder: Any, geometry: Geometry) -> None:
+    def __init__(self, encoder: Any, geometry: Geometry, cache: str) -> None:
         super().__init__()
         self.frames = geometry.chunk_frames
         self.left_context = geometry.left_context
@@ -231,7 +162,8 @@ class Encoder(nn.Module):
         with torch.no_grad():
             _, pos_emb = encoder.pos_enc(torch.zeros(1, self.frames, encoder.d_model), cache_len=self.left_context)
             self.layers = nn.ModuleList(
-                Layer(layer, pos_emb, self.left_context, self.frames) for layer in encoder.layers
+                Layer(layer, ATTENTIONS[cache](layer.self_attn, pos_emb, self.left_context, self.frames))
+                for layer in encoder.layers
             )
         group = torch.arange(rows) // (geometry.lookahead + 1)
         behind = group[self.left_context :, None] - group[None, :]  # [T, rows], groups that a row lies behind
@@ -253,13 +185,16 @@ class Encoder(nn.Module):
         if self.xscale is not None:
             x = x * self.xscale
         masks = self._masks(length, cache_len)
+        attention: Any = self.layers[0].self_attn
+        past = torch.split(cache_time.transpose(2, 3), 1, dim=1)  # each [B, 1, kernel - 1, d]
         channels, times = [], []
-        for index, layer in enumerate(self.layers):
-            x, channel, time = layer(x, cache_channel[:, index], cache_time[:, index], masks)
-            channels.append(channel)
-            times.append(time)
-        next_len = torch.clamp(cache_len + self.frames, max=self.left_context)
-        return x, length, torch.stack(channels, dim=1), torch.stack(times, dim=1), next_len
+        for layer, rows, window in zip(self.layers, attention.cached(cache_channel), past, strict=True):
+            x, new_rows, new_window = layer(x, rows, window.squeeze(1), masks)
+            channels.append(new_rows)
+            times.append(new_window)
+        channel = attention.next_cache(cache_channel, channels)
+        time = torch.stack(times, dim=1).transpose(2, 3)
+        return x, length, channel, time, torch.clamp(cache_len + self.frames, max=self.left_context)
 
     def _masks(self, length: Tensor, cache_len: Tensor) -> StepMasks:
         """Masks from the valid frames [B] and the valid cache rows [B], NeMo's ``_create_masks``."""
@@ -303,9 +238,9 @@ class PromptKernel(nn.ModuleDict):
 class FusedEncoderStep(nn.Module):
     """The rewritten step with the contract's inputs and outputs; see the module's text for what differs."""
 
-    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
+    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry, cache: str = "channel") -> None:
         super().__init__()
-        self.encoder = Encoder(model.encoder, geometry)
+        self.encoder = Encoder(model.encoder, geometry, cache)
         prompt_kernel = getattr(model, "prompt_kernel", None)
         self.prompt_kernel = PromptKernel(prompt_kernel, model.encoder.d_model) if prompt_kernel is not None else None
 

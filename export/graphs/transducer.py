@@ -1,7 +1,11 @@
-"""Prediction network and joint of the RNN-T, one step each."""
+"""Prediction network and joint of the RNN-T, one step each.
+
+Both take the rows of a pruned vocabulary (:class:`export.vocabulary.Pruning`): for every new id the checkpoint's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -13,9 +17,13 @@ if TYPE_CHECKING:
 class DecoderStep(nn.Module):
     """Embedding and LSTM for one token; NeMo's ``RNNTDecoder.predict`` without a start symbol."""
 
-    def __init__(self, model: EncDecRNNTBPEModel) -> None:
+    def __init__(self, model: EncDecRNNTBPEModel, rows: Sequence[int] | None = None) -> None:
         super().__init__()
         self.prediction = model.decoder.prediction
+        if rows is not None:
+            embed = nn.Embedding(len(rows), self.prediction["embed"].embedding_dim)
+            embed.weight = _take(self.prediction["embed"].weight, rows)
+            self.prediction = nn.ModuleDict({"embed": embed, "dec_rnn": self.prediction["dec_rnn"]})
 
     def forward(self, token: Tensor, token_length: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Advance the prediction network by one token.
@@ -38,11 +46,16 @@ class DecoderStep(nn.Module):
 class JointStep(nn.Module):
     """Joint network to logits, before any softmax."""
 
-    def __init__(self, model: EncDecRNNTBPEModel) -> None:
+    def __init__(self, model: EncDecRNNTBPEModel, rows: Sequence[int] | None = None) -> None:
         super().__init__()
         self.enc = model.joint.enc
         self.pred = model.joint.pred
         self.joint_net = model.joint.joint_net
+        if rows is not None:
+            *before, last = self.joint_net
+            output = nn.Linear(last.in_features, len(rows))
+            output.weight, output.bias = _take(last.weight, rows), _take(last.bias, rows)
+            self.joint_net = nn.Sequential(*before, output)
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         """Join encoder [B, d, T] and decoder [B, hidden, U] to logits [B, T, U, pieces + 1]."""
@@ -50,3 +63,8 @@ class JointStep(nn.Module):
         tokens = self.pred(decoder.transpose(1, 2)).unsqueeze(1)
         logits: Tensor = self.joint_net(frames + tokens)
         return logits
+
+
+def _take(weights: Tensor, rows: Sequence[int]) -> nn.Parameter:
+    """Some rows of a trained tensor, in this order."""
+    return nn.Parameter(weights[list(rows)], requires_grad=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from scripts.cli import bundles, checkpoint, compare, export, regenerate
+from scripts.cli import bench, bundles, calibrate, checkpoint, compare, export, flaws, recipes, regenerate
 
 app = typer.Typer(
     help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
@@ -15,12 +15,15 @@ app = typer.Typer(
 )
 app.command("regenerate")(regenerate.regenerate)
 app.command("export")(export.export)
+app.command("calibrate")(calibrate.calibrate)
 app.command("quantize")(bundles.quantize)
 app.command("verify")(compare.verify)
 app.command("record", hidden=True)(compare.record)  # a stage of regenerate
 app.command("transcribe")(compare.transcribe)
+app.command("bench")(bench.bench)
+app.command("flaws")(flaws.flaws)
 app.command("inspect")(bundles.inspect)
-app.command("recipes")(bundles.recipes)
+app.add_typer(recipes.app, name="recipes")
 app.add_typer(checkpoint.app, name="checkpoint")
 
 

@@ -1,33 +1,55 @@
-"""``quantize``, ``inspect`` and ``recipes``: finished folders and what can be made of them, without torch or NeMo."""
+"""``quantize`` and ``inspect``: finished folders and what can be made of them, without torch or NeMo."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scripts.cli import options
 from scripts.cli.result import Result, facts_table, megabytes, verb
 
+if TYPE_CHECKING:
+    from export.bundle import Metadata
+
 
 @verb
 def quantize(
     source: Annotated[Path, typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote.")],
     directory: options.Folder,
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="One of the names that `recipes` prints.")],
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME", help="A name that `recipes` prints, or a recipe's .toml file.")
+    ],
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What `calibrate` collected; some recipes need it.")
+    ] = None,
+    runtime_options: Annotated[
+        bool,
+        typer.Option(
+            "--runtime-options/--no-runtime-options", help="Write OpenVINO's run-time options into the graphs."
+        ),
+    ] = True,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> Result:
-    """Derive a smaller folder from an FP32 one by a named recipe."""
+    """Derive a smaller folder from an FP32 one by a recipe."""
     from export.bundle import Bundle, refuse_existing
+    from quantize.calibration import CalibrationData
     from quantize.pipeline import quantize_bundle
     from quantize.recipes import get_recipe
     from verify.resources import peak_rss_mb
 
     chosen = get_recipe(recipe)
     refuse_existing(directory, force=force)
-    bundle = quantize_bundle(Bundle.open(source), directory, chosen, force=force)
+    bundle = quantize_bundle(
+        Bundle.open(source),
+        directory,
+        chosen,
+        calibration=CalibrationData.open(calibration) if calibration else None,
+        runtime_options=runtime_options,
+        force=force,
+    )
     data: dict[str, Any] = {
         "folder": str(bundle.path),
         "recipe": chosen.name,
@@ -63,10 +85,12 @@ def inspect(directory: options.Finished, as_json: options.Json = False) -> Resul
             "precision": metadata.precision,
             "recipe": metadata.recipe.get("name", "none"),
             "size": megabytes(bundle.size_bytes),
+            "profile": metadata.profile,
             "graph": metadata.graph,
+            "attention cache": metadata.cache,
             "attention context": metadata.att_context_size,
             "chunk": f"{metadata.chunk_ms:g} ms, {metadata.chunk_samples} samples",
-            "vocabulary": f"{metadata.vocab_size} pieces, {len(metadata.lang_tag_token_ids)} language tags",
+            "vocabulary": vocabulary_text(metadata),
             "prompts": ", ".join(metadata.prompt_dictionary or {}) or "none",
             **{f"{graph} constants": text for graph, text in constants_text(metadata.constants).items()},
             "checkpoint": metadata.checkpoint.get("sha256", "unknown"),
@@ -79,32 +103,11 @@ def inspect(directory: options.Finished, as_json: options.Json = False) -> Resul
     return Result(data, render, as_json, exit_code=1 if problems else 0)
 
 
-@verb
-def recipes(as_json: options.Json = False) -> Result:
-    """List the recipes that `quantize` and `regenerate` know."""
-    from quantize.recipes import RECIPES
-
-    rows = [
-        {
-            "name": recipe.name,
-            "version": recipe.version,
-            "description": recipe.description,
-            "tolerance": recipe.tolerance.model_dump(),
-        }
-        for recipe in RECIPES.values()
-    ]
-
-    def render() -> list[Any]:
-        from rich.table import Table
-
-        table = Table("recipe", "version", "what it does", "identical tokens", "WER delta")
-        for recipe in RECIPES.values():
-            limits = recipe.tolerance
-            least, most = f"≥ {100 * limits.exact_match:g} %", f"≤ {limits.wer_delta:g} points"
-            table.add_row(recipe.name, str(recipe.version), recipe.description, least, most)
-        return [table]
-
-    return Result({"recipes": rows}, render, as_json)
+def vocabulary_text(metadata: Metadata) -> str:
+    """How many pieces and tags there are, and what was pruned."""
+    pruned = metadata.vocabulary
+    kept = f" of {pruned['checkpoint_pieces']} ({', '.join(pruned['scripts'])})" if pruned else ""
+    return f"{metadata.vocab_size}{kept} pieces, {len(metadata.lang_tag_token_ids)} language tags"
 
 
 def constants_text(constants: dict[str, dict[str, dict[str, int]]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from export.bundle import Bundle
     from export.checkpoint import Checkpoint
     from verify.report import Report
-    from verify.runs import Run
+    from verify.runs import Run, Runtime, Side
     from verify.transcript import Transcript
 
 
@@ -34,7 +34,7 @@ def verify(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the reference's transcripts here, for other folders.")
     ] = None,
-    runtime: options.Runtime = options.RuntimeName.generation1,
+    runtime: options.OptionalRuntime = None,
     language: Annotated[
         str, typer.Option(metavar="manifest|auto|xx-XX", help="Prompt: each utterance's own language, or one for all.")
     ] = "manifest",
@@ -52,7 +52,8 @@ def verify(
         _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
     opened = _reference(reference, revision)
     utterances = choose_utterances(manifest, limit, ignore_text=ignore_text)
-    result = verify_bundle(bundle, opened, utterances, runtime=runtime.value, language=language, cache=cache)
+    chosen: Runtime | None = None if runtime is None else runtime.value
+    result = verify_bundle(bundle, opened, utterances, runtime=chosen, language=language, cache=cache)
     if report is not None:
         result.save(report)
     data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
@@ -88,9 +89,17 @@ def _verdict(report: Report, *, text: bool) -> list[Any]:
         row.append(f"{part.wer_between:.2f}")
         row += [f"{part.wer:.2f}", f"{part.reference_wer:.2f}", f"{part.wer_delta:+.2f}"] if text else []
         table.add_row(*row)
-    lines = [f"  {escape(example.audio)}: {escape(example.diff)}" for example in report.worst_examples[:5]]
+    sides = [f"{side.name} ({side.runtime}, chunks of {side.chunk_ms:g} ms)" for side in _known_sides(report)]
+    lines = [f"{escape(' against '.join(sides))}"] if sides else []
+    lines += [f"  {escape(example.audio)}: {escape(example.diff)}" for example in report.worst_examples[:5]]
     reasons = "".join(f"; {reason}" for reason in report.reasons)
     return [table, *lines, f"[bold]{'passed' if report.passed else 'FAILED'}[/]{escape(reasons)}"]
+
+
+def _known_sides(report: Report) -> list[Side]:
+    """Both sides where both say their chunk."""
+    sides = [report.target, report.reference]
+    return sides if all(side.chunk_ms is not None for side in sides) else []
 
 
 @verb
@@ -98,6 +107,7 @@ def record(
     checkpoint: options.Source,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Where `verify --cache` will find it.")],
     lookahead: options.Lookahead = 0,
+    chunk_ms: options.ChunkMs = None,
     manifest: options.Manifest = None,
     limit: options.Limit = None,
     revision: options.Revision = None,
@@ -110,7 +120,9 @@ def record(
     from verify.runs import record_checkpoint
 
     utterances = choose_utterances(manifest, limit)
-    run = record_checkpoint(open_checkpoint(checkpoint, revision), lookahead, utterances, cache=cache)
+    opened = open_checkpoint(checkpoint, revision)
+    geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
+    run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.chunk_frames, cache=cache)
     data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json)
 

@@ -12,9 +12,13 @@ from scripts.cli.result import Result, facts_table, megabytes, verb
 def export(
     checkpoint: options.Source,
     directory: options.Folder,
-    lookahead: options.Lookahead = 0,
+    profile: options.Profile = None,
+    lookahead: options.OptionalLookahead = None,
     chunk_ms: options.ChunkMs = None,
+    cache: options.CacheOption = None,
     graph: options.GraphOption = options.Graph.fused,
+    languages: options.Languages = None,
+    scripts: options.Scripts = None,
     force: options.Force = False,
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
@@ -24,35 +28,48 @@ def export(
     from export.bundle import refuse_existing
     from export.checkpoint import open_checkpoint
     from export.pipeline import export_checkpoint
+    from export.profiles import choose_settings
     from verify.resources import peak_rss_mb
 
     refuse_existing(directory, force=force)
     source = open_checkpoint(checkpoint, revision)
+    settings = choose_settings(
+        source, profile, lookahead=lookahead, chunk_ms=chunk_ms, cache=cache.value if cache else None
+    )
     bundle = export_checkpoint(
         source,
         directory,
-        lookahead=lookahead,
-        chunk_ms=chunk_ms,
+        lookahead=settings.lookahead,
+        chunk_ms=settings.chunk_ms,
+        cache=settings.cache,
         graph=graph.value,
         force=force,
         force_lookahead=force_lookahead,
+        languages=options.names(languages),
+        scripts=options.names(scripts),
     )
     metadata = bundle.metadata
     data: dict[str, Any] = {
         "folder": str(bundle.path),
         "bytes": bundle.size_bytes,
+        "profile": metadata.profile,
         "graph": metadata.graph,
+        "cache": metadata.cache,
         "att_context_size": metadata.att_context_size,
         "chunk_ms": metadata.chunk_ms,
+        "pieces": metadata.vocab_size,
         "parity": metadata.parity,
         "warnings": metadata.warnings,
         "peak_rss_mb": peak_rss_mb(),
     }
     facts = {
         "size": megabytes(bundle.size_bytes),
+        "profile": metadata.profile,
         "graph": metadata.graph,
+        "cache": metadata.cache,
         "attention context": metadata.att_context_size,
         "chunk": f"{metadata.chunk_ms:g} ms",
+        "vocabulary": f"{metadata.vocab_size} pieces",
         "largest difference from PyTorch": ", ".join(
             f"{name} {max(output['relative'] for output in result['outputs'].values()):.1g}"
             for name, result in metadata.parity.items()

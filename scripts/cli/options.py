@@ -16,6 +16,13 @@ class RuntimeName(StrEnum):
     streaming = "streaming"
 
 
+class Cache(StrEnum):
+    """What the encoder's attention cache holds."""
+
+    channel = "channel"
+    kv = "kv"
+
+
 class Graph(StrEnum):
     """Which encoder graph to export."""
 
@@ -33,9 +40,22 @@ OptionalSource = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")]
 Finished = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `export` or `quantize` wrote.")]
 Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the Hugging Face id.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="'published' (the default), or a latency tier with kv cache: 80ms, 160ms, 320ms, 560ms, 1120ms.",
+    ),
+]
 Lookahead = Annotated[
     int,
     typer.Option(metavar="R", help="Right context in 80 ms encoder frames; one the checkpoint was trained with."),
+]
+OptionalLookahead = Annotated[
+    int | None,
+    typer.Option(
+        metavar="R", help="Right context in 80 ms encoder frames; one the checkpoint was trained with. (default: 0)"
+    ),
 ]
 ForceLookahead = Annotated[
     bool, typer.Option("--force-lookahead", help="Allow a lookahead that the checkpoint was not trained with.")
@@ -44,9 +64,26 @@ ChunkMs = Annotated[
     int | None,
     typer.Option(metavar="N", help="New audio per step in ms: a multiple of 80 holding R+1 frames. (default: 1120)"),
 ]
+CacheOption = Annotated[
+    Cache | None,
+    typer.Option(
+        help="'channel': NeMo's attention cache; 'kv': keys and values, faster and twice as large. (default: channel)",
+        show_default=False,
+    ),
+]
 GraphOption = Annotated[
     Graph,
     typer.Option(help="'fused': the encoder step rewritten for speed; 'nemo': NeMo's modules as they are."),
+]
+Languages = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TAG,…", help="Keep only the pieces that text in these languages can need: en,es,pt-BR. (default: all)"
+    ),
+]
+Scripts = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,…", help="The same by scripts instead: latin,cyrillic, or ISO codes. (default: all)"),
 ]
 Manifest = Annotated[
     Path | None, typer.Option(metavar="FILE", help="NeMo manifest (JSON lines) to transcribe. (default: the demo set)")
@@ -64,5 +101,14 @@ Runtime = Annotated[
         help="'generation1': the published clients' loop; 'streaming': ours, without its flaws (fused graph only)."
     ),
 ]
+OptionalRuntime = Annotated[
+    RuntimeName | None,
+    typer.Option(help="As in `transcribe`. (default: 'streaming' against a checkpoint, 'generation1' else)"),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The values of a comma-separated option."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))

@@ -1,13 +1,14 @@
 """Batches from the shards: length buckets, stream starts, the clients' chunk windows, masks.
 
-The encoder sees three kinds of stream. *Plain*: the recording as it is, cut at a random frame before
-its first word. *Led*: zero mel frames first, as a runtime feeds them that replaces NeMo's padding by frames of
-zeros. *Chunked*: the log-mel of each 1.12 s chunk computed alone, in windows of 9 carried and 112
-new frames, with or without the shifted carry of the first client generation.
+The encoder sees two kinds of stream. *Plain*: the recording as it is, cut at a random frame before its first word.
+*Chunked*: the log-mel of each 1.12 s chunk computed alone, in windows of 9 carried and 112 new frames, after silence.
+Neither holds what only a client's loop makes up and the real model never heard: zero mel frames before the
+stream, or a carry that is off by a frame.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ DROPPED_FRAMES = 2  # encoder frames that the carried mel frames make
 MEL_FRAMES_PER_BATCH = 3200  # padded, of each worker
 MAX_BATCH = 16
 _FILL = -10.0  # of masked mel, about the mean of speech
+_SILENCE = math.log(2.0**-24)  # mel of digital silence
 _STRIDE = 8
 
 
@@ -79,8 +81,8 @@ class Corpus:
 
     def _assemble(self, members: list[tuple[int, int]], *, chunked: bool, rng: random.Random) -> Batch:
         rows = [self._arrays[shard]["index"][number] for shard, number in members]
-        mels, tokens, spots, shifts = [], [], [], []
-        lead, dropped = (0, DROPPED_FRAMES) if chunked else _draw_lead(rng)
+        mels, tokens, spots, cuts = [], [], [], []
+        dropped = DROPPED_FRAMES if chunked else 0
         for (shard, _), row in zip(members, rows, strict=True):
             arrays = self._arrays[shard]
             cut = 0 if chunked else rng.randint(0, min(int(row["speech_start"]), 60))
@@ -89,11 +91,11 @@ class Corpus:
             mels.append(_mask(arrays["mel"][frames].astype(np.float32), rng))
             tokens.append(torch.from_numpy(arrays["tokens"][labels].astype(np.int64)))
             spots.append(torch.from_numpy(arrays["spots"][labels].astype(np.float32)))
-            shifts.append(lead - cut)
+            cuts.append(cut)
         prompts = [AUTO_PROMPT_ID if rng.random() < 0.5 else LANGUAGES[int(row["language"])].prompt_id for row in rows]
-        windows, lengths, count = _client_windows(mels, rng) if chunked else _lead_windows(mels, lead)
+        windows, lengths, count = _client_windows(mels) if chunked else _plain_windows(mels)
         frames_out = _encoder_frames(lengths) - dropped
-        positions = [(spot + shift) / _STRIDE - dropped for spot, shift in zip(spots, shifts, strict=True)]
+        positions = [(spot - cut) / _STRIDE - dropped for spot, cut in zip(spots, cuts, strict=True)]
         return Batch(
             windows=windows,
             lengths=lengths,
@@ -118,16 +120,6 @@ def _group(keys: list[tuple[bool, int, int, int]]) -> list[tuple[bool, list[tupl
     return groups
 
 
-def _draw_lead(rng: random.Random) -> tuple[int, int]:
-    """How many zero frames go first, and how many encoder frames are dropped for them."""
-    kind = rng.random()
-    if kind < 0.5:
-        return 0, 0
-    if kind < 0.65:
-        return rng.randint(1, 16), 0
-    return (CARRY_FRAMES, DROPPED_FRAMES) if kind < 0.85 else (2 * _STRIDE, DROPPED_FRAMES)
-
-
 def _mask(mel: Mel, rng: random.Random) -> Mel:
     """SpecAugment with small masks on a part of the recordings; `mel` [frames, 128] is changed in place."""
     if rng.random() < 0.6:
@@ -147,24 +139,21 @@ def _encoder_frames(lengths: Tensor) -> Tensor:
     return lengths
 
 
-def _lead_windows(mels: list[Mel], lead: int) -> tuple[Tensor, Tensor, int]:
-    lengths = torch.tensor([mel.shape[0] + lead for mel in mels])
+def _plain_windows(mels: list[Mel]) -> tuple[Tensor, Tensor, int]:
+    lengths = torch.tensor([mel.shape[0] for mel in mels])
     windows = torch.zeros(len(mels), int(lengths.max()), MEL_BINS)
     for window, mel in zip(windows, mels, strict=True):
-        window[lead : lead + mel.shape[0]] = torch.from_numpy(mel)
+        window[: mel.shape[0]] = torch.from_numpy(mel)
     return windows, lengths, 1
 
 
-def _client_windows(mels: list[Mel], rng: random.Random) -> tuple[Tensor, Tensor, int]:
-    """Windows [B * chunks, 121, 128] as a client's loop cuts them; half the batches with its shifted carry."""
+def _client_windows(mels: list[Mel]) -> tuple[Tensor, Tensor, int]:
+    """Windows [B * chunks, 121, 128] as a client's loop cuts them, with silence before the first."""
     count = max(mel.shape[0] // CHUNK_FRAMES for mel in mels)
     chunks = torch.zeros(len(mels), count, CHUNK_FRAMES, MEL_BINS)
     for chunk, mel in zip(chunks, mels, strict=True):
         chunk.view(-1, MEL_BINS)[: mel.shape[0]] = torch.from_numpy(mel)
-    carry = torch.zeros(len(mels), count, CARRY_FRAMES, MEL_BINS)
-    if rng.random() < 0.5:
-        carry[:, 1:] = chunks[:, :-1, -CARRY_FRAMES:]
-    else:  # the front end returned a masked 113th frame, which pushes the carry by one
-        carry[:, 1:, :-1] = chunks[:, :-1, 1 - CARRY_FRAMES :]
+    carry = torch.full((len(mels), count, CARRY_FRAMES, MEL_BINS), _SILENCE)
+    carry[:, 1:] = chunks[:, :-1, -CARRY_FRAMES:]
     windows = torch.cat([carry, chunks], 2).flatten(0, 1)
     return windows, torch.full((windows.shape[0],), windows.shape[1]), count

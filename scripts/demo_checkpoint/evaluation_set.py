@@ -1,6 +1,7 @@
-"""The embedded evaluation set: unseen sentences in unseen voices, as FLAC files and a NeMo manifest.
+"""The embedded evaluation and calibration sets: speech of one split each, as FLAC files with a NeMo manifest.
 
-Run it as ``python -m scripts.demo_checkpoint.evaluation_set`` or call :func:`build_evaluation_set`.
+Run it as ``python -m scripts.demo_checkpoint.evaluation_set``, which writes both, or call
+:func:`build_evaluation_set` and :func:`build_calibration_set`.
 """
 
 from __future__ import annotations
@@ -20,18 +21,29 @@ from scripts.demo_checkpoint.corpus import LANGUAGES, Language, Sentence, Split,
 from scripts.demo_checkpoint.speech import SAMPLE_RATE, Audio, degrade, draw_delivery, join, synthesize
 
 MANIFEST_NAME = "manifest.jsonl"
-SINGLE_PER_LANGUAGE = 30
-JOINED_PER_LANGUAGE = 2  # of two or three sentences
-LONG_PER_LANGUAGE = 1  # longer than LONG_SECONDS
-LONG_SECONDS, MAX_SECONDS, MIN_SECONDS = 20.2, 24.5, 1.0
+CALIBRATION_NAME = "calibration.jsonl"
+MIN_SECONDS, MAX_SECONDS = 1.0, 24.5
 NOISY_SHARE = 0.15
 MIN_SNR_DB = 25.0
 TRAILING_SILENCE_S = 0.8  # so that a model without lookahead can finish its last words
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a set holds of each language."""
+
+    split: Split
+    singles: int  # recordings of one sentence
+    joined: tuple[tuple[float, float], ...]  # recordings of several: the shortest and longest each may be, in seconds
+
+
+EVALUATION = Plan(Split.EVALUATION, 30, ((4.0, 12.0), (4.0, 12.0), (20.2, MAX_SECONDS)))
+CALIBRATION = Plan(Split.DEVELOPMENT, 3, ((6.0, 11.0), (6.0, 11.0)))  # long enough to fill a cache of 56 frames
+
+
+@dataclass(frozen=True)
 class Recording:
-    """One evaluation recording before it is written."""
+    """One recording before it is written."""
 
     audio: Audio
     text: str
@@ -49,16 +61,26 @@ def build_evaluation_set(directory: Path, seed: int = 1) -> Path:
 
     The same seed gives the same files with the same version of the synthesizer.
     """
-    manifest = directory / MANIFEST_NAME
+    return _build(EVALUATION, directory / MANIFEST_NAME, "audio", generator(f"evaluation-{seed}"))
+
+
+def build_calibration_set(directory: Path, seed: int = 1) -> Path:
+    """Write ``calibration/*.flac`` and their manifest below `directory`: sentences and voices of the development split.
+
+    The same seed gives the same files with the same version of the synthesizer.
+    """
+    return _build(CALIBRATION, directory / CALIBRATION_NAME, "calibration", generator(f"calibration-{seed}"))
+
+
+def _build(plan: Plan, manifest: Path, folder: str, rng: random.Random) -> Path:
     if manifest.exists():
         raise UserError(f"{manifest}: exists already: choose another directory or remove it")
-    rng = generator(f"evaluation-{seed}")
-    recordings = [recording for language in LANGUAGES for recording in _recordings(language, rng)]
-    (directory / "audio").mkdir(parents=True, exist_ok=True)
+    recordings = [recording for language in LANGUAGES for recording in _recordings(plan, language, rng)]
+    (manifest.parent / folder).mkdir(parents=True, exist_ok=True)
     lines = []
     for number, recording in enumerate(recordings):
-        name = f"audio/{number:03d}-{recording.language.tag}.flac"
-        soundfile.write(directory / name, recording.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        name = f"{folder}/{number:03d}-{recording.language.tag}.flac"
+        soundfile.write(manifest.parent / name, recording.audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         entry = {
             "audio_filepath": name,
             "duration": round(recording.seconds, 4),
@@ -71,47 +93,49 @@ def build_evaluation_set(directory: Path, seed: int = 1) -> Path:
     return manifest
 
 
-def _recordings(language: Language, rng: random.Random) -> list[Recording]:
+def _recordings(plan: Plan, language: Language, rng: random.Random) -> list[Recording]:
     """All recordings of one language; no sentence occurs in two of them."""
     seen: set[str] = set()
-    recordings = [_single(language, seen, rng) for _ in range(SINGLE_PER_LANGUAGE)]
-    recordings += [_joined(language, seen, rng, 4.0, 12.0) for _ in range(JOINED_PER_LANGUAGE)]
-    recordings += [_joined(language, seen, rng, LONG_SECONDS, MAX_SECONDS) for _ in range(LONG_PER_LANGUAGE)]
-    return recordings
+    recordings = [_single(plan.split, language, seen, rng) for _ in range(plan.singles)]
+    return recordings + [_joined(plan.split, language, seen, rng, *seconds) for seconds in plan.joined]
 
 
-def _single(language: Language, seen: set[str], rng: random.Random) -> Recording:
+def _single(split: Split, language: Language, seen: set[str], rng: random.Random) -> Recording:
     while True:
-        recording = _record(language, [_unseen_sentence(language, seen, rng)], rng)
+        recording = _record(split, language, [_unseen_sentence(split, language, seen, rng)], rng)
         if MIN_SECONDS <= recording.seconds <= MAX_SECONDS:
             return recording
 
 
-def _joined(language: Language, seen: set[str], rng: random.Random, shortest: float, longest: float) -> Recording:
+def _joined(
+    split: Split, language: Language, seen: set[str], rng: random.Random, shortest: float, longest: float
+) -> Recording:
     """Sentences of one voice, one after another, for `shortest` to `longest` seconds in all."""
     while True:
         known = set(seen)
-        sentences = [_unseen_sentence(language, seen, rng, max_words=14) for _ in range(2)]
-        recording = _record(language, sentences, rng)
+        sentences = [_unseen_sentence(split, language, seen, rng, max_words=14) for _ in range(2)]
+        recording = _record(split, language, sentences, rng)
         while recording.seconds < shortest:
-            sentences.append(_unseen_sentence(language, seen, rng, max_words=14))
-            recording = _record(language, sentences, rng)
+            sentences.append(_unseen_sentence(split, language, seen, rng, max_words=14))
+            recording = _record(split, language, sentences, rng)
         if recording.seconds <= longest:
             return recording
         seen.clear()
         seen.update(known)
 
 
-def _unseen_sentence(language: Language, seen: set[str], rng: random.Random, max_words: int = 25) -> Sentence:
+def _unseen_sentence(
+    split: Split, language: Language, seen: set[str], rng: random.Random, max_words: int = 25
+) -> Sentence:
     while True:
-        sentence = draw_sentence(language, Split.EVALUATION, rng, max_words=max_words)
+        sentence = draw_sentence(language, split, rng, max_words=max_words)
         if sentence.text not in seen:
             seen.add(sentence.text)
             return sentence
 
 
-def _record(language: Language, sentences: list[Sentence], rng: random.Random) -> Recording:
-    delivery = draw_delivery(Split.EVALUATION, rng)
+def _record(split: Split, language: Language, sentences: list[Sentence], rng: random.Random) -> Recording:
+    delivery = draw_delivery(split, rng)
     speech, _ = join([synthesize(sentence.spoken, language, delivery) for sentence in sentences], rng)
     loud = np.flatnonzero(speech)
     tail = np.zeros(int(TRAILING_SILENCE_S * SAMPLE_RATE), np.float32)
@@ -120,11 +144,12 @@ def _record(language: Language, sentences: list[Sentence], rng: random.Random) -
 
 
 def main(
-    directory: Annotated[Path, typer.Argument(help="Where `audio/` and the manifest go.")],
-    seed: Annotated[int, typer.Option(help="Another seed gives another set.")] = 1,
+    directory: Annotated[Path, typer.Argument(help="Where `audio/`, `calibration/` and the manifests go.")],
+    seed: Annotated[int, typer.Option(help="Another seed gives other sets.")] = 1,
 ) -> None:
-    """Write the evaluation set of the demo checkpoint."""
+    """Write the evaluation set of the demo checkpoint and the set that recipes are calibrated with."""
     typer.echo(build_evaluation_set(directory, seed))
+    typer.echo(build_calibration_set(directory, seed))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ BLANK_SHARE = 0.6  # of the frames, roughly
 LISTENING_STEPS = 400  # in which the encoder learns from frames alone: from RNN-T and CTC it would learn to be constant
 FADING_STEPS = 800  # after these, in which the classification of frames fades out
 FRAME_DELAY, FRAME_REACH = 1.5, 8.0  # encoder frames: what a frame may hear of its token first; the longest token
-LABEL_NOISE = 0.12  # share of wrong tokens in the prediction network's input
+LABEL_NOISE = 0.08  # share of wrong tokens in the prediction network's input
 CLIENT_LOOKAHEADS = (0, 6, 13)  # those whose chunks divide a client's chunk of 14 frames
 
 

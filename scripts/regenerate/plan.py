@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import UserError
+from export.profiles import Settings, choose_settings
+from export.vocabulary import prune_vocabulary
 
 if TYPE_CHECKING:
     from quantize.recipe import Recipe
@@ -37,9 +39,13 @@ class Options:
     checkpoint: str | None = None
     revision: str | None = None
     recipes: tuple[str, ...] = ()
-    lookahead: int = 0
+    profile: str | None = None
+    lookahead: int | None = None
     chunk_ms: int | None = None
+    cache: str | None = None
     graph: str = "fused"
+    languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
     manifest: Path | None = None
     limit: int | None = None
     nemo_limit: int | None = None
@@ -53,26 +59,36 @@ class Plan:
 
     Attributes:
         options: as given.
+        settings: those of the profile, or the single ones given.
         checkpoint: the opened checkpoint.
         recipes: what is derived from the FP32 folder, in order.
         manifest: what is transcribed.
         limit: how many of its utterances, or None for all.
         score_text: whether the manifest's text means anything to this checkpoint.
+        vocabulary: what the folders' metadata will say about pruned pieces.
         inputs: identity of everything the results depend on.
     """
 
     options: Options
+    settings: Settings
     checkpoint: Checkpoint
     recipes: tuple[Recipe, ...]
     manifest: Path
     limit: int | None
     score_text: bool
+    vocabulary: dict[str, Any]
     inputs: dict[str, Any]
 
     @property
     def output(self) -> Path:
         """The folder that everything goes to."""
         return self.options.output
+
+    def recipe_argument(self, name: str) -> str:
+        """How the user gave the recipe of a folder: its name, or the path of its file."""
+        from quantize.recipes import get_recipe
+
+        return next((given for given in self.options.recipes if get_recipe(given).name == name), name)
 
     def utterance_limit(self, name: str) -> int | None:
         """How many utterances a folder is compared on; NeMo, FP32's reference, may get fewer."""
@@ -96,15 +112,27 @@ def make_plan(options: Options) -> Plan:
 
     wanted = dict.fromkeys(options.recipes or DEFAULT_RECIPES)  # each once, in the order given
     recipes = tuple(get_recipe(name) for name in wanted if name != FP32)
+    for recipe in recipes:
+        if recipe.needs_calibration:
+            raise UserError(
+                f"--recipe {recipe.name}: needs calibration data, which regenerate does not collect; run "
+                "`nemotron-ov calibrate`, then `nemotron-ov quantize --calibration`"
+            )
     checkpoint = open_checkpoint(options.checkpoint, options.revision)
-    checkpoint.geometry(options.lookahead, options.chunk_ms, force=options.force_lookahead)
+    settings = choose_settings(
+        checkpoint, options.profile, lookahead=options.lookahead, chunk_ms=options.chunk_ms, cache=options.cache
+    )
+    checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=options.force_lookahead)
+    pruning = prune_vocabulary(checkpoint, languages=options.languages, scripts=options.scripts)
     manifest, limit, score_text = _manifest(options, checkpoint)
     read_manifest(manifest)
     inputs = {
         "checkpoint": checkpoint.sha256,
-        "lookahead": options.lookahead,
-        "chunk_ms": options.chunk_ms,
+        "lookahead": settings.lookahead,
+        "chunk_ms": settings.chunk_ms,
+        "cache": settings.cache,
         "graph": options.graph,
+        "vocabulary": pruning.record,
         "recipes": {recipe.name: recipe.hash for recipe in recipes},
         "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
         "limit": limit,
@@ -112,7 +140,7 @@ def make_plan(options: Options) -> Plan:
         "score_text": score_text,
         "tools": {name: version(name) for name in _TOOLS},
     }
-    return Plan(options, checkpoint, recipes, manifest, limit, score_text, inputs)
+    return Plan(options, settings, checkpoint, recipes, manifest, limit, score_text, pruning.record, inputs)
 
 
 def _manifest(options: Options, checkpoint: Checkpoint) -> tuple[Path, int | None, bool]:

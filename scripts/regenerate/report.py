@@ -53,6 +53,7 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
         "warnings": bundle.metadata.warnings,
         **(error_rates(name, results) if plan.score_text else NO_RATES),
         "reference": NEMO if name == FP32 else FP32,
+        "runtime": verified["target"]["runtime"],  # that the comparison with the reference was made by
         "judged": is_judged(plan, bundle),
         "passed": verified["passed"],
         "reasons": verified["reasons"],
@@ -79,19 +80,21 @@ def is_judged(plan: Plan, bundle: Bundle) -> bool:
     return plan.score_text or bundle.metadata.recipe["tolerance"]["exact_match"] == 1.0
 
 
-NO_RATES: dict[str, Any] = {"scored_utterances": 0, "wer": None, "per_language": {}}
+NO_RATES: dict[str, Any] = {"scored_utterances": 0, "scored_runtime": None, "wer": None, "per_language": {}}
 
 
 def error_rates(name: str, results: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
     """A folder's error rates against the manifest's text, on as many utterances as it was transcribed on.
 
-    FP32 is compared with NeMo on few; where it was a recipe's reference, it was transcribed on all.
+    FP32 is compared with NeMo on few, and by the streaming runtime; where it was a recipe's reference, it was
+    transcribed on all, as clients do it.
     """
     derived = next((other for other in results if other != FP32), None)
     source, rate = (derived, "reference_wer") if name == FP32 and derived else (name, "wer")
     verified = results[source]["verified"]
     return {
         "scored_utterances": verified["utterances"],
+        "scored_runtime": verified["target"]["runtime"],
         "wer": verified[rate],
         "per_language": {
             language: {"metric": score["metric"], "utterances": score["utterances"], "rate": score[rate]}
@@ -104,11 +107,16 @@ def notes(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
     """What a reader must know to read the numbers."""
     fp32 = rows[0]
     lines = [
-        f"{FP32} against NeMo's own streaming (lookahead {plan.options.lookahead}, {fp32['utterances']} utterances): "
-        f"what the clients' loop costs; reported, not judged. Every other folder: against {FP32}, judged by its "
-        "recipe's limits.",
+        f"{FP32} against NeMo's own streaming (lookahead {plan.settings.lookahead}, {fp32['utterances']} utterances), "
+        f"both in the folder's chunks, {FP32} by the {fp32['runtime']} runtime: reported, not judged. Every other "
+        f"folder: against {FP32} in the clients' loop, judged by its recipe's limits.",
         "Step time, speed and peak memory: one process that transcribes up to a minute with the clients' loop.",
     ]
+    if plan.vocabulary:
+        lines.append(
+            f"Vocabulary pruned to {', '.join(plan.vocabulary['scripts'])}: utterances in other scripts are compared "
+            "too, and cannot be right. Give a --manifest without them to judge by."
+        )
     if plan.checkpoint.is_random:
         lines.append("Random weights: logits nearly tie, so any rounding changes tokens; nothing is judged.")
     elif not plan.score_text:

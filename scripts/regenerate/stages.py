@@ -64,14 +64,16 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     if is_finished(plan, name):
         note(f"keeping {folder}: finished by an earlier run")
         return {}
-    options = plan.options
+    options, settings = plan.options, plan.settings
     arguments = ["--force"] if folder.exists() else []
     if name == FP32:
-        arguments += ["--lookahead", str(options.lookahead), "--graph", options.graph]
-        arguments += ["--chunk-ms", str(options.chunk_ms)] if options.chunk_ms is not None else []
+        arguments += ["--graph", options.graph, "--cache", settings.cache, "--lookahead", str(settings.lookahead)]
+        arguments += ["--chunk-ms", str(settings.chunk_ms)] if settings.chunk_ms is not None else []
         arguments += ["--force-lookahead"] if options.force_lookahead else []
+        arguments += ["--languages", ",".join(options.languages)] if options.languages else []
+        arguments += ["--scripts", ",".join(options.scripts)] if options.scripts else []
         return run_verb(state, "export", plan.checkpoint.path, folder, *arguments)
-    return run_verb(state, "quantize", plan.output / FP32, folder, "--recipe", name, *arguments)
+    return run_verb(state, "quantize", plan.output / FP32, folder, "--recipe", plan.recipe_argument(name), *arguments)
 
 
 def is_finished(plan: Plan, name: str) -> bool:
@@ -80,14 +82,16 @@ def is_finished(plan: Plan, name: str) -> bool:
         bundle = Bundle.open(plan.output / name)
     except UserError:
         return False
-    recorded, options = bundle.metadata, plan.options
-    geometry, _ = plan.checkpoint.geometry(options.lookahead, options.chunk_ms, force=options.force_lookahead)
+    recorded, options, settings = bundle.metadata, plan.options, plan.settings
+    geometry, _ = plan.checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=options.force_lookahead)
     wanted = {recipe.name: recipe.hash for recipe in plan.recipes}.get(name)  # the export has none
     same = (
         recorded.checkpoint.get("sha256") == plan.checkpoint.sha256
         and recorded.att_context_size == geometry.att_context_size
         and recorded.chunk_mel_frames == geometry.chunk_mel_frames
         and recorded.graph == options.graph
+        and recorded.cache == settings.cache
+        and recorded.vocabulary == plan.vocabulary
         and recorded.recipe.get("name") == name
         and recorded.recipe.get("hash") == wanted
     )
@@ -96,7 +100,8 @@ def is_finished(plan: Plan, name: str) -> bool:
 
 def record_nemo(plan: Plan, state: State) -> Outcome:
     """Keep NeMo's transcripts for FP32's comparison: at full size, both models in one process would take 11 GB."""
-    arguments: list[str | Path] = ["--cache", plan.output / STAGES, "--lookahead", str(plan.options.lookahead)]
+    arguments: list[str | Path] = ["--cache", plan.output / STAGES, "--lookahead", str(plan.settings.lookahead)]
+    arguments += ["--chunk-ms", str(plan.settings.chunk_ms)] if plan.settings.chunk_ms is not None else []
     arguments += _audio(plan, FP32)
     return _cached(
         state, "recorded-nemo", _key(plan), lambda: run_verb(state, "record", plan.checkpoint.path, *arguments)
@@ -156,7 +161,7 @@ def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = F
     command = [sys.executable, "-m", "scripts.cli", name, *map(str, arguments), "--json"]
     start = time.monotonic()
     done = subprocess.run(  # noqa: S603  # our own verb
-        command, stdout=subprocess.PIPE, text=True, check=False, pass_fds=(state.lock,), preexec_fn=_die_with_parent
+        command, stdout=subprocess.PIPE, text=True, check=False, pass_fds=(state.lock,), preexec_fn=die_with_parent
     )
     seconds = time.monotonic() - start
     if done.returncode < 0:
@@ -169,7 +174,7 @@ def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = F
     return outcome | {"wall_seconds": round(seconds, 2)}
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """On Linux, end this process when its parent is killed, so that no orphan goes on writing."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

@@ -1,0 +1,104 @@
+"""Named settings of a folder: how it cuts audio and what its attention cache holds.
+
+``published`` is what existing clients were written for. The others are latency tiers: chunks as long as their name
+says, the longest lookahead that the checkpoint was trained with and that fits, and the faster step of the ``kv`` cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from export.errors import UserError
+from export.geometry import DEFAULT_CHUNK_MS
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+
+CUSTOM = "custom"
+"""What a folder says whose settings are no profile's."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile as it is offered; ``lookahead`` None stands for the longest trained one whose groups fill the chunk."""
+
+    name: str
+    chunk_ms: int
+    lookahead: int | None
+    cache: str
+
+    def lookahead_for(self, checkpoint: Checkpoint) -> int:
+        """The profile's lookahead R for a checkpoint, in encoder frames.
+
+        Raises:
+            UserError: the checkpoint was trained with none that fits the chunk.
+        """
+        if self.lookahead is not None:
+            return self.lookahead
+        frames = round(self.chunk_ms / checkpoint.frame_ms)
+        trained = [right for _, right in checkpoint.att_context_sizes]
+        fitting = [right for right in trained if frames % (right + 1) == 0]
+        if not fitting:
+            raise UserError(
+                f"--profile {self.name}: {checkpoint.path} was trained with lookahead {sorted(trained)}, none of which "
+                f"fills {self.chunk_ms} ms; use --lookahead and --chunk-ms instead"
+            )
+        return max(fitting)
+
+
+_TIERS_MS = (80, 160, 320, 560, 1120)
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("published", DEFAULT_CHUNK_MS, 0, "channel"),
+        *(Profile(f"{chunk}ms", chunk, None, "kv") for chunk in _TIERS_MS),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an export needs to know beside its checkpoint."""
+
+    lookahead: int = 0
+    chunk_ms: int | None = None
+    cache: str = "channel"
+
+
+def choose_settings(
+    checkpoint: Checkpoint,
+    profile: str | None = None,
+    *,
+    lookahead: int | None = None,
+    chunk_ms: int | None = None,
+    cache: str | None = None,
+) -> Settings:
+    """A profile's settings, or single ones over the published default.
+
+    Raises:
+        UserError: an unknown profile, or one beside single settings.
+    """
+    given = {"--lookahead": lookahead, "--chunk-ms": chunk_ms, "--cache": cache}
+    if profile is None:
+        return Settings(lookahead or 0, chunk_ms, cache or "channel")
+    if profile not in PROFILES:
+        raise UserError(f"--profile {profile}: no such profile; choose one of {', '.join(PROFILES)}")
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise UserError(f"--profile {profile} settles {', '.join(extra)}; leave them out, or leave --profile out")
+    chosen = PROFILES[profile]
+    return Settings(chosen.lookahead_for(checkpoint), chosen.chunk_ms, chosen.cache)
+
+
+def profile_name(checkpoint: Checkpoint, lookahead: int, chunk_ms: float, cache: str) -> str:
+    """The profile that has these settings for a checkpoint, or :data:`CUSTOM`."""
+    for profile in PROFILES.values():
+        if (profile.chunk_ms, profile.cache) == (chunk_ms, cache):
+            try:
+                if profile.lookahead_for(checkpoint) == lookahead:
+                    return profile.name
+            except UserError:
+                continue
+    return CUSTOM

@@ -1,0 +1,248 @@
+"""Makes the builds from the checkpoint, each by the project's own code in a process of its own, and keeps them.
+
+Beside every folder lies a key: the hash of all that it was made from, the code included. A folder whose key and
+files are as they were is used again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.bundle import Bundle, write_atomically
+from export.errors import UserError
+from export.progress import note
+from scripts.bench.children import ChildError, run_module
+from scripts.bench.make import ONNX_EXPORT, ONNX_QUANTIZE, QUANTIZE
+from scripts.bench.onnx_export import ENCODER
+from scripts.bench.plan import Build, Plan, recipe_of
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+
+RANDOM = "random-full.nemo"
+
+FULL_BYTES = 2_600_000_000
+"""Size of the random checkpoint of full size."""
+
+MAKE = "scripts.bench.make"
+
+_LOCK = ".bench.lock"
+_ROOT = Path(__file__).resolve().parents[2]
+_TOOLS = ("nemotron-ov", "openvino", "nncf", "torch", "nemo-toolkit", "onnx", "onnxruntime")
+
+Paths = dict[str, Path]
+Failures = dict[str, str]
+
+
+@contextmanager
+def claimed_work(plan: Plan) -> Iterator[None]:
+    """Take the work folder for this run, and clear what an interrupted one left half-written.
+
+    Raises:
+        UserError: another run is at work there, it cannot be written, or the disk is too small.
+    """
+    if not plan.made:
+        yield
+        return
+    work = plan.options.work
+    if work.exists() and not work.is_dir():
+        raise UserError(f"--work {work}: is a file; choose a folder")
+    _check_disk(plan)
+    created = not work.exists()
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"--work {work}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--work {work}: another bench is at work here; wait for it or stop it") from error
+        for stale in (*work.glob(".*.tmp"), *work.glob("*/.*.tmp"), *work.glob("*/.onnx.*")):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        yield
+    finally:
+        os.close(lock)
+        if created and [name.name for name in work.iterdir()] == [_LOCK]:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def make_builds(plan: Plan) -> tuple[Paths, Failures]:
+    """Where every build lies, those that were missing made first; and why some could not be made.
+
+    The path of ``nemo-pytorch`` is the checkpoint's.
+    """
+    paths: Paths = {build.name: build.folder for build in plan.builds if build.folder is not None}
+    failed: Failures = {}
+    if not plan.made:
+        return paths, failed
+    maker = _Maker(plan.options.work, plan.checkpoint or _random_checkpoint(plan.options.work))
+    for build in plan.made:
+        try:
+            paths[build.name] = maker.make(build)
+        except ChildError as error:
+            failed[build.name] = f"could not be made: {error}"
+            note(f"{build.name}: {failed[build.name]}")
+    return paths, failed
+
+
+def _random_checkpoint(work: Path) -> Checkpoint:
+    """The random checkpoint of full size, made where it is not there yet."""
+    from export.checkpoint import open_checkpoint
+
+    path = work / RANDOM
+    if not path.exists():
+        try:
+            run_module("scripts.cli", ["checkpoint", "random", path, "--size", "full", "--json"], show=True)
+        except ChildError as error:
+            raise UserError(f"{path}: could not be made ({error}); correct that, or give --checkpoint") from error
+    return open_checkpoint(path)
+
+
+class _Maker:
+    """Makes builds of one checkpoint, and whatever they are made from, once each."""
+
+    def __init__(self, work: Path, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._folder = work / checkpoint.sha256[:12]
+        self._outcomes: dict[Path, ChildError | None] = {}
+
+    def make(self, build: Build) -> Path:
+        """The build's folder, which is whole, undamaged and of today's code.
+
+        Raises:
+            ChildError: it, or what it is made from, could not be made.
+        """
+        if build.engine == "nemo":
+            return self._checkpoint.path
+        if build.engine == "onnxruntime":
+            return self._onnx(build.recipe)
+        fp32 = self._exported(build.graph or "")
+        return fp32 if build.recipe == "fp32" else self._quantized(fp32, build)
+
+    def _quantized(self, fp32: Path, build: Build) -> Path:
+        """By the recipe; what a published build stands for holds no run-time options, as the published ones do not."""
+        recipe, published = recipe_of(build), build.graph == "nemo"
+        target = fp32.with_name(fp32.name.removesuffix("fp32") + recipe.name)
+        command: list[str | Path] = [QUANTIZE, fp32, target, "--recipe", recipe.name]
+        command += ["--plain"] if published else []
+        source = fp32
+        if recipe.needs_calibration:
+            source = self._calibration(fp32)
+            command += ["--calibration", source]
+        key = _key(_read_key(source), recipe.hash, str(published), _code("quantize", but="recipes.py"))
+        return self._kept(target, key, _whole_bundle, lambda: run_module(MAKE, command, show=True))
+
+    def _calibration(self, fp32: Path) -> Path:
+        """Samples of the folder's graphs, from the audio that travels with the demo checkpoint."""
+        target = fp32.with_name(f"{fp32.name}-calibration")
+        key = _key(_read_key(fp32), _code("verify"), _code("quantize", only="calibration.py"))
+        command = ["calibrate", fp32, target, "--json", "--force"]
+        return self._kept(target, key, Path.is_dir, lambda: run_module("scripts.cli", command, show=True))
+
+    def _exported(self, graph: str) -> Path:
+        target = self._folder / ("published-fp32" if graph == "nemo" else "fp32")
+        key = _key(self._checkpoint.sha256, graph, _code("export"))
+        command = ["export", self._checkpoint.path, target, "--graph", graph, "--json", "--force"]
+        return self._kept(target, key, _whole_bundle, lambda: run_module("scripts.cli", command, show=True))
+
+    def _onnx(self, precision: str) -> Path:
+        source = self._exported("nemo") if precision == "fp32" else self._onnx("fp32")
+        target = self._folder / f"onnxruntime-{precision}"
+        key = _key(_read_key(source), precision, _code("scripts/bench", only="onnx_export.py"))
+        task = ONNX_EXPORT if precision == "fp32" else ONNX_QUANTIZE
+        command = [task, source, target, "--checkpoint", self._checkpoint.path]
+
+        def make() -> None:
+            shutil.rmtree(target, ignore_errors=True)
+            note(f"making onnxruntime-{precision} …")
+            run_module(MAKE, command)
+
+        return self._kept(target, key, lambda folder: (folder / ENCODER).is_file(), make)
+
+    def _kept(self, target: Path, key: str, whole: Callable[[Path], bool], make: Callable[[], object]) -> Path:
+        """The folder as an earlier run left it, or made now; what failed once is not tried for another build again."""
+        if target not in self._outcomes:
+            self._outcomes[target] = None
+            try:
+                if _read_key(target) != key or not whole(target):
+                    make()
+                    write_atomically(_key_file(target), key + "\n")
+            except ChildError as error:
+                self._outcomes[target] = error
+        failure = self._outcomes[target]
+        if failure is not None:
+            raise failure
+        return target
+
+
+def _whole_bundle(folder: Path) -> bool:
+    try:
+        return not Bundle.open(folder).damaged_files()
+    except UserError:
+        return False
+
+
+def _key_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.key")
+
+
+def _read_key(target: Path) -> str:
+    """The key of a folder, or nothing where it has none."""
+    try:
+        return _key_file(target).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _key(*facts: str) -> str:
+    """Identity of all that a folder is made from: these facts and the tools' versions."""
+    return hashlib.sha256(json.dumps([facts, installed_versions()]).encode()).hexdigest()
+
+
+def _code(package: str, *, only: str = "*.py", but: str = "") -> str:
+    """Identity of a package's source."""
+    digest = hashlib.sha256()
+    for file in sorted((_ROOT / package).rglob(only)):
+        if file.name != but:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the tools that are installed."""
+    found = {}
+    for tool in _TOOLS:
+        try:
+            found[tool] = version(tool)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_disk(plan: Plan) -> None:
+    """Refuse a disk that cannot hold what might have to be made: a build is at most as large as the checkpoint."""
+    checkpoint = plan.checkpoint.path.stat().st_size if plan.checkpoint else FULL_BYTES
+    sources = {build.graph for build in plan.made}
+    share = {"fp32": 1.0, "fp16": 0.5}
+    needed = checkpoint * (len(sources) + sum(share.get(build.recipe, 0.4) for build in plan.made if build.graph))
+    place = plan.options.work.absolute()
+    while not place.exists():
+        place = place.parent
+    there = sum(file.stat().st_size for file in plan.options.work.rglob("*") if file.is_file())
+    free = shutil.disk_usage(place).free + there
+    if free < needed:
+        raise UserError(
+            f"--work {plan.options.work}: needs up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "free some, choose another folder, or fewer --build"
+        )

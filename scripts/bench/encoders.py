@@ -1,0 +1,191 @@
+"""The encoder step of every kind of build behind one interface, so that one loop times them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import Bundle
+from export.contract import Port, expected_ports
+from verify.generation1 import EncoderStep, compile_graph
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+    from export.geometry import Geometry
+
+Array = NDArray[Any]
+
+CACHES = ("cache_channel", "cache_time", "cache_len")
+
+
+class OpenVINOEncoder:
+    """A folder's encoder, compiled with the properties of the loop that it is compared under."""
+
+    def __init__(self, bundle: Bundle, config: dict[str, str], batch: int = 1) -> None:
+        import openvino as ov
+
+        self.seconds, self.calls = 0.0, 0
+        ports = batched(expected_ports(bundle.metadata)["encoder"].inputs, batch)
+        shapes = {port.name: list(port.shape) for port in ports} if batch > 1 else None
+        compiled = compile_graph(ov.Core(), bundle, "encoder", "CPU", config, shapes)
+        self._tensor = ov.Tensor
+        self._model = compiled
+        self._request = compiled.create_infer_request()
+        self.input_names = {name for port in compiled.inputs for name in port.get_names()}
+
+    def input(self, port: Port) -> Array:
+        """See :class:`verify.generation1.EncoderStep`."""
+        tensor = self._tensor(self._model.input(port.name).get_element_type(), list(port.shape))
+        self._request.set_tensor(port.name, tensor)
+        array: Array = tensor.data
+        array.fill(0)
+        return array
+
+    def output(self, name: str) -> Array:
+        """See :class:`verify.generation1.EncoderStep`."""
+        data: Array = self._request.get_tensor(name).data
+        return data
+
+    def run(self) -> None:
+        """See :class:`verify.generation1.EncoderStep`."""
+        start = time.perf_counter()
+        self._request.start_async()
+        self._request.wait()
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+
+
+class OnnxEncoder:
+    """An exported encoder in ONNX Runtime, on the CPU."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        self.seconds, self.calls = 0.0, 0
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._names = [port.name for port in self._session.get_outputs()]
+        self.input_names = {port.name for port in self._session.get_inputs()}
+        self._inputs: dict[str, Array] = {}
+        self._outputs: dict[str, Array] = {}
+
+    def input(self, port: Port) -> Array:
+        """See :class:`verify.generation1.EncoderStep`."""
+        return self._inputs.setdefault(port.name, _zeros(port))
+
+    def output(self, name: str) -> Array:
+        """See :class:`verify.generation1.EncoderStep`."""
+        return self._outputs[name]
+
+    def run(self) -> None:
+        """See :class:`verify.generation1.EncoderStep`."""
+        start = time.perf_counter()
+        self._outputs = dict(zip(self._names, self._session.run(self._names, self._inputs), strict=True))
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+
+
+class TorchEncoder:
+    """NeMo's modules in PyTorch; changes the model's streaming configuration to whole chunks."""
+
+    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
+        from export.graphs.encoder_nemo import NemoEncoderStep
+
+        self.seconds, self.calls = 0.0, 0
+        self._step = NemoEncoderStep(model, geometry).eval()
+        self._inputs: dict[str, Array] = {}
+        self._outputs: dict[str, Array] = {}
+        self.input_names = {"mel", "mel_length", *CACHES}
+        if self._step.prompt_kernel is not None:
+            self.input_names.add("prompt_id")
+
+    def input(self, port: Port) -> Array:
+        """See :class:`verify.generation1.EncoderStep`."""
+        return self._inputs.setdefault(port.name, _zeros(port))
+
+    def output(self, name: str) -> Array:
+        """See :class:`verify.generation1.EncoderStep`."""
+        return self._outputs[name]
+
+    def run(self) -> None:
+        """See :class:`verify.generation1.EncoderStep`."""
+        import torch
+
+        start = time.perf_counter()
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(array) for name, array in self._inputs.items()}  # share their memory
+            outputs = self._step(**tensors)
+        names = ("encoded", "encoded_length", *(f"{name}_out" for name in CACHES))
+        self._outputs = {name: tensor.numpy() for name, tensor in zip(names, outputs, strict=True)}
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+
+
+def batched(ports: Sequence[Port], batch: int) -> list[Port]:
+    """Ports of so many streams a step."""
+    return [Port(port.name, (batch, *port.shape[1:]), port.dtype) for port in ports]
+
+
+def encoder_ports(model: EncDecRNNTBPEModel, geometry: Geometry) -> tuple[Port, ...]:
+    """The contract's inputs for a model that was not exported."""
+    encoder = model.encoder
+    layers, dim = len(encoder.layers), int(encoder.d_model)
+    ports = [
+        Port("mel", (1, int(encoder._feat_in), geometry.total_mel_frames), "f32"),
+        Port("mel_length", (1,), "i32"),
+        Port("cache_channel", (1, layers, geometry.left_context, dim), "f32"),
+        Port("cache_time", (1, layers, dim, int(encoder.conv_context_size[0])), "f32"),
+        Port("cache_len", (1,), "i32"),
+        Port("prompt_id", (1,), "i32"),
+    ]
+    return tuple(ports)
+
+
+def mel_windows(mel: Array, carried: int, new: int) -> list[Array]:
+    """A signal's mel [1, mel, frames] as the windows [1, mel, carried + new] of successive steps; one at least."""
+    steps = max(1, mel.shape[2] // new)
+    padded = np.zeros((1, mel.shape[1], carried + steps * new), np.float32)
+    frames = min(mel.shape[2], steps * new)
+    padded[:, :, carried : carried + frames] = mel[:, :, :frames]
+    return [padded[:, :, step * new : step * new + carried + new] for step in range(steps)]
+
+
+def time_steps(
+    encoder: EncoderStep, ports: Sequence[Port], windows: Sequence[Array], prompt: int, *, warm_up: int, steps: int
+) -> list[float]:
+    """Seconds of each of ``steps`` encoder steps on warm caches.
+
+    Args:
+        encoder: what to run.
+        ports: its inputs, and more where it does not have them all.
+        windows: mel frames of successive steps, taken round and round.
+        prompt: row of the language.
+        warm_up: steps before, not counted: they fill the caches with what the audio left there.
+        steps: how many.
+    """
+    arrays = {port.name: encoder.input(port) for port in ports if port.name in encoder.input_names}
+    arrays["mel_length"][:] = windows[0].shape[2]
+    if "prompt_id" in arrays:
+        arrays["prompt_id"][:] = prompt
+    seconds = []
+    for index in range(warm_up + steps):
+        arrays["mel"][:] = windows[index % len(windows)]
+        before = encoder.seconds
+        encoder.run()
+        seconds.append(encoder.seconds - before)
+        for name in CACHES:
+            if name in arrays:
+                np.copyto(arrays[name], encoder.output(f"{name}_out"))
+    return seconds[warm_up:]
+
+
+def _zeros(port: Port) -> Array:
+    return np.zeros(port.shape, np.float32 if port.dtype == "f32" else np.int32)

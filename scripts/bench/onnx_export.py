@@ -1,0 +1,73 @@
+"""The encoder exported plainly to ONNX, and its dynamic INT8 form: what sherpa-onnx users run.
+
+Source of the recipe: sherpa-onnx's export scripts for NeMo models (Apache-2.0), which export with
+``torch.onnx.export`` and quantize every weight with ``quantize_dynamic(weight_type=QuantType.QUInt8)``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from export.bundle import GRAPHS, METADATA, VOCABULARY, Bundle, graph_file, new_directory
+from export.contract import expected_ports
+
+ENCODER = "encoder.onnx"
+
+OPSET = 17
+
+
+def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
+    """Write a folder with the encoder as ONNX; everything else in it is the source's.
+
+    Args:
+        checkpoint: as ``open_checkpoint`` takes it.
+        source: a ``--graph nemo`` folder of that checkpoint; its geometry is exported.
+        directory: the new folder; appears only when complete.
+    """
+    import onnx
+    import torch
+
+    from export.checkpoint import load_model, open_checkpoint
+    from export.graphs.encoder_nemo import NemoEncoderStep
+
+    opened = open_checkpoint(checkpoint)
+    geometry, _ = opened.geometry(source.metadata.lookahead, round(source.metadata.chunk_ms))
+    ports = expected_ports(source.metadata)["encoder"]
+    example = tuple(
+        torch.zeros(port.shape, dtype=torch.float32 if port.dtype == "f32" else torch.int32) for port in ports.inputs
+    )
+    with new_directory(directory) as target, tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx.") as scratch:
+        with torch.inference_mode():
+            torch.onnx.export(
+                NemoEncoderStep(load_model(opened), geometry).eval(),
+                example,
+                str(Path(scratch) / ENCODER),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[port.name for port in ports.inputs],
+                output_names=[port.name for port in ports.outputs],
+            )
+        # Past 2 GB the exporter writes one file for each tensor; one for all loads faster.
+        model = onnx.load(Path(scratch) / ENCODER)
+        onnx.save(model, target / ENCODER, save_as_external_data=True, location=f"{ENCODER}.data")
+        _copy_rest(source.path, target)
+
+
+def quantize_encoder(source: Path, directory: Path) -> None:
+    """Write a folder whose ONNX encoder is the source's in dynamic INT8."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with new_directory(directory) as target:
+        quantize_dynamic(
+            source / ENCODER, target / ENCODER, weight_type=QuantType.QUInt8, use_external_data_format=True
+        )
+        _copy_rest(source, target)
+
+
+def _copy_rest(source: Path, target: Path) -> None:
+    """Metadata, vocabulary and every graph but the encoder."""
+    names = [graph_file(graph) for graph in GRAPHS if graph != "encoder"]
+    for name in [*names, *(name.replace(".xml", ".bin") for name in names), METADATA, VOCABULARY]:
+        shutil.copyfile(source / name, target / name)

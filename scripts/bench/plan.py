@@ -1,0 +1,222 @@
+"""What is measured, on what, and whether it can be: every check before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+
+from export.bundle import Bundle
+from export.errors import UserError
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+    from quantize.recipe import Recipe
+    from verify.manifest import Utterance
+    from verify.runs import Runtime
+
+Size = Literal["small", "full"]
+Engine = Literal["openvino", "onnxruntime", "nemo"]
+
+BASELINE = "published-fp32"
+"""What ratios are taken against, where it is among the builds; else the first build."""
+
+NEMO = "nemo-pytorch"
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; names as on the command line."""
+
+    folders: tuple[Path, ...] = ()
+    checkpoint: str | None = None
+    size: Size = "small"
+    builds: tuple[str, ...] = ()
+    manifest: Path | None = None
+    limit: int | None = None
+    repeats: int = 3
+    threads: int | None = None
+    runtime: Runtime | None = None
+    batch: int = 1
+    work: Path = Path("out/bench")
+    picture: Path | None = None
+    json_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Build:
+    """One row of the table.
+
+    Attributes:
+        name: unique among the builds.
+        engine: what computes the encoder.
+        runtime: the loop around it: ``generation1``, ``streaming`` or ``nemo-streaming``.
+        graph: what is exported for it, ``nemo`` or ``fused``; None where the folder is given or none is needed.
+        recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
+        folder: the folder, where it is given.
+        batch: streams that are transcribed together.
+    """
+
+    name: str
+    engine: Engine
+    runtime: str
+    graph: str | None = None
+    recipe: str = "fp32"
+    folder: Path | None = None
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Options with everything in them resolved and checked.
+
+    Attributes:
+        options: as given.
+        builds: what is measured, in the table's order.
+        checkpoint: what builds are made from; None for given folders only, and for the random one of full size,
+            which is made first.
+        utterances: what is transcribed.
+        threads: CPU threads of every engine.
+    """
+
+    options: Options
+    builds: tuple[Build, ...]
+    checkpoint: Checkpoint | None
+    utterances: tuple[Utterance, ...]
+    threads: int
+
+    @property
+    def made(self) -> tuple[Build, ...]:
+        """Builds that this command makes itself."""
+        return tuple(build for build in self.builds if build.folder is None)
+
+
+def make_plan(options: Options) -> Plan:
+    """Check the options.
+
+    Raises:
+        UserError: bad input; nothing was written.
+    """
+    from export.checkpoint import open_checkpoint
+    from scripts.selection import choose_utterances
+
+    _check_outputs(options)
+    given = _given_builds(options)
+    names = _chosen_names(options)
+    if options.size == "full" and options.checkpoint is not None:
+        raise UserError(
+            f"--checkpoint {options.checkpoint}: --size full makes a random one of full size; give one of the two"
+        )
+    if not names and (options.checkpoint is not None or options.size == "full"):
+        raise UserError("--checkpoint: nothing is made from it when folders are given; add --build, or leave it out")
+    made = [build for name, build in catalogue(options).items() if name in names]
+    builds = tuple(_unique([*given, *made]))
+    checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
+    utterances = tuple(choose_utterances(options.manifest, options.limit))
+    return Plan(options, builds, checkpoint, utterances, options.threads or default_threads())
+
+
+def catalogue(options: Options) -> dict[str, Build]:
+    """Every build that can be made from a checkpoint."""
+    from quantize.recipes import RECIPES
+
+    runtime = options.runtime or "streaming"
+    batch = options.batch if runtime == "streaming" else 1
+    builds = [
+        *(Build(f"published-{name}", "openvino", "generation1", "nemo", name) for name in ("fp32", "fp16", "int8")),
+        *(Build(name, "openvino", runtime, "fused", name, batch=batch) for name in RECIPES),
+        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", name) for name in ("fp32", "int8")),
+        Build(NEMO, "nemo", "nemo-streaming"),
+    ]
+    return {build.name: build for build in builds}
+
+
+def recipe_of(build: Build) -> Recipe:
+    """The recipe by which an OpenVINO folder is made."""
+    from quantize.recipes import get_recipe
+
+    return get_recipe(build.recipe)
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def _chosen_names(options: Options) -> set[str]:
+    """Names of the builds to make: those asked for, or the default list where no folder is given."""
+    known = catalogue(options)
+    unknown = [name for name in options.builds if name not in known and name != "all"]
+    if unknown:
+        raise UserError(f"--build {unknown[0]}: no such build; choose among {', '.join(known)}, or all")
+    if "all" in options.builds:
+        return set(known)
+    if options.builds or options.folders:
+        return set(options.builds)
+    return {
+        name for name, build in known.items() if build.engine == "openvino" and not recipe_of(build).needs_calibration
+    }
+
+
+def _given_builds(options: Options) -> list[Build]:
+    """The given folders, each under the loop asked for, or else the best that its graph allows."""
+    builds: list[Build] = []
+    for path in options.folders:
+        bundle = Bundle.open(path)
+        _ = bundle.vocabulary  # damaged ones are found before anything runs
+        able = bool(bundle.metadata.lead_mel_frames)
+        runtime = options.runtime or ("streaming" if able else "generation1")
+        if runtime == "streaming" and not able:
+            raise UserError(
+                f"{path}: its {bundle.metadata.graph} graph cannot run the streaming loop; leave out --runtime, "
+                "or use --runtime generation1"
+            )
+        folder = path.resolve()
+        if any(build.folder == folder for build in builds):
+            raise UserError(f"{path}: given twice; give each folder once")
+        batch = options.batch if runtime == "streaming" else 1
+        builds.append(Build(folder.name, "openvino", runtime, folder=folder, batch=batch))
+    return builds
+
+
+def _unique(builds: Sequence[Build]) -> list[Build]:
+    """Given folders take their parent's name, too, where another build has the same name."""
+    count = Counter(build.name for build in builds)
+    renamed: list[Build] = []
+    for build in builds:
+        name = build.name
+        if build.folder is not None and count[name] > 1:
+            name = f"{build.folder.parent.name}/{name}"
+            if any(other.name == name for other in renamed):
+                name = str(build.folder)
+        renamed.append(Build(**(vars(build) | {"name": name})))
+    return renamed
+
+
+def _check_outputs(options: Options) -> None:
+    """Refuse files that could not be written after minutes of measuring."""
+    for option, path in (("--json", options.json_file), ("--picture", options.picture)):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UserError(f"{option} {path}: is a folder; give a file")
+        place = path.absolute().parent
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise UserError(f"{option} {path}: cannot be written there; choose another place")
+    if options.picture is None:
+        return
+    if options.picture.suffix.lower() not in PICTURES:
+        raise UserError(f"--picture {options.picture}: end the name with one of {', '.join(PICTURES)}")
+    if find_spec("matplotlib") is None:
+        raise UserError("--picture: matplotlib is not installed; pip install 'nemotron-ov[bench]'")

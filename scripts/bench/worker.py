@@ -1,0 +1,259 @@
+"""Measures one build once: ``python -m scripts.bench.worker`` reads a :class:`Task` and prints a :class:`Measurement`.
+
+A process does nothing else, so that its peak memory is what loading and transcribing take. That is read before the
+encoder is timed alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, Field
+
+from export.bundle import METADATA, Bundle, Metadata, graph_file
+from export.contract import Port, expected_ports
+from export.errors import NemotronOVError
+from scripts.bench.encoders import (
+    Array,
+    OnnxEncoder,
+    OpenVINOEncoder,
+    TorchEncoder,
+    batched,
+    encoder_ports,
+    mel_windows,
+    time_steps,
+)
+from scripts.bench.onnx_export import ENCODER
+from scripts.bench.plan import Engine
+from verify.audio import load_audio
+from verify.generation1 import EncoderStep
+from verify.resources import peak_rss_mb
+from verify.transcript import Timings, Transcript, prompt_id_for
+
+if TYPE_CHECKING:
+    from export.geometry import Geometry
+
+WARM_UP_STEPS, STEPS = 8, 40
+"""Encoder steps before the timed ones, enough to fill every cache, and timed ones."""
+
+WINDOW_SECONDS = 20.0
+"""Audio whose mel the timed encoder steps see."""
+
+
+class Task(BaseModel):
+    """What to measure."""
+
+    engine: Engine
+    runtime: str
+    path: Path  # folder, or checkpoint
+    threads: int
+    audio: list[tuple[Path, str]]  # file and language
+    batch: int = 1
+    steps: int = STEPS
+
+
+class Measurement(BaseModel):
+    """What one process found; times in seconds unless the name says otherwise."""
+
+    load_s: float  # reading and compiling, libraries imported before
+    pipeline_s: float  # audio to text, all utterances
+    audio_s: float
+    encoder_step_ms: float  # median of the timed steps, each of the whole batch
+    chunk_ms: float  # new audio a step, of each stream
+    peak_rss_mb: float
+    folder_mb: float
+    encoder_mb: float | None = None  # weights of the encoder
+    seconds: dict[str, float | None] = Field(default_factory=dict)  # of pipeline_s in each graph, where it is counted
+    calls: dict[str, int] = Field(default_factory=dict)
+    tokens: int = 0
+    config: dict[str, Any] = Field(default_factory=dict)  # properties of the engine
+    other_cores: float = 0.0  # cores that other processes used meanwhile, on average
+
+
+def measure(task: Task) -> Measurement:
+    """Load, transcribe, read the peak memory, time the encoder alone."""
+    with _other_cores() as others:
+        facts = {"openvino": _openvino, "onnxruntime": _onnxruntime, "nemo": _nemo}[task.engine](task)
+    return Measurement(**facts, other_cores=others[0])
+
+
+def _openvino(task: Task) -> dict[str, Any]:
+    import openvino  # noqa: F401  # before the clock starts
+
+    from verify.runs import RUNTIMES
+
+    start = time.perf_counter()
+    bundle = Bundle.open(task.path)
+    runtime: Any = RUNTIMES[task.runtime]  # type: ignore[index]
+    batch = {"batch": task.batch} if task.batch > 1 else {}
+    recognizer = runtime(bundle, threads=task.threads, **batch)
+    facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
+    facts |= _transcribe(recognizer, task, bundle.metadata.sample_rate)
+    config = recognizer.config
+    del recognizer
+    gc.collect()
+    facts |= _time_folder(OpenVINOEncoder(bundle, config, task.batch), bundle, task, config)
+    return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
+
+
+def _onnxruntime(task: Task) -> dict[str, Any]:
+    import onnxruntime  # noqa: F401
+    import openvino  # noqa: F401
+
+    from verify.generation1 import Generation1
+
+    start = time.perf_counter()
+    metadata = Metadata.model_validate_json((task.path / METADATA).read_text(encoding="utf-8"))
+    bundle = Bundle(task.path, metadata)
+    encoder = OnnxEncoder(task.path / ENCODER, task.threads)
+    recognizer = Generation1(bundle, threads=task.threads, encoder=encoder)
+    config = {"intra_op_num_threads": str(task.threads), "preprocessor, decoder, joint": recognizer.config}
+    facts = {"load_s": time.perf_counter() - start, "config": config}
+    facts |= _transcribe(recognizer, task, metadata.sample_rate)
+    facts |= _time_folder(encoder, bundle, task, recognizer.config)
+    return facts | _sizes(task.path, f"{ENCODER}*")
+
+
+def _nemo(task: Task) -> dict[str, Any]:
+    import torch
+
+    from export.checkpoint import open_checkpoint
+    from export.nemo import quiet, restore
+    from verify.nemo_reference import NemoStreaming
+
+    torch.set_num_threads(task.threads)
+    quiet()
+    import nemo.collections.asr.models  # noqa: F401
+
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(task.path)
+    model = restore(checkpoint)
+    geometry, _ = checkpoint.geometry(0)
+    recognizer = NemoStreaming(checkpoint, geometry.lookahead, model, chunk_frames=geometry.chunk_frames)
+    threads = recognizer.threads or task.threads
+    facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(threads)}}
+    facts |= _transcribe(recognizer, task, checkpoint.sample_rate)
+    torch.set_num_threads(threads)
+    signal = torch.from_numpy(_signal(task, checkpoint.sample_rate))[None]
+    with torch.inference_mode():
+        mel, _ = model.preprocessor(input_signal=signal, length=torch.tensor([signal.shape[1]]))
+    prompts = checkpoint.prompts or {}
+    prompt = prompt_id_for(task.audio[0][1], prompts, checkpoint.default_prompt_id or 0)
+    encoder = TorchEncoder(model, geometry)
+    facts |= _timed(encoder, encoder_ports(model, geometry), mel.numpy(), geometry, prompt, task.steps)
+    return facts | {"folder_mb": task.path.stat().st_size / 1e6}
+
+
+def _transcribe(recognizer: Any, task: Task, sample_rate: int) -> dict[str, Any]:
+    """Audio to text over all utterances, the first once before the clock starts; then the peak memory so far."""
+    signals = [load_audio(path, sample_rate) for path, _ in task.audio]
+    languages = [language for _, language in task.audio]
+    recognizer.transcribe(signals[0], languages[0])
+    start = time.perf_counter()
+    transcripts = [recognizer.transcribe(signal, language) for signal, language in zip(signals, languages, strict=True)]
+    wall = time.perf_counter() - start
+    return {"pipeline_s": wall, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+
+
+def _sums(transcripts: Sequence[Transcript]) -> dict[str, Any]:
+    spent = sum((each.timings for each in transcripts), start=Timings())
+    names = ("mel", "encoder", "decoder", "joint")
+    return {
+        "audio_s": sum(each.audio_seconds for each in transcripts),
+        "tokens": sum(len(each.tokens) for each in transcripts),
+        "seconds": {name: getattr(spent, name) or None for name in names},
+        "calls": {name: getattr(spent, f"{name}_calls") for name in names},
+    }
+
+
+def _time_folder(encoder: EncoderStep, bundle: Bundle, task: Task, config: dict[str, str]) -> dict[str, Any]:
+    """The encoder alone, on the mel of the folder's own preprocessor."""
+    import openvino as ov
+
+    from verify.generation1 import compile_graph
+
+    metadata = bundle.metadata
+    signal = _signal(task, metadata.sample_rate)
+    request = compile_graph(ov.Core(), bundle, "preprocessor", "CPU", config).create_infer_request()
+    request.infer({"audio": signal[None], "audio_length": np.array([len(signal)], np.int32)})
+    prompt = prompt_id_for(task.audio[0][1], metadata.prompt_dictionary or {}, metadata.default_prompt_id or 0)
+    return _timed(
+        encoder,
+        batched(expected_ports(metadata)["encoder"].inputs, task.batch),
+        request.get_tensor("mel").data,
+        metadata,
+        prompt,
+        task.steps,
+    ) | {"chunk_ms": 1000.0 * metadata.chunk_mel_frames / 100}
+
+
+def _timed(
+    encoder: EncoderStep, ports: Sequence[Port], mel: Array, cut: Metadata | Geometry, prompt: int, steps: int
+) -> dict[str, Any]:
+    windows = mel_windows(mel, cut.pre_encode_cache, cut.chunk_mel_frames)
+    seconds = time_steps(encoder, ports, windows, prompt, warm_up=WARM_UP_STEPS, steps=steps)
+    return {"encoder_step_ms": 1000.0 * statistics.median(seconds), "chunk_ms": cut.chunk_ms}
+
+
+def _signal(task: Task, sample_rate: int) -> Array:
+    """Audio for the encoder alone, [samples]: the first utterances in a row."""
+    signals: list[Array] = []
+    wanted = WINDOW_SECONDS * sample_rate
+    for path, _ in task.audio:
+        if sum(map(len, signals)) >= wanted:
+            break
+        signals.append(load_audio(path, sample_rate))
+    return np.concatenate(signals)
+
+
+def _sizes(folder: Path, weights: str) -> dict[str, float]:
+    files = [file for file in folder.iterdir() if file.is_file()]
+    encoder = [file for file in files if file.match(weights)]
+    folder_bytes, encoder_bytes = (sum(file.stat().st_size for file in some) for some in (files, encoder))
+    return {"folder_mb": folder_bytes / 1e6, "encoder_mb": encoder_bytes / 1e6}
+
+
+@contextmanager
+def _other_cores() -> Iterator[list[float]]:
+    """Cores that other processes keep busy while the body runs, as the one item of the list after it."""
+    own = psutil.Process()
+
+    def busy() -> tuple[float, float, float]:
+        times, mine = psutil.cpu_times(), own.cpu_times()
+        return time.monotonic(), sum(times) - times.idle - getattr(times, "iowait", 0.0), mine.user + mine.system
+
+    found: list[float] = []
+    start = busy()
+    yield found
+    wall, machine, mine = (after - before for after, before in zip(busy(), start, strict=True))
+    found.append(max(0.0, (machine - mine) / wall))
+
+
+def main() -> None:
+    """Read the task from stdin, print the measurement."""
+    warnings.filterwarnings("ignore")
+    output, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    try:
+        result = measure(Task.model_validate_json(sys.stdin.read()))
+    except ModuleNotFoundError as error:
+        extra = "nemo" if (error.name or "").split(".")[0] in ("torch", "nemo") else "bench"
+        sys.exit(f"error: {error.name} is not installed; pip install 'nemotron-ov[{extra}]'")
+    except NemotronOVError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    output.write(result.model_dump_json())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""``bench``: builds measured side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.cli import options
+from scripts.cli.checkpoint import Size
+from scripts.cli.result import Result, verb
+
+
+@verb
+def bench(
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR...]", help="Finished folders; without any, builds are made from a checkpoint."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="A .nemo file, a Hugging Face id, or 'demo' (the default).")
+    ] = None,
+    size: Annotated[
+        Size, typer.Option(help="'small': the demo checkpoint; 'full': a random one of full size, made in --work.")
+    ] = Size.small,
+    build: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What to make and measure, repeatable: published-fp32, -fp16, -int8, a recipe, onnxruntime-fp32, "
+            "-int8, nemo-pytorch, or all. (default: published-* and every recipe that needs no calibration)",
+        ),
+    ] = None,
+    manifest: options.Manifest = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Transcribe only N utterances, spread evenly over the manifest.")
+    ] = 12,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds; the builds take turns in each.")] = 3,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="CPU threads of every engine. (default: the physical cores)")
+    ] = None,
+    runtime: Annotated[
+        options.RuntimeName | None,
+        typer.Option(
+            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch. (default: streaming, "
+            "generation1 for folders that cannot)"
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Streams that the streaming loop transcribes together.")
+    ] = 1,
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Where builds are made and kept for the next run.")] = Path(
+        "out/bench"
+    ),
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw time against memory here: .png, .svg or .pdf.")
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write everything here as one JSON object; '-': stdout, no table."),
+    ] = None,
+) -> Result:
+    """Measure builds side by side: audio to text and the encoder step alone, peak memory, size; ratios first.
+
+    Every measurement is a process of its own, and the builds take turns. Exit status 1: some build failed.
+    """
+    from export.bundle import write_atomically
+    from scripts.bench.picture import save_picture
+    from scripts.bench.plan import Options
+    from scripts.bench.report import render
+    from scripts.bench.run import bench as run
+
+    to_stdout = json_file == Path("-")
+    file = None if to_stdout else json_file
+    report = run(
+        Options(
+            folders=tuple(directories or ()),
+            checkpoint=checkpoint,
+            size=size.value,
+            builds=tuple(build or ()),
+            manifest=manifest,
+            limit=limit,
+            repeats=repeats,
+            threads=threads,
+            runtime=runtime.value if runtime else None,
+            batch=batch,
+            work=work,
+            picture=picture,
+            json_file=file,
+        )
+    )
+    if file is not None:
+        write_atomically(file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    if picture is not None and report["builds"]:
+        save_picture(report, picture)
+    return Result(report, lambda: render(report), to_stdout, exit_code=1 if report["failed"] else 0)

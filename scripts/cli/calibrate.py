@@ -1,0 +1,90 @@
+"""``calibrate``: real inputs of a folder's graphs, stored once for every recipe that wants them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scripts.cli import options
+from scripts.cli.result import Result, facts_table, megabytes, verb
+
+if TYPE_CHECKING:
+    from verify.manifest import Utterance
+
+
+@verb
+def calibrate(
+    source: Annotated[Path, typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote.")],
+    directory: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The calibration set to write.")],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="NeMo manifest to run. (default: the set beside the demo checkpoint)"),
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of recordings instead, prompted with 'auto'.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Encoder steps to keep, 6 MB each at full size. (default: 96)"),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of what is kept.")] = 0,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="MANIFEST", help="Never use audio of this evaluation manifest. (always: the demo set)"),
+    ] = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> Result:
+    """Collect calibration samples: audio through an FP32 folder, and what its graphs were given on the way."""
+    from export.bundle import Bundle
+    from quantize.calibration import CALIBRATED
+    from verify.calibration import SAMPLES, collect
+    from verify.resources import peak_rss_mb
+
+    bundle = Bundle.open(source)
+    utterances = _utterances(manifest, audio)
+    data_set = collect(
+        bundle, utterances, directory, samples=samples or SAMPLES, seed=seed, exclude=exclude or [], force=force
+    )
+    languages = {
+        graph: dict(sorted(Counter(origin.language for origin in data_set.origins(graph)).items()))
+        for graph in CALIBRATED
+    }
+    data: dict[str, Any] = {
+        "folder": str(data_set.path),
+        "sha256": data_set.sha256,
+        "bytes": data_set.size_bytes,
+        "samples": {graph: data_set.size(graph) for graph in CALIBRATED},
+        "languages": languages,
+        "recordings": len(data_set.index.audio),
+        "excluded": data_set.index.excluded,
+        "seed": seed,
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    facts: dict[str, object] = {
+        f"{graph} samples": f"{data_set.size(graph)}: "
+        + ", ".join(f"{language} {count}" for language, count in languages[graph].items())
+        for graph in CALIBRATED
+    }
+    facts |= {
+        "recordings": data["recordings"],
+        "left out, evaluation audio": data["excluded"],
+        "size": megabytes(data_set.size_bytes),
+        "sha256": data_set.sha256,
+    }
+    return Result(data, lambda: [facts_table(str(data_set.path), facts)], as_json)
+
+
+def _utterances(manifest: Path | None, audio: Path | None) -> list[Utterance]:
+    from export.errors import UserError
+    from verify.calibration import default_utterances, folder_utterances
+    from verify.manifest import read_manifest
+
+    if manifest and audio:
+        raise UserError(f"--manifest {manifest} and --audio {audio}: both given; choose one")
+    if audio:
+        return folder_utterances(audio)
+    return read_manifest(manifest) if manifest else default_utterances()

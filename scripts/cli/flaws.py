@@ -1,0 +1,54 @@
+"""``flaws``: what the published clients' loop costs, flaw by flaw."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scripts.cli import options
+from scripts.cli.result import Result, verb
+
+if TYPE_CHECKING:
+    from scripts.flaws import Row
+
+
+@verb
+def flaws(
+    checkpoint: options.OptionalSource = None,
+    manifest: options.Manifest = None,
+    limit: options.Limit = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep what is exported here, for the next time.")
+    ] = None,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> Result:
+    """What each flaw of the published clients' loop costs in errors: one table, for Markdown."""
+    from dataclasses import asdict
+
+    from export.checkpoint import open_checkpoint
+    from scripts.flaws import measure
+    from scripts.selection import choose_utterances
+
+    opened = open_checkpoint(checkpoint, revision)
+    utterances = choose_utterances(manifest, limit)
+    with nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="flaws.") as folder:
+        rows = measure(opened, utterances, Path(folder))
+    data = {"checkpoint": opened.source, "utterances": len(utterances), "rows": [asdict(row) for row in rows]}
+    return Result(data, lambda: _table(rows), as_json)
+
+
+def _table(rows: list[Row]) -> list[Any]:
+    lines = [
+        "| lookahead | runtime | error rate % | points more | NeMo's tokens % |",
+        "| ---: | --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.lookahead} | {row.name} | {row.error_rate:.2f} | {row.points:+.2f} | {row.identical:.1f} |"
+        for row in rows
+    ]
+    return lines
