@@ -123,7 +123,7 @@ def _modules(
     return {
         "preprocessor": LogMel(featurizer) if fused else NemoMel(featurizer),
         "encoder": FusedEncoderStep(model, geometry, cache) if fused else NemoEncoderStep(model, geometry),
-        "decoder": DecoderStep(model, rows),
+        "decoder": DecoderStep(model, rows, unrolled=fused),
         "joint": JointStep(model, rows),
     }
 

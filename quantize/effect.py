@@ -11,7 +11,6 @@ from export.constants import constants, elements, stored_type
 from export.errors import ParityError, UserError
 from quantize.modes import INTEGER_8
 from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
-from quantize.recurrent import LSTM_WEIGHTS
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -22,7 +21,7 @@ SCALAR_ELEMENTS = 16
 _HALF_SUFFIX = "_compressed"  # what save_model appends to the name of a constant that it stores in f16
 _WIDE = frozenset({"f32", "f64"})
 _PLAIN = _WIDE | {"f16", "bf16"}
-_WEIGHT_INPUT = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)} | LSTM_WEIGHTS
+_WEIGHT_INPUT = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)}
 _STORAGE = frozenset({"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "FakeConvert", "FakeQuantize"})
 
 
@@ -43,7 +42,7 @@ class Weight:
 
 
 def weights(model: ov.Model) -> list[Weight]:
-    """Weights of matrix products, convolutions, embeddings and LSTMs, scalars and tables of integers left out."""
+    """Weights of matrix products, convolutions and embeddings, scalars and tables of integers left out."""
     found = []
     for node in model.get_ops():
         for index in _WEIGHT_INPUT.get(node.get_type_name(), ()):
@@ -106,8 +105,6 @@ def check_effect(model: ov.Model, part: GraphRecipe, where: str) -> None:
         _check_step(found, step, where)
     if part.quantization is not None and not any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
         raise ParityError(f"{where}: quantization left the graph without any quantized activation")
-    if part.lstm_mode is not None and not any(_is_lstm(weight) and weight.compressed for weight in found):
-        raise ParityError(f"{where}: lstm_mode {part.lstm_mode} left the graph without any integer LSTM weight")
     if part.changes_weights:
         _check_each(found, part, where)
 
@@ -177,8 +174,6 @@ def _check_each(found: list[Weight], part: GraphRecipe, where: str) -> None:
 
 def _allowed(weight: Weight, part: GraphRecipe) -> set[str]:
     """Element types that a recipe lets a weight be stored in."""
-    if _is_lstm(weight):
-        return {"i8"} if part.lstm_mode else set(_PLAIN)
     if part.quantization is not None:
         return set(_PLAIN) if is_ignored(weight, part.quantization.ignored_scope) else {"i8", "u8"}
     allowed: set[str] = set()
@@ -201,10 +196,6 @@ def _takes_all(weight: Weight, step: WeightCompression) -> bool:
         return True
     every_layer = step.all_layers is True and step.ratio in (None, 1.0)
     return weight.operation_type == "MatMul" and every_layer and step.group_size_fallback_mode in (None, "error")
-
-
-def _is_lstm(weight: Weight) -> bool:
-    return weight.operation_type in LSTM_WEIGHTS
 
 
 def _matches(scope: IgnoredScope, names: tuple[str, str], operation_type: str) -> bool:

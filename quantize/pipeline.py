@@ -24,7 +24,6 @@ from export.progress import task
 from quantize.compression import Samples, compress, quantize
 from quantize.effect import check_effect, check_runtime_options, check_scope
 from quantize.recipe import GraphRecipe
-from quantize.recurrent import compress_lstm
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -162,8 +161,6 @@ def _with_changed_weights(model: ov.Model, part: GraphRecipe, where: str, sample
     if part.quantization is not None and samples is not None:
         check_scope(model, part.quantization, where)
         model = quantize(model, part.quantization, where, samples)
-    if part.lstm_mode is not None:
-        compress_lstm(model)
     return model
 
 

@@ -236,8 +236,6 @@ class GraphRecipe(_Frozen):
         compression: compressions of its weights, in order; each takes what those before it left in ``precision``. One
             table is as good as a list of one.
         quantization: of weights and activations.
-        lstm_mode: storage of LSTM weights, which NNCF never touches: symmetric per gate row. The CPU plugin unfolds
-            them to f32 at compile, as it does f16: the folder is smaller, memory and time are the same.
         runtime_options: OpenVINO properties that travel in the graph, see :data:`RUNTIME_OPTIONS`; what a client
             sets itself wins.
     """
@@ -245,7 +243,6 @@ class GraphRecipe(_Frozen):
     precision: Precision = "f16"
     compression: Annotated[tuple[WeightCompression, ...], BeforeValidator(_as_steps)] = ()
     quantization: Quantization | None = None
-    lstm_mode: Literal["int8_sym"] | None = None
     runtime_options: Annotated[dict[str, int], BeforeValidator(_check_runtime_options)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -270,7 +267,7 @@ class GraphRecipe(_Frozen):
     @property
     def changes_weights(self) -> bool:
         """Whether anything but precision and run-time options changes."""
-        return bool(self.compression) or self.quantization is not None or self.lstm_mode is not None
+        return bool(self.compression) or self.quantization is not None
 
     @property
     def needs_calibration(self) -> bool:
@@ -280,7 +277,7 @@ class GraphRecipe(_Frozen):
     @property
     def kinds(self) -> list[Mode]:
         """How its weights are stored, apart from plain precision."""
-        integer = self.quantization is not None or self.lstm_mode is not None
+        integer = self.quantization is not None
         return [step.kind for step in self.compression] + ([MODES["int8_sym"]] if integer else [])
 
 

@@ -43,8 +43,7 @@ GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 128}
 
 _INT8 = WeightCompression(mode="int8_sym")
 _INT8_ENCODER = WeightCompression(mode="int8_sym", ignored_scope=_KEEP_POSITIONS)
-_INT8_DECODER = GraphRecipe(compression=(_INT8,), lstm_mode="int8_sym")
-_INT8_JOINT = GraphRecipe(compression=(_INT8,))
+_INT8_GRAPH = GraphRecipe(compression=(_INT8,))
 
 
 def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphRecipe) -> Recipe:
@@ -56,8 +55,8 @@ def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphReci
         tolerance=tolerance,
         preprocessor=_F32,
         encoder=encoder,
-        decoder=_INT8_DECODER,
-        joint=_INT8_JOINT,
+        decoder=_INT8_GRAPH,
+        joint=_INT8_GRAPH,
     )
 
 
@@ -102,8 +101,7 @@ _BUILT_IN = (
     ),
     _small(
         "int8-full",
-        "all weights in symmetric INT8 per channel: encoder, embedding, joint; LSTM weights on disk only, OpenVINO "
-        "unfolds them",
+        "all weights in symmetric INT8 per channel: encoder, embedding, LSTM, joint",
         Tolerance(exact_match=0.8, wer_delta=0.3),
         GraphRecipe(compression=(_INT8_ENCODER,), runtime_options=GROUP),
     ),

@@ -28,7 +28,8 @@ TOKENS_PER_FRAME = 0.25
 _SECONDS = 4.0  # of every clip
 _CLIPS = 40  # every one decoded from its start
 _LANES = 12  # biases decoded side by side
-_PASSES = 3
+_PASSES = 4
+_FEEDBACK = 0.3  # deviation of the prediction network's part; with more, one token can set off or silence all others
 
 
 def clips(sample_rate: int) -> NDArray[np.float32]:
@@ -59,21 +60,21 @@ def calibrate_blank(model: EncDecRNNTBPEModel, seed: int) -> float:
     with torch.inference_mode():
         encoded = encode(model, clips(int(model.cfg.sample_rate)))  # [C, T, D]
         _standardize(model.joint.enc, encoded.flatten(0, 1))
-        _standardize(model.joint.pred, _random_predictions(model, seed))
+        _standardize(model.joint.pred, _random_predictions(model, seed), _FEEDBACK)
         frames = model.joint.project_encoder(encoded)  # [C, T, H]
         last = model.joint.joint_net[-1]
         last.bias[-1] = 0.0
         margins = _margins(model, frames.flatten(0, 1), _predict(model, None, None)[0])
         biases = torch.linspace(float(margins.min()), float(margins.max()) + 0.1, _LANES)
+        found: dict[float, float] = {}  # bias to rate, which jumps: a later pass may miss what an earlier one met
         with _one_thread():
             for _ in range(_PASSES):
-                rates = tokens_per_frame(model, frames, biases)
-                best = int((rates - TOKENS_PER_FRAME).abs().argmin())
-                chosen, rate = float(biases[best]), float(rates[best])
+                found |= zip(biases.tolist(), tokens_per_frame(model, frames, biases).tolist(), strict=True)
+                chosen = min(found, key=lambda bias: abs(found[bias] - TOKENS_PER_FRAME))
                 step = float(biases[1] - biases[0])
                 biases = torch.linspace(chosen - step, chosen + step, _LANES)
         last.bias[-1] = chosen
-    return rate
+    return found[chosen]
 
 
 @contextmanager
@@ -117,11 +118,11 @@ def _random_predictions(model: EncDecRNNTBPEModel, seed: int) -> torch.Tensor:
     return result
 
 
-def _standardize(projection: torch.nn.Linear, inputs: torch.Tensor) -> None:
-    """Shift and scale a layer so that its outputs for ``inputs`` [N, D] have zero mean and unit variance over N."""
+def _standardize(projection: torch.nn.Linear, inputs: torch.Tensor, deviation: float = 1.0) -> None:
+    """Shift and scale a layer so that its outputs for ``inputs`` [N, D] have zero mean and this deviation over N."""
     outputs = projection(inputs)
     mean = outputs.mean(0)
-    scale = (outputs - mean).std()
+    scale = (outputs - mean).std() / deviation
     projection.weight.div_(scale)
     projection.bias.sub_(mean).div_(scale)
 

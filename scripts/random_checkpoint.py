@@ -197,9 +197,24 @@ def _build(config: dict[str, Any], tokenizer: Path, seed: int) -> EncDecRNNTBPEM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: EncDecRNNTBPEModel = ModelPT.from_config_dict(OmegaConf.create(config))
+        _disturb(model)
     model.eval().requires_grad_(False)
     model.preprocessor.featurizer.dither = 0.0
     return model
+
+
+def _disturb(model: EncDecRNNTBPEModel) -> None:
+    """Move norms and position biases off the ones and zeros they begin with, which OpenVINO would optimize away."""
+    import torch
+
+    with torch.no_grad():
+        for module in model.encoder.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.normal_(1.0, 0.05)
+                module.bias.normal_(0.0, 0.05)
+        for layer in model.encoder.layers:
+            layer.self_attn.pos_bias_u.normal_(0.0, 0.1)
+            layer.self_attn.pos_bias_v.normal_(0.0, 0.1)
 
 
 def _archived_config(model: EncDecRNNTBPEModel) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pytest
+import soundfile
 from openvino import opset13
 
 from export.bundle import Bundle, graph_file, write_metadata
@@ -67,6 +68,24 @@ def test_transcribe_with_either_runtime(small_fp32: Bundle, short_manifest: Path
         done = run_process("transcribe", small_fp32.path, *audio, "--runtime", runtime, "--json")
         assert done.returncode == 0, done.stderr
         assert len(one_object(done.stdout)["transcripts"]) == len(audio)
+
+
+def test_transcribe_flushes_unless_told_otherwise(
+    demo_fp32: Bundle, short_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A recording that ends with its last sound keeps its last word only with the silence that follows a flush."""
+    samples, rate = soundfile.read(read_manifest(short_manifest)[0].audio_filepath)
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    cut = tmp_path / "cut.wav"
+    soundfile.write(cut, samples[: loud[-1] + 1], rate)
+    results = [
+        one_object(run_here(capfd, "transcribe", demo_fp32.path, cut, *arguments, "--json").stdout)
+        for arguments in ([], ["--no-flush"])
+    ]
+    assert [result["runtime"] for result in results] == ["streaming", "streaming"]
+    flushed, bare = (result["transcripts"][0]["tokens"] for result in results)
+    assert flushed[: len(bare)] == bare
+    assert len(flushed) > len(bare)
 
 
 def test_quantize_prints_only_its_object(small_fp32: Bundle, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from quantize.effect import check_effect, check_runtime_options, check_scope, is
 from quantize.modes import MODES
 from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES, SENSITIVE
-from quantize.recurrent import compress_lstm
 from tests import tiny_graphs
 
 INT8 = WeightCompression(mode="int8_sym", ignored_scope=IgnoredScope(patterns=(POSITIONS,)))
@@ -173,22 +172,6 @@ def test_quantization_without_quantized_activations_fails(tmp_path: Path) -> Non
     part = GraphRecipe(quantization=Quantization(ignored_scope=IgnoredScope(patterns=(POSITIONS,))))
     with pytest.raises(ParityError, match="without any quantized activation"):
         check_effect(compressed(tmp_path, INT8), part, "test")
-
-
-def test_lstm_weights_are_compressed_or_the_check_fails(tmp_path: Path) -> None:
-    part = GraphRecipe(compression=(WeightCompression(mode="int8_sym"),), lstm_mode="int8_sym")
-    model = compress(half(tiny_graphs.decoder(), tmp_path), part.compression[0], "test")
-    with pytest.raises(ParityError, match="lstm_mode int8_sym left the graph without any integer LSTM weight"):
-        check_effect(model, part, "test")
-    inputs = {"token": np.array([[3]], np.int32)}
-    inputs |= {name: np.full((1, 1, tiny_graphs.WIDTH), 0.1, np.float32) for name in ("h_in", "c_in")}
-    before = ov.compile_model(model, "CPU")(inputs)["decoder_out"]
-    assert compress_lstm(model) == 2
-    check_effect(model, part, "test")
-    after = ov.compile_model(model, "CPU")(inputs)["decoder_out"]
-    assert 0 < np.abs(before - after).max() < 0.02
-    with pytest.raises(ParityError, match="compressed though the recipe ignores them"):
-        check_effect(model, GraphRecipe(compression=part.compression), "test")
 
 
 def test_runtime_options_must_be_in_the_graph() -> None:

@@ -55,7 +55,6 @@ def recipe_with(**changes: object) -> Recipe:
             "compression and quantization both decide",
         ),
         (lambda: GraphRecipe(precision="f32", quantization=Quantization()), "set precision to f16"),
-        (lambda: GraphRecipe(precision="f32", lstm_mode="int8_sym"), "set precision to f16"),
         (
             lambda: GraphRecipe.model_validate({"runtime_options": {"INFERENCE_PRECISION_HINT": "f32"}}),
             "does not read it from a graph; set it where the graph is compiled",

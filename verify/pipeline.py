@@ -19,6 +19,7 @@ from verify.runs import (
     Run,
     Runtime,
     Side,
+    best_runtime,
     bundle_side,
     checkpoint_side,
     load_transcripts,
@@ -131,7 +132,7 @@ def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run | Sequence[
     """
     recorded = reference.side.runtime if isinstance(reference, Run) else None
     if isinstance(reference, Checkpoint) or recorded in ("nemo-streaming", "streaming"):
-        return "streaming" if target.metadata.lead_mel_frames else "generation1"
+        return best_runtime(target)
     return "generation1"
 
 

@@ -40,6 +40,11 @@ Runtime = Literal["generation1", "streaming"]
 RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {"generation1": Generation1, "streaming": Streaming}
 
 
+def best_runtime(bundle: Bundle) -> Runtime:
+    """The streaming runtime where a folder's graph knows how streams begin, else the clients' loop."""
+    return "streaming" if bundle.metadata.lead_mel_frames else "generation1"
+
+
 class Side(BaseModel):
     """One side of a comparison: what ran, from which checkpoint, with which recipe, on what."""
 

@@ -8,22 +8,60 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
 
-class DecoderStep(nn.Module):
-    """Embedding and LSTM for one token; NeMo's ``RNNTDecoder.predict`` without a start symbol."""
+class LSTMStep(nn.Module):
+    """One step of an ``nn.LSTM`` as matrix products, one a layer.
 
-    def __init__(self, model: EncDecRNNTBPEModel, rows: Sequence[int] | None = None) -> None:
+    Weight compression leaves OpenVINO's own LSTM operation alone, and the CPU plugin unfolds its weights to f32.
+    """
+
+    def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
-        self.prediction = model.decoder.prediction
+        self.layers = nn.ModuleList()
+        for index in range(lstm.num_layers):
+            parts = [getattr(lstm, f"weight_{kind}_l{index}") for kind in ("ih", "hh")]
+            bias = getattr(lstm, f"bias_ih_l{index}") + getattr(lstm, f"bias_hh_l{index}")
+            weight = torch.cat(parts, dim=1)
+            layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            layer.weight, layer.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
+            self.layers.append(layer)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As ``nn.LSTM.forward`` over a sequence of one: x [1, B, hidden] and states [layers, B, hidden]."""
+        x = x.squeeze(0)
+        hidden, cells = [], []
+        for index, layer in enumerate(self.layers):
+            gates = layer(torch.cat([x, state[0][index]], dim=1))
+            update, forget, candidate, output = torch.chunk(gates, 4, dim=1)
+            cell = torch.sigmoid(forget) * state[1][index] + torch.sigmoid(update) * torch.tanh(candidate)
+            x = torch.sigmoid(output) * torch.tanh(cell)
+            hidden.append(x)
+            cells.append(cell)
+        return x.unsqueeze(0), (torch.stack(hidden), torch.stack(cells))
+
+
+class DecoderStep(nn.Module):
+    """Embedding and LSTM for one token; NeMo's ``RNNTDecoder.predict`` without a start symbol.
+
+    With ``unrolled`` the LSTM is an :class:`LSTMStep`.
+    """
+
+    def __init__(self, model: EncDecRNNTBPEModel, rows: Sequence[int] | None = None, *, unrolled: bool = False) -> None:
+        super().__init__()
+        embed, recurrent = (model.decoder.prediction[name] for name in ("embed", "dec_rnn"))
         if rows is not None:
-            embed = nn.Embedding(len(rows), self.prediction["embed"].embedding_dim)
-            embed.weight = _take(self.prediction["embed"].weight, rows)
-            self.prediction = nn.ModuleDict({"embed": embed, "dec_rnn": self.prediction["dec_rnn"]})
+            smaller = nn.Embedding(len(rows), embed.embedding_dim)
+            smaller.weight = _take(embed.weight, rows)
+            embed = smaller
+        if unrolled:
+            recurrent = LSTMStep(recurrent.lstm)
+        self.prediction = nn.ModuleDict({"embed": embed, "dec_rnn": recurrent})
 
     def forward(self, token: Tensor, token_length: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Advance the prediction network by one token.

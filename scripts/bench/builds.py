@@ -23,7 +23,7 @@ from export.progress import note
 from scripts.bench.children import ChildError, run_module
 from scripts.bench.make import ONNX_EXPORT, ONNX_QUANTIZE, QUANTIZE
 from scripts.bench.onnx_export import ENCODER
-from scripts.bench.plan import Build, Plan, recipe_of
+from scripts.bench.plan import KV, Build, Plan, recipe_of
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -127,13 +127,13 @@ class _Maker:
             return self._checkpoint.path
         if build.engine == "onnxruntime":
             return self._onnx(build.recipe)
-        fp32 = self._exported(build.graph or "")
+        fp32 = self._exported(build.graph or "", build.cache)
         return fp32 if build.recipe == "fp32" else self._quantized(fp32, build)
 
     def _quantized(self, fp32: Path, build: Build) -> Path:
         """By the recipe; what a published build stands for holds no run-time options, as the published ones do not."""
         recipe, published = recipe_of(build), build.graph == "nemo"
-        target = fp32.with_name(fp32.name.removesuffix("fp32") + recipe.name)
+        target = self._folder / build.name
         command: list[str | Path] = [QUANTIZE, fp32, target, "--recipe", recipe.name]
         command += ["--plain"] if published else []
         source = fp32
@@ -150,10 +150,11 @@ class _Maker:
         command = ["calibrate", fp32, target, "--json", "--force"]
         return self._kept(target, key, Path.is_dir, lambda: run_module("scripts.cli", command, show=True))
 
-    def _exported(self, graph: str) -> Path:
-        target = self._folder / ("published-fp32" if graph == "nemo" else "fp32")
-        key = _key(self._checkpoint.sha256, graph, _code("export"))
-        command = ["export", self._checkpoint.path, target, "--graph", graph, "--json", "--force"]
+    def _exported(self, graph: str, cache: str = "channel") -> Path:
+        name = "published-fp32" if graph == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
+        target = self._folder / name
+        key = _key(self._checkpoint.sha256, graph, cache, _code("export"))
+        command = ["export", self._checkpoint.path, target, "--graph", graph, "--cache", cache, "--json", "--force"]
         return self._kept(target, key, _whole_bundle, lambda: run_module("scripts.cli", command, show=True))
 
     def _onnx(self, precision: str) -> Path:

@@ -29,6 +29,9 @@ BASELINE = "published-fp32"
 
 NEMO = "nemo-pytorch"
 
+KV = "-kv"
+"""Ends the names of builds whose attention cache holds keys and values."""
+
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -60,6 +63,7 @@ class Build:
         engine: what computes the encoder.
         runtime: the loop around it: ``generation1``, ``streaming`` or ``nemo-streaming``.
         graph: what is exported for it, ``nemo`` or ``fused``; None where the folder is given or none is needed.
+        cache: what the export's attention cache holds, ``channel`` or ``kv``.
         recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
         folder: the folder, where it is given.
         batch: streams that are transcribed together.
@@ -69,6 +73,7 @@ class Build:
     engine: Engine
     runtime: str
     graph: str | None = None
+    cache: str = "channel"
     recipe: str = "fp32"
     folder: Path | None = None
     batch: int = 1
@@ -131,9 +136,16 @@ def catalogue(options: Options) -> dict[str, Build]:
     runtime = options.runtime or "streaming"
     batch = options.batch if runtime == "streaming" else 1
     builds = [
-        *(Build(f"published-{name}", "openvino", "generation1", "nemo", name) for name in ("fp32", "fp16", "int8")),
-        *(Build(name, "openvino", runtime, "fused", name, batch=batch) for name in RECIPES),
-        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", name) for name in ("fp32", "int8")),
+        *(
+            Build(f"published-{name}", "openvino", "generation1", "nemo", recipe=name)
+            for name in ("fp32", "fp16", "int8")
+        ),
+        *(
+            Build(f"{name}{suffix}", "openvino", runtime, "fused", cache, name, batch=batch)
+            for name in RECIPES
+            for cache, suffix in (("channel", ""), ("kv", KV))
+        ),
+        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", recipe=name) for name in ("fp32", "int8")),
         Build(NEMO, "nemo", "nemo-streaming"),
     ]
     return {build.name: build for build in builds}
@@ -163,19 +175,25 @@ def _chosen_names(options: Options) -> set[str]:
     if options.builds or options.folders:
         return set(options.builds)
     return {
-        name for name, build in known.items() if build.engine == "openvino" and not recipe_of(build).needs_calibration
+        name
+        for name, build in known.items()
+        if build.engine == "openvino"
+        and not recipe_of(build).needs_calibration
+        and (build.cache == "channel" or any(part.changes_weights for part in recipe_of(build).graphs.values()))
     }
 
 
 def _given_builds(options: Options) -> list[Build]:
     """The given folders, each under the loop asked for, or else the best that its graph allows."""
+    from verify.runs import best_runtime
+
     builds: list[Build] = []
     for path in options.folders:
         bundle = Bundle.open(path)
         _ = bundle.vocabulary  # damaged ones are found before anything runs
-        able = bool(bundle.metadata.lead_mel_frames)
-        runtime = options.runtime or ("streaming" if able else "generation1")
-        if runtime == "streaming" and not able:
+        best = best_runtime(bundle)
+        runtime = options.runtime or best
+        if runtime == "streaming" != best:
             raise UserError(
                 f"{path}: its {bundle.metadata.graph} graph cannot run the streaming loop; leave out --runtime, "
                 "or use --runtime generation1"

@@ -29,8 +29,9 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="What to make and measure, repeatable: published-fp32, -fp16, -int8, a recipe, onnxruntime-fp32, "
-            "-int8, nemo-pytorch, or all. (default: published-* and every recipe that needs no calibration)",
+            help="What to make and measure, repeatable: published-fp32, -fp16, -int8, a recipe (NAME-kv: with "
+            "kv cache), onnxruntime-fp32, -int8, nemo-pytorch, or all. (default: published-* and every recipe that "
+            "needs no calibration)",
         ),
     ] = None,
     manifest: options.Manifest = None,

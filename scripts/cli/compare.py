@@ -134,7 +134,16 @@ def transcribe(
     language: Annotated[
         str, typer.Option(metavar="auto|xx-XX", help="What is spoken, or 'auto' to let the model find out.")
     ] = "auto",
-    runtime: options.Runtime = options.RuntimeName.generation1,
+    runtime: Annotated[
+        options.RuntimeName | None,
+        typer.Option(
+            help="'streaming': ours; 'generation1': the published clients' loop. (default: streaming, generation1 for "
+            "folders that cannot)"
+        ),
+    ] = None,
+    flush: Annotated[
+        bool, typer.Option(help="End each recording with silence, so that its last word is not lost (streaming only).")
+    ] = True,
     as_json: options.Json = False,
 ) -> Result:
     """Transcribe recordings with a finished folder, chunk by chunk."""
@@ -142,15 +151,18 @@ def transcribe(
     from verify.audio import load_audio
     from verify.pipeline import speed
     from verify.resources import peak_rss_mb
-    from verify.runs import RUNTIMES
+    from verify.runs import RUNTIMES, best_runtime
 
     bundle = Bundle.open(directory)
     _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
     signals = [load_audio(path, bundle.metadata.sample_rate) for path in audio]
-    recognizer = RUNTIMES[runtime.value](bundle)
-    transcripts = [recognizer.transcribe(signal, language) for signal in signals]
+    name = runtime.value if runtime else best_runtime(bundle)
+    recognizer = RUNTIMES[name](bundle)
+    ending = {"flush": flush} if name == "streaming" else {}
+    transcripts = [recognizer.transcribe(signal, language, **ending) for signal in signals]
     data: dict[str, Any] = {
         "folder": str(bundle.path),
+        "runtime": name,
         "transcripts": [
             {
                 "audio": str(path),

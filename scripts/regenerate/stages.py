@@ -141,7 +141,7 @@ def measure_folder(plan: Plan, state: State, name: str) -> Outcome:
         state,
         f"measured-{name}",
         _key(plan, folder / METADATA),
-        lambda: run_verb(state, "transcribe", folder, *paths),
+        lambda: run_verb(state, "transcribe", folder, *paths, "--runtime", "generation1"),
     )
     return {"peak_rss_mb": outcome["peak_rss_mb"], **outcome["speed"]}
 
