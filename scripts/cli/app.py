@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from scripts.cli import bench, bundles, calibrate, checkpoint, compare, export, flaws, recipes, regenerate
+from scripts.cli import bench, bundles, calibrate, checkpoint, compare, export, flaws, recipes, regenerate, sweep
 
 app = typer.Typer(
     help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
@@ -21,6 +21,7 @@ app.command("verify")(compare.verify)
 app.command("record", hidden=True)(compare.record)  # a stage of regenerate
 app.command("transcribe")(compare.transcribe)
 app.command("bench")(bench.bench)
+app.command("sweep")(sweep.sweep)
 app.command("flaws")(flaws.flaws)
 app.command("inspect")(bundles.inspect)
 app.add_typer(recipes.app, name="recipes")

@@ -1,0 +1,168 @@
+"""Groups of weights that a mixed recipe treats alike: a conformer layer's modules, and what lies around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from export.bundle import GRAPHS, Bundle
+from quantize.effect import is_ignored, weights
+from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
+from quantize.recipes import POSITIONS
+
+if TYPE_CHECKING:
+    from quantize.effect import Weight
+
+_MODULE = re.compile(r".*?encoder\.(?:(layers\.\d+)\.)?(\w+)")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some weights of one graph.
+
+    Attributes:
+        name: ``layers.3.feed_forward1``, ``pre_encode``, ``prompt_kernel``, ``embedding`` or ``joint``.
+        graph: where they are.
+        operations: names of the operations that read them.
+        elements: how many weights.
+    """
+
+    name: str
+    graph: str
+    operations: tuple[str, ...]
+    elements: int
+
+    @property
+    def layer(self) -> str:
+        """The conformer layer (``layers.3``), or the group itself outside of those."""
+        return ".".join(self.name.split(".")[:2])
+
+    @property
+    def pattern(self) -> str:
+        """A rule of an ignored scope that holds all of it and nothing else of its graph."""
+        return module_pattern(self.name)
+
+
+def module_pattern(name: str) -> str:
+    """The rule for a group or a whole conformer layer of the encoder."""
+    prefix = r".*encoder\." if name.startswith("layers.") else ".*"
+    return prefix + re.escape(name) + r"\..*"
+
+
+def find_groups(bundle: Bundle) -> list[Group]:
+    """Groups of all that weight compression takes, in the network's order; positions stay as they are."""
+    import openvino as ov
+
+    core = ov.Core()
+    found: list[Group] = []
+    for graph in GRAPHS[1:]:
+        members: dict[str, list[Weight]] = {}
+        for weight in weights(core.read_model(bundle.graph_path(graph))):
+            if not is_ignored(weight, IgnoredScope(patterns=(POSITIONS,))):
+                members.setdefault(_group_name(graph, weight), []).append(weight)
+        found += [
+            Group(
+                name,
+                graph,
+                tuple(sorted({weight.operation for weight in group})),
+                sum(weight.elements for weight in {weight.name: weight for weight in group}.values()),
+            )
+            for name, group in members.items()
+        ]
+    return sorted(found, key=_order)
+
+
+def _group_name(graph: str, weight: Weight) -> str:
+    if graph != "encoder":
+        return {"decoder": "embedding"}.get(graph, graph)
+    module = _MODULE.match(weight.operation)
+    if module is None:
+        return "prompt_kernel" if "prompt_kernel" in weight.operation else weight.operation
+    layer, kind = module.groups()
+    return f"{layer}.{kind}" if layer else kind
+
+
+def _order(group: Group) -> tuple[int, int, str]:
+    number = re.match(r"layers\.(\d+)", group.name)
+    place = ("pre_encode", "layers", "prompt_kernel", "embedding", "joint")
+    kind = "layers" if number else group.name
+    return (place.index(kind) if kind in place else len(place), int(number[1]) if number else 0, group.name)
+
+
+def step_for(group: Group, groups: Sequence[Group], step: WeightCompression) -> WeightCompression:
+    """A recipe's compression of one group alone."""
+    others = {name for other in groups if other.graph == group.graph for name in other.operations}
+    names = sorted(others - set(group.operations))
+    encoder = group.graph == "encoder"
+    scope = IgnoredScope(names=tuple(names), patterns=(POSITIONS,) * encoder, must_match=not encoder)
+    return step.model_copy(update={"ignored_scope": scope})
+
+
+def is_compressed(group: Group, recipe: Recipe, step: WeightCompression) -> bool:
+    """Whether a recipe stores a group as ``step``, its first compression of the encoder, does."""
+    first = next(iter(recipe.graph(group.graph).compression), None)
+    if first is None or first.mode != step.mode:
+        return False
+    return not any(re.match(rule, name) for rule in first.ignored_scope.patterns for name in group.operations)
+
+
+def without(recipe: Recipe, groups: Iterable[Group], *, name: str, description: str) -> Recipe:
+    """A recipe whose first compression leaves some groups to the second, or in f16 where there is none."""
+    kept = list(groups)
+    changes: dict[str, object] = {"name": name, "version": 1, "description": description}
+    for graph, part in recipe.graphs.items():
+        patterns = tuple(group.pattern for group in kept if group.graph == graph)
+        if patterns and graph == "encoder":
+            first, *rest = part.compression
+            scope = first.ignored_scope.model_copy(update={"patterns": (*first.ignored_scope.patterns, *patterns)})
+            first = first.model_copy(update={"ignored_scope": scope})
+            changes[graph] = part.model_copy(update={"compression": (first, *rest)})
+        elif patterns:  # one group is all of the graph
+            changes[graph] = part.model_copy(update={"compression": part.compression[1:]})
+    return Recipe.model_validate(recipe.model_copy(update=changes).as_table())
+
+
+def mixed(
+    recipe: Recipe,
+    steps: Sequence[WeightCompression],
+    choices: Mapping[str, int],
+    units: Mapping[str, Collection[str]],
+    *,
+    name: str,
+    description: str,
+) -> Recipe:
+    """A recipe by which every unit takes its own of several compressions.
+
+    Args:
+        recipe: what the rest is taken from: preprocessor, LSTM, run-time options, limits.
+        steps: from the smallest to the largest storage; their scopes are replaced.
+        choices: unit to index in ``steps``, or ``len(steps)`` for f16.
+        units: graph to the names of its units.
+        name: of the new recipe.
+        description: of the new recipe.
+    """
+    changes: dict[str, object] = {"name": name, "version": 1, "description": description}
+    for graph, members in units.items():
+        compression = []
+        for index, step in enumerate(steps):
+            # Convolutions of what takes 4 bits are left to the 8 bits that follow.
+            leaving = index > 0 and any(choices[unit] < index and _has_convolutions(unit) for unit in members)
+            if not leaving and not any(choices[unit] == index for unit in members):
+                continue
+            later = [unit for unit in members if choices[unit] > index]
+            encoder = graph == "encoder"
+            patterns = (*(module_pattern(unit) for unit in later), *(POSITIONS,) * encoder)
+            scope = IgnoredScope(patterns=patterns, must_match=not encoder)
+            compression.append(step.model_copy(update={"ignored_scope": scope}))
+        part = recipe.graph(graph)
+        changes[graph] = GraphRecipe(
+            compression=tuple(compression),
+            runtime_options=part.runtime_options if compression else {},
+        )
+    return Recipe.model_validate(recipe.model_copy(update=changes).as_table())
+
+
+def _has_convolutions(unit: str) -> bool:
+    return unit.startswith("layers.") or unit == "pre_encode"

@@ -1,0 +1,157 @@
+"""Ranks groups of weights by what compressing each alone costs, and draws a mixed recipe from the ranking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from export.bundle import write_atomically
+from export.errors import NemotronOVError, UserError
+from export.progress import note
+from quantize.recipe import Recipe
+from quantize.recipe_file import dump_recipe
+from scripts.bench.children import ChildError
+from scripts.sweep.groups import Group, find_groups, is_compressed, without
+from scripts.sweep.plan import Options, Plan, lessons_identity, make_plan
+from scripts.sweep.probe import BASE
+from scripts.sweep.store import Store, claimed
+from scripts.sweep.task import Task
+from scripts.sweep.trial import ensure_lessons, run_task
+
+REPORT = "layers.json"
+
+
+def rank_layers(options: Options) -> dict[str, Any]:
+    """Compress each group alone and compare the logits with FP32's.
+
+    Returns:
+        The content of ``layers.json``: ``groups`` (the most expensive first), ``f16`` (nothing compressed), ``failed``,
+        ``kept`` and ``drawn`` (the recipe's file, or None).
+
+    Raises:
+        UserError: bad input; nothing was written.
+        TrialError: FP32 itself cannot be run.
+        NemotronOVError: the probing process died.
+    """
+    plan = make_plan(options, default=("int8",))
+    recipe = _single_recipe(plan)
+    groups = find_groups(plan.source)
+    candidates = [group for group in groups if is_compressed(group, recipe, recipe.encoder.compression[0])]
+    if options.draw is not None and options.draw > len(candidates):
+        raise UserError(
+            f"--draw {options.draw}: recipe {recipe.name} compresses {len(candidates)} groups of this folder; "
+            "draw fewer"
+        )
+    with claimed(plan) as store:
+        found = _probe(plan, store, recipe, groups)
+        report = _report(plan, recipe, groups, found)
+        kept = _kept(options, [group.name for group in candidates], report["groups"])
+        report |= {"kept": kept, "drawn": _draw(plan, recipe, [group for group in groups if group.name in kept])}
+        write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return report
+
+
+def _single_recipe(plan: Plan) -> Recipe:
+    if len(plan.recipes) != 1:
+        raise UserError(f"--per-layer: takes one --recipe, not {len(plan.recipes)}; rank with one after the other")
+    recipe = plan.recipes[0]
+    if not recipe.encoder.compression:
+        raise UserError(
+            f"--recipe {recipe.name}: compresses no weights of the encoder; rank layers with int8, int4 or another "
+            "recipe of weight compression"
+        )
+    if plan.options.draw is None and plan.options.kl_budget is None:
+        note("no recipe is drawn without --draw or --kl-budget")
+    return recipe
+
+
+def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
+    """Results by group, those of earlier runs taken where they are."""
+    step = recipe.encoder.compression[0]
+    lessons = ensure_lessons(plan, store)
+    used = plan.calibration.sha256 if plan.calibration and step.needs_calibration else ""
+    facts = step.model_dump_json(exclude={"ignored_scope"}) + used
+    files = {
+        name: store.result_file("probed", lessons_identity(plan), facts if name != BASE else "", name)
+        for name in (BASE, *(group.name for group in groups))
+    }
+    wanted = {name: str(file) for name, file in files.items() if store.read(file) is None}
+    if wanted:
+        task = Task(
+            kind="layers",
+            source=plan.source.path,
+            folder=plan.output,
+            calibration=plan.calibration.path if used and plan.calibration else None,
+            threads=plan.threads,
+            lessons=lessons,
+            step=step,
+            groups=list(groups),
+            wanted=wanted,
+        )
+        try:
+            run_task(task, show=True)
+        except ChildError as error:
+            raise NemotronOVError(f"--per-layer: {error}; run again to go on from there") from error
+    results = {name: store.read(file) or {"failed": "left no result"} for name, file in files.items()}
+    for name, file in files.items():
+        if "failed" in results[name]:
+            file.unlink(missing_ok=True)  # to be tried again by the next run
+    return results
+
+
+def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[str, Any]) -> dict[str, Any]:
+    if "failed" in found[BASE]:
+        raise NemotronOVError(f"{plan.source.path}: in f16, {found[BASE]['failed']}")
+    ranked = [
+        {"name": group.name, "graph": group.graph, "elements": group.elements} | found[group.name]
+        for group in groups
+        if "failed" not in found[group.name]
+    ]
+    ranked.sort(key=lambda row: (-row["kl"], row["name"]))
+    return {
+        "report_version": 1,
+        "source": str(plan.source.path),
+        "checkpoint": plan.source.metadata.checkpoint,
+        "recipe": recipe.name,
+        "mode": recipe.encoder.compression[0].mode,
+        "utterances": plan.lesson_limit,
+        "cells": found[BASE]["cells"],
+        "f16": found[BASE],
+        "groups": ranked,
+        "failed": {group.name: found[group.name]["failed"] for group in groups if "failed" in found[group.name]},
+    }
+
+
+def _kept(options: Options, candidates: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The worst groups: so many, or so many that the KLs of the rest add up to no more than the budget."""
+    rows = [row for row in ranked if row["name"] in candidates]
+    if options.draw is not None:
+        return [row["name"] for row in rows[: options.draw]]
+    if options.kl_budget is None:
+        return []
+    left = sum(row["kl"] for row in rows)
+    kept = []
+    for row in rows:
+        if left <= options.kl_budget:
+            break
+        kept.append(row["name"])
+        left -= row["kl"]
+    return kept
+
+
+def _draw(plan: Plan, recipe: Recipe, kept: Sequence[Group]) -> str | None:
+    """Write the recipe that keeps these groups; its file, or None where nothing was to be drawn."""
+    if plan.options.draw is None and plan.options.kl_budget is None:
+        return None
+    name = f"{recipe.name}-kept-{len(kept)}"
+    second = recipe.encoder.compression[1:]
+    higher = f"in {second[0].mode}" if second else "in f16"
+    names = ", ".join(group.name for group in kept) or "none"
+    drawn = without(
+        recipe, kept, name=name, description=f"{recipe.name}, the {len(kept)} groups that lose most {higher}: {names}"
+    )
+    file: Path = plan.output / f"{name}.toml"
+    write_atomically(file, dump_recipe(drawn))
+    return str(file)

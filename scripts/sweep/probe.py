@@ -1,0 +1,116 @@
+"""Each group of weights compressed alone, everything else in f16, and what that does to FP32's logits."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.bundle import GRAPHS, Bundle, graph_file, write_atomically
+from export.errors import NemotronOVError
+from export.progress import task as shown
+from quantize.calibration import CalibrationData
+from quantize.compression import Samples, compress
+from quantize.effect import check_effect
+from quantize.recipe import GraphRecipe
+from scripts.sweep.groups import Group, step_for
+from scripts.sweep.teacher import Transducer, diverge, encode, joint_shapes, lessons
+from verify.generation1 import properties
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from scripts.sweep.task import Task
+
+BASE = "f16"
+"""The build in which nothing is compressed."""
+
+
+def probe(task: Task) -> list[str]:
+    """Write a result file for each group of ``task.wanted`` (:data:`BASE` for none); names of those done.
+
+    A group that cannot be compressed gets a file that says why.
+    """
+    bundle = Bundle.open(task.source)
+    groups = {group.name: group for group in task.groups}
+    with _half_graphs(bundle) as half, shown("probing layers", len(task.wanted)) as progress:
+        builds = _Builds(task, bundle, half)
+        for name, file in task.wanted.items():
+            try:
+                result = builds.measure(groups.get(name))
+            except NemotronOVError as error:
+                result = {"failed": " ".join(str(error).split())}
+            except RuntimeError as error:  # OpenVINO's
+                result = {"failed": f"OpenVINO cannot run it ({str(error).strip().splitlines()[-1][:200]})"}
+            write_atomically(Path(file), json.dumps(result) + "\n")
+            gc.collect()
+            progress.advance()
+    return list(task.wanted)
+
+
+@contextmanager
+def _half_graphs(bundle: Bundle) -> Iterator[Path]:
+    """The folder's graphs in f16, from which every probe starts."""
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory() as folder:
+        for graph in GRAPHS[1:]:
+            model = ov.Core().read_model(bundle.graph_path(graph))
+            ov.save_model(model, Path(folder) / graph_file(graph), compress_to_fp16=True)
+            del model
+            gc.collect()
+        yield Path(folder)
+
+
+class _Builds:
+    """The f16 build, and one with a group compressed at a time; what does not change is computed once."""
+
+    def __init__(self, task: Task, bundle: Bundle, half: Path) -> None:
+        import openvino as ov
+
+        self._task, self._bundle, self._half, self._core = task, bundle, half, ov.Core()
+        self._calibration = CalibrationData.open(task.calibration) if task.calibration else None
+        self._taught = list(lessons(task.lessons or task.folder))
+        encoder = self._compile("encoder", self._read("encoder"))
+        self._encoded = [encode(encoder, lesson) for lesson in self._taught]
+        del encoder
+        gc.collect()
+        self._decoder, self._joint = (self._compile(graph, self._read(graph)) for graph in ("decoder", "joint"))
+        self._transducer = Transducer(self._decoder, self._joint, bundle.metadata.blank_idx)
+        self._said = [self._transducer.states(lesson.tokens.tolist()) for lesson in self._taught]
+
+    def measure(self, group: Group | None) -> dict[str, Any]:
+        """The divergence with one group compressed, or none."""
+        encoded, transducer, said = self._encoded, self._transducer, self._said
+        blank = self._bundle.metadata.blank_idx
+        if group is not None:
+            changed = self._compile(group.graph, self._compressed(group))
+            if group.graph == "encoder":
+                encoded = [encode(changed, lesson) for lesson in self._taught]
+            elif group.graph == "joint":
+                transducer = Transducer(self._decoder, changed, blank)
+            else:
+                transducer = Transducer(changed, self._joint, blank)
+                said = [transducer.states(lesson.tokens.tolist()) for lesson in self._taught]
+        return vars(diverge(self._taught, encoded, transducer, said))
+
+    def _compressed(self, group: Group) -> ov.Model:
+        assert self._task.step is not None  # noqa: S101  # a task of this kind has one
+        step = step_for(group, self._task.groups, self._task.step)
+        where = f"{group.name} alone: {self._bundle.graph_path(group.graph)}"
+        samples = Samples(self._calibration, group.graph) if self._calibration else None
+        model = compress(self._read(group.graph), step, where, samples)
+        check_effect(model, GraphRecipe(compression=(step,)), where)
+        return model
+
+    def _read(self, graph: str) -> ov.Model:
+        return self._core.read_model(self._half / graph_file(graph))
+
+    def _compile(self, graph: str, model: ov.Model) -> Any:
+        if graph == "joint":
+            model.reshape(joint_shapes(self._bundle))
+        return self._core.compile_model(model, "CPU", properties(self._task.threads, None))

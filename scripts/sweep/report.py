@@ -1,0 +1,119 @@
+"""What people see of a sweep, a ranking and a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+BUSY = 0.15
+"""Share of the cores that other processes may take before times are called disturbed."""
+
+
+def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Where it was measured, a line a recipe, what failed."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    facts, text = report["machine"], report["text_scored"]
+    lines = [
+        f"{escape(report['source'])}, {report['utterances']} utterances of {escape(report['manifest'])}; "
+        f"{facts['cpu']}, {facts['threads']} threads, {report['seconds']:.0f} s"
+    ]
+    if facts["other_cores"] is not None and facts["other_cores"] > BUSY * facts["cores"]:
+        lines.append(
+            f"[bold]warning:[/] machine busy, other processes took {facts['other_cores']:g} of {facts['cores']} cores; "
+            "read the ratios (each against fp32 measured in turn with it), not the times"
+        )
+    table = Table("recipe")
+    columns = ["MB", "step ms", "× as fast", "× real time", "peak MB"]
+    columns += ["WER %", "points"] if text else ["WER to fp32 %"]
+    columns += ["same tokens %", *(["KL"] if any("kl" in row for row in report["rows"]) else []), "limits", "front"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    _keep_whole(table, (row["name"] for row in report["rows"]))
+    for row in report["rows"]:
+        cells = [_number(row["mb"], ".1f"), _number(row["encoder_step_ms"], ".4g"), _number(row["step_ratio"], ".2f")]
+        cells += [_number(row["times_real_time"], ".3g"), _number(row["peak_rss_mb"], ".0f")]
+        cells += [f"{row['wer']:.2f}", f"{row['wer_delta']:+.2f}"] if text else [f"{row['wer_between']:.2f}"]
+        cells += [f"{100 * row['exact_match']:.1f}"]
+        cells += [_number(row.get("kl"), ".2e")] if "KL" in columns else []
+        cells += ["held" if row["within_limits"] else "missed", ", ".join(row["front"])]
+        table.add_row(escape(row["name"]), *cells)
+    failures = [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
+    return [*lines, table, *failures]
+
+
+def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Groups of weights, the most expensive first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "weights",
+        title=f"each alone by {escape(report['recipe'])} ({report['mode']}), all else f16",
+        title_justify="left",
+    )
+    for column in ("million", "KL", "× f16's", "same best token %", "until first other %", "drawn"):
+        table.add_column(column, justify="right")
+    _keep_whole(table, (group["name"] for group in report["groups"]))
+    base = report["f16"]["kl"]
+    drawn = set(report["kept"])
+    for group in report["groups"]:
+        table.add_row(
+            escape(group["name"]),
+            f"{group['elements'] / 1e6:.2f}",
+            f"{group['kl']:.2e}",
+            f"{group['kl'] / base:.1f}" if base > 0 else "",
+            f"{100 * group['agreement']:.2f}",
+            f"{100 * group['agreed_until']:.1f}",
+            "kept" if group["name"] in drawn else "",
+        )
+    lines = [
+        f"{report['utterances']} utterances, {report['cells']} cells of fp32's decoding; f16 alone: KL {base:.2e}",
+    ]
+    after = [f"recipe written to {escape(report['drawn'])}"] if report["drawn"] else []
+    after += [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
+    return [*lines, table, *after]
+
+
+def render_search(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Trials in their order, and what was found."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("trial", title=f"mixed recipes within {report['budget']:g} points of fp32", title_justify="left")
+    for column in ("MB", "step share", "KL", "points", "state", "4 / 8 / 16 bits"):
+        table.add_column(column, justify="right")
+    for trial in report["trials"]:
+        table.add_row(
+            str(trial["number"]),
+            _number(trial["mb"], ".2f"),
+            _number(trial["step_share"], ".2f"),
+            _number(trial["kl"], ".2e"),
+            _number(trial["error"], "+.2f"),
+            trial["state"],
+            " / ".join(str(list(trial["choices"].values()).count(bits)) for bits in report["choices"]),
+        )
+    best = report["best"]
+    found = (
+        f"best: trial {best['number']}, {best['mb']:.2f} MB, {best['error']:+.2f} points; written to "
+        f"{escape(report['recipe'])}"
+        if best
+        else "no trial stayed within the budget; allow more --trials or a larger --budget"
+    )
+    return [table, found, *(f"[bold]{escape(name)}[/]: {escape(why)}" for name, why in report["failed"].items())]
+
+
+def _keep_whole(table: Table, names: Iterable[str]) -> None:
+    """Let no heading and no name be cut where the screen is narrow."""
+    for column in table.columns:
+        column.min_width = len(str(column.header))
+    table.columns[0].min_width = max(map(len, names), default=1)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,103 @@
+"""The output folder: whose it is, that one run at a time writes it, and results by the address of their inputs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.bundle import write_atomically
+from export.errors import UserError
+from scripts.sweep.plan import Plan, digest
+
+FOLDERS = "folders"
+_STATE, _LOCK = ".sweep.json", ".sweep.lock"
+_HIDDEN = ".results"
+
+
+@dataclass(frozen=True)
+class Store:
+    """An output folder that this run holds."""
+
+    output: Path
+
+    def folder(self, name: str, address: str) -> Path:
+        """Where a recipe's folder lies."""
+        return self.output / FOLDERS / f"{name}-{address[:8]}"
+
+    def lessons(self, address: str) -> Path:
+        """Where lessons of this address lie."""
+        return self.output / ".lessons" / address[:16]
+
+    @property
+    def transcripts(self) -> Path:
+        """Recorded runs, FP32's among them."""
+        return self.output / ".transcripts"
+
+    def result_file(self, stage: str, *addresses: str) -> Path:
+        """The file of a stage's result for these inputs."""
+        return self.output / _HIDDEN / f"{stage}-{digest(addresses)[:24]}.json"
+
+    def read(self, file: Path) -> dict[str, Any] | None:
+        """A stored result, or None."""
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if isinstance(result, dict) else None
+
+    def write(self, file: Path, result: dict[str, Any]) -> None:
+        """Store a result; the file appears only when complete."""
+        write_atomically(file, json.dumps(result) + "\n")
+
+
+@contextmanager
+def claimed(plan: Plan) -> Iterator[Store]:
+    """Take the output folder for this run, and clear what a killed one left half-written.
+
+    Raises:
+        UserError: somebody else's folder, another source's, another run at work, or no permission; nothing was written.
+    """
+    output, source = plan.output, plan.identity["source"]
+    _check(plan)
+    created = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{output}: another sweep is at work here; wait for it or stop it") from error
+        for stale in (*output.glob("**/.*.tmp"), *output.glob("**/.*.old")):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        write_atomically(output / _STATE, json.dumps({"source": source}) + "\n")
+        yield Store(output)
+    finally:
+        os.close(lock)
+        if created and {file.name for file in output.iterdir()} <= {_LOCK, _STATE}:
+            shutil.rmtree(output, ignore_errors=True)
+
+
+def _check(plan: Plan) -> None:
+    output = plan.output
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: exists and is a file; choose another --output")
+    if not output.exists() or not any(output.iterdir()) or {file.name for file in output.iterdir()} == {_LOCK}:
+        return
+    try:
+        earlier = json.loads((output / _STATE).read_text(encoding="utf-8"))["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{output}: holds files that sweep did not write; choose another --output") from None
+    if earlier != plan.identity["source"]:
+        raise UserError(
+            f"{output}: holds results of another FP32 folder than {plan.options.source}; choose another --output"
+        )

@@ -1,0 +1,194 @@
+"""One recipe: make its folder, compare it with FP32, measure it beside FP32; each in processes of its own."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.bundle import Bundle
+from export.errors import NemotronOVError, UserError
+from export.progress import note
+from quantize.recipe import Recipe
+from scripts.bench import plan as bench_plan
+from scripts.bench.children import ChildError, run_module
+from scripts.bench.report import load_average, make_report
+from scripts.bench.rounds import measure_rounds
+from scripts.sweep.plan import Plan, lessons_identity, measured_audio, recipe_identity, stage_identity
+from scripts.sweep.store import Store
+from scripts.sweep.task import Task
+
+Outcome = dict[str, Any]
+
+BASE = "fp32"
+
+_FIGURES = ("encoder_step_ms", "pipeline_rtfx", "peak_rss_mb", "load_s", "folder_mb", "encoder_mb", "chunk_ms")
+
+
+class TrialError(NemotronOVError):
+    """A recipe could not be made or measured; the message says why."""
+
+
+@dataclass
+class Trial:
+    """A recipe's way through the stages, results of earlier runs taken where they are.
+
+    Attributes:
+        plan: what it is compared on.
+        store: where results go.
+        name: for people.
+        recipe: what is tried.
+        computed: whether anything had to be computed in this run.
+    """
+
+    plan: Plan
+    store: Store
+    name: str
+    recipe: Recipe
+    computed: bool = False
+
+    def __post_init__(self) -> None:
+        self.address = recipe_identity(self.plan, self.recipe)
+        self.folder = self.store.folder(self.recipe.name, self.address)
+
+    def made(self) -> Outcome:
+        """Sizes and counts of constants."""
+        return self._stored("made", "", self._make)
+
+    def verified(self) -> Outcome:
+        """Tokens and text against FP32's on the manifest."""
+        return self._stored("verified", stage_identity(self.plan, "verified"), self._verify)
+
+    def measured(self) -> Outcome:
+        """Times, memory and size, of the folder (``build``) and of FP32 beside it (``base``), and their ratios."""
+        return self._stored("measured", stage_identity(self.plan, "measured"), self._measure)
+
+    def diverged(self) -> Outcome:
+        """Teacher-forced divergence from FP32."""
+        return self._stored("diverged", stage_identity(self.plan, "diverged"), self._diverge)
+
+    def ensure_folder(self) -> Path:
+        """The folder, whole; made where it is not there."""
+        if self.recipe.name == BASE:
+            return self.plan.source.path
+        if not _is_whole(self.folder):
+            self._make()
+        return self.folder
+
+    def drop_folder(self) -> None:
+        """Free its room."""
+        if self.recipe.name != BASE:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _stored(self, stage: str, address: str, compute: Callable[[], Outcome]) -> Outcome:
+        file = self.store.result_file(stage, self.address, address)
+        found = self.store.read(file)
+        if found is None:
+            self.computed = True
+            try:
+                found = compute()
+            except ChildError as error:
+                raise TrialError(str(error)) from error
+            self.store.write(file, found)
+        return found
+
+    def _task(self, kind: str, folder: Path, **more: Any) -> Task:
+        options = self.plan.options
+        return Task.model_validate(
+            {
+                "kind": kind,
+                "source": self.plan.source.path,
+                "folder": folder,
+                "manifest": options.manifest,
+                "limit": options.limit,
+                "runtime": options.runtime,
+                "threads": self.plan.threads,
+            }
+            | more
+        )
+
+    def _make(self) -> Outcome:
+        if self.recipe.name == BASE:
+            encoder = self.plan.source.graph_path("encoder").with_suffix(".bin").stat().st_size
+            return {"bytes": self.plan.source.size_bytes, "encoder_bytes": encoder}
+        calibration = self.plan.calibration.path if self.plan.calibration and self.recipe.needs_calibration else None
+        table = self.recipe.as_table()
+        start = time.monotonic()
+        made = run_task(self._task("quantize", self.folder, recipe=table, calibration=calibration), show=True)
+        return made | {"seconds": round(time.monotonic() - start, 2)}
+
+    def _verify(self) -> Outcome:
+        task = self._task(
+            "verify",
+            self.ensure_folder(),
+            ignore_text=not self.plan.score_text,
+            cache=self.store.transcripts,
+        )
+        return run_task(task, show=True)
+
+    def _diverge(self) -> Outcome:
+        return run_task(self._task("diverge", self.ensure_folder(), lessons=ensure_lessons(self.plan, self.store)))
+
+    def _measure(self) -> Outcome:
+        able = bool(self.plan.source.metadata.lead_mel_frames)
+        runtime = self.plan.options.runtime or ("streaming" if able else "generation1")
+        paths = {BASE: self.plan.source.path, self.name: self.ensure_folder()}
+        builds = tuple(bench_plan.Build(name, "openvino", runtime, folder=path) for name, path in paths.items())
+        options = bench_plan.Options(folders=tuple(paths.values()), repeats=self.plan.options.repeats)
+        beside = bench_plan.Plan(options, builds, None, tuple(measured_audio(self.plan)), self.plan.threads)
+        load = load_average()
+        measured, failed = measure_rounds(beside, paths)
+        if failed:
+            raise TrialError("; ".join(f"{name} {reason}" for name, reason in failed.items()))
+        report = make_report(beside, paths, measured, failed, load)
+        rows = report["builds"]
+        return {
+            "base": {figure: rows[BASE][figure] for figure in _FIGURES},
+            "build": {figure: rows[self.name][figure] for figure in _FIGURES},
+            "ratios": rows[self.name]["ratios"],
+            "runtime": runtime,
+            "other_cores": report["machine"]["other_cores"],
+        }
+
+
+def ensure_lessons(plan: Plan, store: Store) -> Path:
+    """FP32's teacher-forced lessons, recorded where they are not there yet.
+
+    Raises:
+        TrialError: they cannot be.
+    """
+    folder = store.lessons(lessons_identity(plan))
+    if not folder.is_dir():
+        task = Task(
+            kind="teach",
+            source=plan.source.path,
+            folder=folder,
+            manifest=plan.options.manifest,
+            limit=plan.lesson_limit,
+            threads=plan.threads,
+        )
+        try:
+            note(f"{run_task(task, show=True)['cells']} cells of FP32's own decoding recorded")
+        except ChildError as error:
+            raise TrialError(f"fp32: {error}") from error
+    return folder
+
+
+def run_task(task: Task, *, show: bool = False) -> Outcome:
+    """Do a task in a process of its own.
+
+    Raises:
+        ChildError: it failed.
+    """
+    outcome: Outcome = run_module("scripts.sweep.worker", [], text=task.model_dump_json(), show=show)
+    return outcome
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return not Bundle.open(folder).damaged_files()
+    except UserError:
+        return False

@@ -1,0 +1,102 @@
+"""What runs in a process of its own: ``python -m scripts.sweep.worker`` reads a
+:class:`scripts.sweep.task.Task` and prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+
+from export.bundle import Bundle
+from export.errors import NemotronOVError
+from quantize.recipe import Recipe
+from scripts.sweep.task import Task
+
+
+def work(task: Task) -> dict[str, Any]:
+    """Do it."""
+    return {"quantize": _quantize, "verify": _verify, "teach": _teach, "diverge": _diverge, "layers": _layers}[
+        task.kind
+    ](task)
+
+
+def _quantize(task: Task) -> dict[str, Any]:
+    from quantize.calibration import CalibrationData
+    from quantize.pipeline import quantize_bundle
+
+    bundle = quantize_bundle(
+        Bundle.open(task.source),
+        task.folder,
+        Recipe.model_validate(task.recipe),
+        calibration=CalibrationData.open(task.calibration) if task.calibration else None,
+        force=True,
+    )
+    encoder = bundle.graph_path("encoder").with_suffix(".bin").stat().st_size
+    return {"bytes": bundle.size_bytes, "encoder_bytes": encoder, "constants": bundle.metadata.constants}
+
+
+def _verify(task: Task) -> dict[str, Any]:
+    from scripts.selection import choose_utterances
+    from verify.pipeline import verify_bundle
+
+    report = verify_bundle(
+        Bundle.open(task.folder),
+        Bundle.open(task.source),
+        choose_utterances(task.manifest, task.limit, ignore_text=task.ignore_text),
+        runtime=task.runtime,  # type: ignore[arg-type]  # one of verify.runs.Runtime
+        threads=task.threads,
+        cache=task.cache,
+    )
+    numbers = ("utterances", "exact_match", "wer", "reference_wer", "wer_delta", "wer_between")
+    found = {name: getattr(report, name) for name in numbers} | {"runtime": report.target.runtime}
+    languages = {
+        name: {"metric": score.metric, "utterances": score.utterances, "wer": score.wer, "wer_delta": score.wer_delta}
+        for name, score in report.per_language.items()
+    }
+    return found | {"per_language": languages}
+
+
+def _teach(task: Task) -> dict[str, Any]:
+    from scripts.selection import choose_utterances
+    from scripts.sweep.teacher import record
+
+    utterances = choose_utterances(task.manifest, task.limit)
+    return {"cells": record(Bundle.open(task.source), utterances, task.folder, threads=task.threads)}
+
+
+def _diverge(task: Task) -> dict[str, Any]:
+    import openvino as ov
+
+    from scripts.sweep.teacher import diverge, encode, lessons, open_transducer
+    from verify.generation1 import compile_graph, properties
+
+    bundle = Bundle.open(task.folder)
+    encoder = compile_graph(ov.Core(), bundle, "encoder", "CPU", properties(task.threads, None))
+    taught = list(lessons(task.lessons or task.folder))
+    encoded = [encode(encoder, lesson) for lesson in taught]
+    return vars(diverge(taught, encoded, open_transducer(bundle, task.threads)))
+
+
+def _layers(task: Task) -> dict[str, Any]:
+    from scripts.sweep.probe import probe
+
+    return {"probed": probe(task)}
+
+
+def main() -> None:
+    """Read the task from stdin, print the result."""
+    warnings.filterwarnings("ignore")
+    output, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    try:
+        result = work(Task.model_validate_json(sys.stdin.read()))
+    except NemotronOVError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    output.write(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
