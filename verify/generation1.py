@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,8 +46,12 @@ def compile_graph(
     device: str,
     config: dict[str, str],
     shapes: dict[str, list[int]] | None = None,
+    *,
+    lean: bool = False,
 ) -> Any:
     """A graph of the folder, compiled; ``shapes`` replaces those of some inputs, -1 where an axis is free.
+
+    With ``lean``, mapped weights do not stay resident beside their packed copy, as they do in the published clients.
 
     Raises:
         UserError: the device cannot load it.
@@ -56,7 +61,7 @@ def compile_graph(
         model = core.read_model(path)
         if shapes:
             model.reshape(shapes)
-        with pages_given_back(path.with_suffix(".bin")):
+        with pages_given_back(path.with_suffix(".bin")) if lean else nullcontext():
             return core.compile_model(model, device, config)
     except RuntimeError as error:
         raise UserError(f"{path}: {device} cannot load it ({_reason(error)}); regenerate the folder") from error

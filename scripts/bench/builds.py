@@ -6,10 +6,8 @@ files are as they were is used again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from scripts.bench.children import ChildError, run_module
 from scripts.bench.make import ONNX_EXPORT, ONNX_QUANTIZE, QUANTIZE
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import KV, Build, Plan, recipe_of
+from scripts.claim import claimed_folder
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -35,7 +34,6 @@ FULL_BYTES = 2_600_000_000
 
 MAKE = "scripts.bench.make"
 
-_LOCK = ".bench.lock"
 _ROOT = Path(__file__).resolve().parents[2]
 _TOOLS = ("nemotron-ov", "openvino", "nncf", "torch", "nemo-toolkit", "onnx", "onnxruntime")
 
@@ -57,24 +55,10 @@ def claimed_work(plan: Plan) -> Iterator[None]:
     if work.exists() and not work.is_dir():
         raise UserError(f"--work {work}: is a file; choose a folder")
     _check_disk(plan)
-    created = not work.exists()
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"--work {work}: cannot be written ({error.strerror}); choose another folder") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--work {work}: another bench is at work here; wait for it or stop it") from error
+    with claimed_folder(work, "bench", "--work"):
         for stale in (*work.glob(".*.tmp"), *work.glob("*/.*.tmp"), *work.glob("*/.onnx.*")):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         yield
-    finally:
-        os.close(lock)
-        if created and [name.name for name in work.iterdir()] == [_LOCK]:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def make_builds(plan: Plan) -> tuple[Paths, Failures]:

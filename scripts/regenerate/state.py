@@ -6,9 +6,7 @@ inputs: whole folders of the same inputs are kept, everything else of ours is re
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +17,13 @@ from typing import Any
 from export.bundle import write_atomically
 from export.errors import UserError
 from export.progress import note
+from scripts.claim import claimed_folder
 from scripts.regenerate.plan import Plan, check_disk
 
 STATE = ".regenerate.json"
 REPORTS = "reports"
 STAGES = ".stages"
 REPORT = "report.json"
-_LOCK = ".regenerate.lock"
 
 
 @dataclass
@@ -59,27 +57,13 @@ def claimed_output(plan: Plan) -> Iterator[State]:
     """
     output = plan.output
     earlier = _check(plan)
-    created = not output.exists()
     check_disk(plan, freed=_bytes_to_clear(plan, earlier))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{output}: another regenerate is at work here; wait for it or stop it") from error
+    with claimed_folder(output, "regenerate", "--output") as lock:
         if earlier is not None:
             _clear(plan, earlier)
         state = State(output, plan.inputs, list(plan.folders), finished=False, lock=lock)
         state.save()
         yield state
-    finally:
-        os.close(lock)
-        if created and not any(name.name != _LOCK for name in output.iterdir()):
-            shutil.rmtree(output, ignore_errors=True)
 
 
 def _check(plan: Plan) -> dict[str, Any] | None:

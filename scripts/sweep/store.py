@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import Any
 
 from export.bundle import write_atomically
 from export.errors import UserError
+from scripts.claim import claimed_folder
 from scripts.sweep.plan import Plan, digest
 
 FOLDERS = "folders"
@@ -66,25 +65,11 @@ def claimed(plan: Plan) -> Iterator[Store]:
     """
     output, source = plan.output, plan.identity["source"]
     _check(plan)
-    created = not output.exists()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{output}: another sweep is at work here; wait for it or stop it") from error
+    with claimed_folder(output, "sweep", "--output", own=(_STATE,)):
         for stale in (*output.glob("**/.*.tmp"), *output.glob("**/.*.old")):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         write_atomically(output / _STATE, json.dumps({"source": source}) + "\n")
         yield Store(output)
-    finally:
-        os.close(lock)
-        if created and {file.name for file in output.iterdir()} <= {_LOCK, _STATE}:
-            shutil.rmtree(output, ignore_errors=True)
 
 
 def _check(plan: Plan) -> None:

@@ -20,6 +20,7 @@ from scripts.bench.rounds import measure_rounds
 from scripts.sweep.plan import Plan, lessons_identity, measured_audio, recipe_identity, stage_identity
 from scripts.sweep.store import Store
 from scripts.sweep.task import Task
+from verify.runs import best_runtime
 
 Outcome = dict[str, Any]
 
@@ -133,8 +134,7 @@ class Trial:
         return run_task(self._task("diverge", self.ensure_folder(), lessons=ensure_lessons(self.plan, self.store)))
 
     def _measure(self) -> Outcome:
-        able = bool(self.plan.source.metadata.lead_mel_frames)
-        runtime = self.plan.options.runtime or ("streaming" if able else "generation1")
+        runtime = self.plan.options.runtime or best_runtime(self.plan.source)
         paths = {BASE: self.plan.source.path, self.name: self.ensure_folder()}
         builds = tuple(bench_plan.Build(name, "openvino", runtime, folder=path) for name, path in paths.items())
         options = bench_plan.Options(folders=tuple(paths.values()), repeats=self.plan.options.repeats)

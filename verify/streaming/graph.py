@@ -37,7 +37,7 @@ class Graph:
 
         self._tensor = ov.Tensor
         self._path = bundle.graph_path(graph)
-        self._compiled = compile_graph(core, bundle, graph, device, config, shapes)
+        self._compiled = compile_graph(core, bundle, graph, device, config, shapes, lean=True)
         self._request = self._compiled.create_infer_request()
         self._bound: dict[str, Any] = {}  # tensors of ours, by input or output
         self.input_names = {name for port in self._compiled.inputs for name in port.get_names()}

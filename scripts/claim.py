@@ -1,0 +1,44 @@
+"""One run at a time in a folder: made where it is missing, locked, and gone again where nothing came of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export.errors import UserError
+
+
+@contextmanager
+def claimed_folder(folder: Path, verb: str, option: str, own: Collection[str] = ()) -> Iterator[int]:
+    """Hold a folder for one run; gives the lock's file descriptor.
+
+    Args:
+        folder: made if it is missing, and removed again if nothing but the lock and ``own`` files was left in it.
+        verb: whose run it is; names the lock file.
+        option: by which the user can choose another folder.
+        own: names of bookkeeping files.
+
+    Raises:
+        UserError: another run holds it, or it cannot be written.
+    """
+    name = f".{verb}.lock"
+    created = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another {option}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another {verb} is at work here; wait for it or stop it") from error
+        yield lock
+    finally:
+        os.close(lock)
+        if created and {file.name for file in folder.iterdir()} <= {name, *own}:
+            shutil.rmtree(folder, ignore_errors=True)
