@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -193,12 +194,14 @@ def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:
 
     monkey = pytest.MonkeyPatch()
     monkey.setenv("PYTHONPATH", str(tmp_path))
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore interrupts
     listener = threading.Thread(target=interrupt)
     listener.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             run_module("sleeper", [])
     finally:
+        signal.signal(signal.SIGINT, inherited)
         monkey.undo()
         listener.join()
     assert not [child for child in parent.children() if "sleeper" in " ".join(child.cmdline())]
