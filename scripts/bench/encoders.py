@@ -61,7 +61,24 @@ class OpenVINOEncoder:
         self.calls += 1
 
 
-class OnnxEncoder:
+class _ArrayEncoder:
+    """What engines share that take and return arrays; see :class:`verify.generation1.EncoderStep`."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls = 0.0, 0
+        self._inputs: dict[str, Array] = {}
+        self._outputs: dict[str, Array] = {}
+
+    def input(self, port: Port) -> Array:
+        """A zeroed array that the step reads ``port`` from."""
+        return self._inputs.setdefault(port.name, _zeros(port))
+
+    def output(self, name: str) -> Array:
+        """The last run's output."""
+        return self._outputs[name]
+
+
+class OnnxEncoder(_ArrayEncoder):
     """An exported encoder in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -70,20 +87,10 @@ class OnnxEncoder:
         onnxruntime.set_default_logger_severity(3)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self.seconds, self.calls = 0.0, 0
+        super().__init__()
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._names = [port.name for port in self._session.get_outputs()]
         self.input_names = {port.name for port in self._session.get_inputs()}
-        self._inputs: dict[str, Array] = {}
-        self._outputs: dict[str, Array] = {}
-
-    def input(self, port: Port) -> Array:
-        """See :class:`verify.generation1.EncoderStep`."""
-        return self._inputs.setdefault(port.name, _zeros(port))
-
-    def output(self, name: str) -> Array:
-        """See :class:`verify.generation1.EncoderStep`."""
-        return self._outputs[name]
 
     def run(self) -> None:
         """See :class:`verify.generation1.EncoderStep`."""
@@ -93,27 +100,17 @@ class OnnxEncoder:
         self.calls += 1
 
 
-class TorchEncoder:
+class TorchEncoder(_ArrayEncoder):
     """NeMo's modules in PyTorch; changes the model's streaming configuration to whole chunks."""
 
     def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
         from export.graphs.encoder_nemo import NemoEncoderStep
 
-        self.seconds, self.calls = 0.0, 0
+        super().__init__()
         self._step = NemoEncoderStep(model, geometry).eval()
-        self._inputs: dict[str, Array] = {}
-        self._outputs: dict[str, Array] = {}
         self.input_names = {"mel", "mel_length", *CACHES}
         if self._step.prompt_kernel is not None:
             self.input_names.add("prompt_id")
-
-    def input(self, port: Port) -> Array:
-        """See :class:`verify.generation1.EncoderStep`."""
-        return self._inputs.setdefault(port.name, _zeros(port))
-
-    def output(self, name: str) -> Array:
-        """See :class:`verify.generation1.EncoderStep`."""
-        return self._outputs[name]
 
     def run(self) -> None:
         """See :class:`verify.generation1.EncoderStep`."""
