@@ -61,7 +61,7 @@ def compile_graph(
         model = core.read_model(path)
         if shapes:
             model.reshape(shapes)
-        with pages_given_back(path.with_suffix(".bin")) if lean else nullcontext():
+        with pages_given_back(model, path.with_suffix(".bin")) if lean else nullcontext():
             return core.compile_model(model, device, config)
     except RuntimeError as error:
         raise UserError(f"{path}: {device} cannot load it ({_reason(error)}); regenerate the folder") from error

@@ -12,25 +12,29 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _INTERVAL_SECONDS = 0.02
 _MADV_DONTNEED = 4  # of Linux on every processor
 
 
 @contextmanager
-def pages_given_back(weights: Path) -> Iterator[None]:
-    """Hand back the resident pages of a mapped file again and again while the body runs; Linux only, else nothing.
+def pages_given_back(model: Any, weights: Path) -> Iterator[None]:
+    """Hand back the resident pages of a model's weights again and again while the body runs; Linux only, else nothing.
 
-    The mapping must outlive the body: hold the model that ``read_model`` returned. Pages of a private, read-only file
-    mapping lose nothing by it.
+    Only the mapping of this very model is touched, which it keeps alive while the body runs. Others of the same file
+    belong to models that may go at any moment, and what the system puts at their addresses would be wiped. Pages of
+    a private, read-only file mapping lose nothing.
 
     Args:
-        weights: the ``.bin`` file that the body's model maps.
+        model: the ``openvino.Model`` that ``read_model`` returned.
+        weights: the ``.bin`` file that it maps.
     """
-    ranges = _mappings(weights) if sys.platform == "linux" else []
-    if not ranges:
+    mapping = _mapping_of(model, weights) if sys.platform == "linux" else None
+    if mapping is None:
         yield
         return
+    start, end = mapping
     madvise = ctypes.CDLL(None).madvise
     finished = threading.Event()
 
@@ -38,8 +42,7 @@ def pages_given_back(weights: Path) -> Iterator[None]:
         last = False
         while not last:
             last = finished.wait(_INTERVAL_SECONDS)
-            for start, end in ranges:
-                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
     thread = threading.Thread(target=give_back, name="pages_given_back")
     thread.start()
@@ -48,6 +51,18 @@ def pages_given_back(weights: Path) -> Iterator[None]:
     finally:
         finished.set()
         thread.join()
+
+
+def _mapping_of(model: Any, weights: Path) -> tuple[int, int] | None:
+    """The address range at which a model's constants lie in its mapped file; None where they do not."""
+    mappings = _mappings(weights)
+    for operation in model.get_ops() if mappings else ():
+        if operation.get_type_name() == "Constant":
+            address = operation.data.ctypes.data
+            for start, end in mappings:
+                if start <= address < end:
+                    return start, end
+    return None
 
 
 def _mappings(file: Path) -> list[tuple[int, int]]:
