@@ -112,6 +112,14 @@ def small_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def small_kv_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+    """``small_checkpoint`` with a cache of keys and values."""
+    return Bundle.open(
+        _once(shared, "small-kv-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--cache", "kv"))
+    )
+
+
+@pytest.fixture(scope="session")
 def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint`` with NeMo's own encoder modules, the published graph."""
     return Bundle.open(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,15 @@ def test_a_model_that_goes_meanwhile_leaves_its_addresses_alone(graph: Path) -> 
         assert (np.ctypeslib.as_array((ctypes.c_uint8 * (end - start)).from_address(start)) == 1).all()
     finally:
         libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
+
+
+def test_a_file_name_that_is_no_text_is_found(graph: Path) -> None:
+    folder = graph.parent / os.fsdecode(b"bad\xff")
+    folder.mkdir()
+    weights = shutil.copyfile(graph.with_suffix(".bin"), folder / "graph.bin")
+    with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE):
+        assert len(_mappings(weights)) == 1
+        assert _mappings(graph.with_suffix(".bin")) == []
 
 
 def test_a_model_that_maps_no_file_is_no_error(graph: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from export.pipeline import export_checkpoint
 from scripts.flaws import without_silence
 from scripts.selection import spread
 from verify.audio import load_audio
+from verify.generation1 import Generation1
 from verify.manifest import default_manifest, read_manifest
 from verify.nemo_reference import NemoStreaming
+from verify.pipeline import verify_bundle
 from verify.streaming import Audio, Stream, Streaming
+from verify.streaming.stream import LONGEST_WORD
 
 
 def speechlike(seconds: float, seed: int) -> Audio:
@@ -136,6 +140,145 @@ def test_streams_in_threads_do_not_mix(small_fp32: Bundle, batch: int) -> None:
     assert [stream.tokens for stream in streams] == alone
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_failed_step_is_known_to_all_its_streams(
+    small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    ours = Streaming(small_fp32, threads=1, batch=batch)
+    waiting, *members = (ours.stream() for _ in range(batch + 1))
+    waiting.push(speechlike(1.2, 4))
+    before = waiting.tokens
+    for stream in members:
+        stream.push(speechlike(1.2, 5), run=False)
+    run = ours.decoder.run
+
+    def fail() -> None:
+        raise UserError("no memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ours.decoder, "run", fail)
+        with pytest.raises(UserError, match=r"^no memory$"):
+            ours.step()
+    assert ours.decoder.run == run
+    for stream in members:
+        uses: dict[Callable[..., object], list[Audio]] = {
+            stream.push: [speechlike(1.2, 5)], stream.finish: [], stream.transcript: []
+        }  # fmt: skip
+        for use, arguments in uses.items():
+            with pytest.raises(UserError, match=r"a step of this stream failed \(no memory\); reset it"):
+                use(*arguments)
+        assert (stream.pending, stream.over) == (False, True)
+        stream.reset()
+        stream.push(speechlike(2.5, 2))
+        stream.finish(flush=False)
+    alone = Streaming(small_fp32, threads=1).transcribe(speechlike(2.5, 2)).tokens
+    assert [stream.tokens for stream in members] == [alone] * batch
+    # Who was not in that step is as it was.
+    waiting.push(speechlike(2.0, 6))
+    waiting.finish(flush=False)
+    whole = np.concatenate([speechlike(1.2, 4), speechlike(2.0, 6)])
+    assert waiting.tokens == Streaming(small_fp32, threads=1).transcribe(whole).tokens
+    assert waiting.tokens[: len(before)] == before
+
+
+def test_a_failure_before_the_step_leaves_nobody_waiting(small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Streaming(small_fp32, threads=1, batch=2)
+    first, second = ours.stream(), ours.stream()
+    for stream in (first, second):
+        stream.push(speechlike(1.2, 5), run=False)
+
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(second, "window", fail)
+    with pytest.raises(MemoryError):
+        ours.step()
+    first.reset()  # waited for ever while the stream was taken for busy
+    assert (first.pending, second.over, ours.step()) == (False, True, 0)
+
+
+def test_others_failures_are_not_ours(small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Streaming(small_fp32, threads=1)
+    theirs, mine = ours.stream(), ours.stream()
+    theirs.push(speechlike(1.2, 5), run=False)
+
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(theirs, "window", fail)
+    mine.push(speechlike(1.2, 5))  # runs theirs first
+    assert mine.encoder_frames > 0
+    with pytest.raises(UserError, match="a step of this stream failed"):
+        theirs.finish()
+
+
+def test_an_error_leaves_no_streams_of_a_whole_run_behind(small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Streaming(small_fp32, threads=1, batch=2)
+    with monkeypatch.context() as broken:
+        broken.setattr(ours.encoder, "run", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ours.transcribe_all([speechlike(1.2, seed) for seed in range(3)])
+    assert ours.step() == 0
+    assert ours._rows == [None, None]
+
+
+def test_a_step_that_others_run_is_not_missed(small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between taking a window and running it, a stream was for a moment neither due nor busy, so its end was lost."""
+    ours = Streaming(small_fp32, threads=1, batch=2)
+    signals = [speechlike(1.5 + seed, seed) for seed in range(4)]
+    alone = [ours.transcribe(signal).tokens for signal in signals]
+    window = Stream.window
+
+    def slow(self: Stream) -> object:
+        taken = window(self)
+        time.sleep(0.003)
+        return taken
+
+    step = Streaming.step
+
+    def late(self: Streaming) -> int:
+        count = step(self)
+        time.sleep(0.002)
+        return count
+
+    monkeypatch.setattr(Stream, "window", slow)
+    monkeypatch.setattr(Streaming, "step", late)
+    heard: dict[int, list[int]] = {}
+
+    def run(index: int) -> None:
+        for repeat in range(3):
+            heard[4 * repeat + index] = ours.transcribe_all([signals[index]])[0].tokens
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [heard[index] for index in range(12)] == alone * 3
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (np.array([0.1, np.nan], np.float32), "not finite"),
+        (np.array([0.1, np.inf]), "not finite"),
+        (np.array([0.1, 20_000.0]), "beyond ±256"),
+        (np.array([1, 2], np.int16), "int16: give floats"),
+        (np.zeros((2, 100), np.float32), r"shape \[2, 100\]"),
+    ],
+)
+def test_what_is_no_audio_is_not_taken(small_fp32: Bundle, block: Audio, message: str) -> None:
+    ours = Streaming(small_fp32, threads=1)
+    audio = speechlike(3.0, 1)
+    stream = ours.stream()
+    stream.push(audio[:10_000])
+    with pytest.raises(ValueError, match=message):
+        stream.push(block)
+    stream.push(audio[10_000:])
+    stream.finish(flush=False)
+    assert stream.tokens == ours.transcribe(audio).tokens
+
+
 def test_a_finished_stream_takes_no_more(small_fp32: Bundle) -> None:
     stream = Streaming(small_fp32, threads=1).stream()
     stream.finish()
@@ -146,8 +289,9 @@ def test_a_finished_stream_takes_no_more(small_fp32: Bundle) -> None:
 LANGUAGES = ("de", "en", "auto", "fr", "es")
 
 
-@pytest.mark.parametrize("batch", [2, 4])
-def test_a_batch_gives_the_tokens_of_one(small_fp32: Bundle, batch: int) -> None:
+@pytest.mark.parametrize(("cache", "batch"), [("channel", 2), ("channel", 4), ("kv", 3)])
+def test_a_batch_gives_the_tokens_of_one(small_fp32: Bundle, small_kv_fp32: Bundle, cache: str, batch: int) -> None:
+    small_fp32 = small_kv_fp32 if cache == "kv" else small_fp32
     signals = [speechlike(seconds, seed) for seed, seconds in enumerate((0.05, 1.0, 7.0, 2.2, 3.5, 1.12, 0.4))]
     prompts = [LANGUAGES[index % len(LANGUAGES)] for index in range(len(signals))]
     one = Streaming(small_fp32, threads=1)
@@ -168,6 +312,14 @@ def test_demo_batch_of_8_equals_batch_of_1(demo_fp32: Bundle) -> None:
     alone, together = (Streaming(demo_fp32, threads=1, batch=batch).transcribe_all(audios, prompts) for batch in (1, 8))
     assert [(each.tokens, each.frames) for each in together] == [(each.tokens, each.frames) for each in alone]
     assert all(each.text for each in alone)
+
+
+def test_a_cache_of_keys_and_values_changes_no_token(small_fp32: Bundle, small_kv_fp32: Bundle) -> None:
+    audio = speechlike(7.0, 2)
+    heard = [(Streaming(each, threads=1), Generation1(each, threads=1)) for each in (small_fp32, small_kv_fp32)]
+    plain, kv = ([loop.transcribe(audio, "de").tokens for loop in loops] for loops in heard)
+    assert kv == plain
+    assert all(plain)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -288,12 +440,53 @@ def test_an_endless_stream_does_not_grow(demo_fp32: Bundle) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("lookahead", [0, 3, 6, 13])
+def test_demo_tokens_are_nemos(demo_checkpoint: Checkpoint, tmp_path: Path, lookahead: int) -> None:
+    bundle = export_checkpoint(demo_checkpoint, tmp_path / "fp32", lookahead=lookahead)
+    report = verify_bundle(bundle, demo_checkpoint, read_manifest(default_manifest()))
+    assert (report.target.runtime, report.utterances > 100, report.exact_match) == ("streaming", True, 1.0)
+
+
+@pytest.mark.heavy
 def test_an_hour_holds_memory_constant(demo_fp32: Bundle) -> None:
     process = psutil.Process()
     ours = Streaming(demo_fp32, threads=1)
     resident = listen(ours, 3600.0, lambda _: process.memory_info().rss)
     warm = resident[len(resident) // 10 :]
     assert max(warm) - warm[0] < 4e6, "an hour's mel alone is 184 MB, its audio 230 MB"
+
+
+def test_japanese_is_taken_piece_by_piece(demo_fp32: Bundle) -> None:
+    """It has no spaces, and a stream without pauses was one word that grew for ever."""
+    ours = Streaming(demo_fp32, threads=1)
+    spoken = [each for each in read_manifest(default_manifest()) if each.target_lang == "ja-JP"][:6]
+    stream, whole = ours.stream("ja-JP"), ours.stream("ja-JP")
+    taken, held = [], []
+    for utterance in spoken:
+        for each in (stream, whole):
+            each.push(load_audio(utterance.audio_filepath, 16_000))
+        taken += stream.take()
+        held.append(len(stream.tokens))
+    for each in (stream, whole):
+        each.finish()
+    taken += stream.take()
+    assert taken == whole.words()
+    assert len(taken) > 20
+    assert max(held) < 10
+    assert "".join(" " * word.spaced + word.text for word in taken).strip() == whole.result()[0]
+
+
+def test_a_word_that_never_ends_is_cut(small_fp32: Bundle) -> None:
+    vocabulary = small_fp32.vocabulary
+    piece = next(index for index, each in enumerate(vocabulary) if each.isascii() and each.isalpha())
+    size = len(vocabulary[piece])
+    stream = Streaming(small_fp32, threads=1).stream()
+    for frame in range(LONGEST_WORD + 2):
+        stream.emit(piece, frame)
+    assert [len(word.text) for word in stream.words()] == [LONGEST_WORD * size, 2 * size]
+    assert [word.spaced for word in stream.words()] == [False, False]
+    assert len(stream.take()) == 1
+    assert len(stream.tokens) == 2
 
 
 def test_words_carry_times(small_fp32: Bundle) -> None:

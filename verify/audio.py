@@ -11,6 +11,18 @@ from numpy.typing import NDArray
 
 from export.errors import UserError
 
+LOUDEST = 256.0
+"""Beyond this, samples are not ±1 audio: 16-bit integers that were not scaled, or a damaged float file."""
+
+
+def audio_problem(signal: NDArray[np.float32]) -> str | None:
+    """Why a signal of ±1 cannot be recognized, or None. What a step takes in stays in a stream's caches."""
+    if not np.isfinite(signal).all():
+        return "holds samples that are not finite"
+    if np.abs(signal).max(initial=0.0) > LOUDEST:
+        return f"holds samples beyond ±{LOUDEST:g}, where full scale is ±1"
+    return None
+
 
 def load_audio(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """Read any format that libsndfile knows, average the channels, and resample.
@@ -23,7 +35,7 @@ def load_audio(path: Path, sample_rate: int) -> NDArray[np.float32]:
         Signal of shape [samples], nominally within ±1.
 
     Raises:
-        UserError: the file is missing, no audio, empty, or holds values that are not finite.
+        UserError: the file is missing, no audio, empty, or holds values that are no audio.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such audio file; check the path")
@@ -35,8 +47,9 @@ def load_audio(path: Path, sample_rate: int) -> NDArray[np.float32]:
     if not signal.size:
         raise UserError(f"{path}: holds no samples; give a recording")
     mono = signal.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise UserError(f"{path}: holds samples that are not finite; record or convert it again")
+    problem = audio_problem(mono)
+    if problem:
+        raise UserError(f"{path}: {problem}; record or convert it again")
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
         if not mono.size:

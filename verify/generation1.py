@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +66,19 @@ def compile_graph(
             return core.compile_model(model, device, config)
     except RuntimeError as error:
         raise UserError(f"{path}: {device} cannot load it ({_reason(error)}); regenerate the folder") from error
+
+
+def run_request(request: Any, path: Path) -> None:
+    """Infer on what a request's inputs hold; ``infer()`` would gather all outputs, which costs more than a small graph.
+
+    Raises:
+        UserError: the device cannot run the graph at ``path``.
+    """
+    try:
+        request.start_async()
+        request.wait()
+    except RuntimeError as error:
+        raise UserError(f"{path}: cannot be run ({_reason(error)}); regenerate the folder") from error
 
 
 @dataclass(frozen=True)
@@ -136,8 +150,7 @@ class _Graph:
     def run(self) -> None:
         """Infer on the bound inputs."""
         start = time.perf_counter()
-        self._request.start_async()  # infer() would gather all outputs, which costs more than a small graph
-        self._request.wait()
+        run_request(self._request, self._path)
         self.seconds += time.perf_counter() - start
         self.calls += 1
 

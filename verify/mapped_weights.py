@@ -7,6 +7,7 @@ be handed back as loading goes on; whatever is read again comes back from the fi
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -66,12 +67,16 @@ def _mapping_of(model: Any, weights: Path) -> tuple[int, int] | None:
 
 
 def _mappings(file: Path) -> list[tuple[int, int]]:
-    """Address ranges at which this process maps a file read-only."""
-    wanted = str(file.resolve())
+    """Address ranges at which this process maps a file read-only; none where the system does not say."""
+    wanted = os.fsencode(file.resolve())
+    try:
+        lines = Path("/proc/self/maps").read_bytes().splitlines()
+    except OSError:
+        return []
     found = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in lines:
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5] == wanted and "w" not in fields[1]:
-            start, end = (int(address, 16) for address in fields[0].split("-"))
+        if len(fields) == 6 and fields[5] == wanted and b"w" not in fields[1]:
+            start, end = (int(address, 16) for address in fields[0].split(b"-"))
             found.append((start, end))
     return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.contract import expected_ports
 from export.errors import UserError
-from verify.generation1 import compile_graph
+from verify.generation1 import compile_graph, run_request
 
 Array = NDArray[Any]
 
@@ -40,6 +40,7 @@ class Graph:
         self._compiled = compile_graph(core, bundle, graph, device, config, shapes, lean=True)
         self._request = self._compiled.create_infer_request()
         self._bound: dict[str, Any] = {}  # tensors of ours, by input or output
+        self.calls = 0
         self.input_names = {name for port in self._compiled.inputs for name in port.get_names()}
 
     def input(self, name: str) -> Array:
@@ -67,9 +68,13 @@ class Graph:
         self._request.set_tensor(name, self._bound[name])
 
     def run(self) -> None:
-        """Infer on what the inputs hold."""
-        self._request.start_async()  # infer() would gather all outputs, which costs more than a small graph
-        self._request.wait()
+        """Infer on what the inputs hold.
+
+        Raises:
+            UserError: the device cannot.
+        """
+        self.calls += 1
+        run_request(self._request, self._path)
 
     def output(self, name: str) -> Array:
         """An input as the next run reads it, or an output of the last run, valid until the next."""

@@ -126,7 +126,8 @@ class Streaming:
             of the whole, calls count each row.
 
         Raises:
-            ValueError: as many languages are not given as audios.
+            ValueError: as many languages are not given as audios, or one is no audio.
+            UserError: a step failed.
         """
         prompts = [languages] * len(audios) if isinstance(languages, str) else languages
         if len(prompts) != len(audios):
@@ -134,15 +135,20 @@ class Streaming:
         waiting = sorted(range(len(audios)), key=lambda index: len(audios[index]))
         live: dict[int, Stream] = {}
         done: dict[int, Transcript] = {}
-        while waiting or live:
-            while waiting and len(live) < self.batch:
-                index = waiting.pop()
-                live[index] = self.stream(prompts[index])
-                live[index].push(audios[index], run=False)
-                live[index].finish(flush=flush, run=False)
-            self.step()
-            for index in [index for index, stream in live.items() if stream.over]:
-                done[index] = live.pop(index).transcript()
+        try:
+            while waiting or live:
+                while waiting and len(live) < self.batch:
+                    index = waiting.pop()
+                    live[index] = self.stream(prompts[index])
+                    live[index].push(audios[index], run=False)
+                    live[index].finish(flush=flush, run=False)
+                self.step()
+                for index in [index for index, stream in live.items() if stream.over]:
+                    done[index] = live.pop(index).transcript()
+        finally:
+            with self.turn:  # those that an error leaves behind shall not go on
+                for stream in live.values():
+                    self.release(stream)
         return [done[index] for index in range(len(audios))]
 
     def step(self) -> int:
@@ -153,13 +159,22 @@ class Streaming:
             return self._step()
 
     def run(self, stream: Stream) -> None:
-        """Run steps until none of this stream is due; other streams' steps go along."""
+        """Run steps until none of this stream is due; other streams' steps go along.
+
+        Raises:
+            UserError: a step with this stream in it failed; those of others are for them to hear of.
+        """
         with self.turn:
             while stream.pending:
                 if self._stepping:
                     self.turn.wait()
-                else:
+                    continue
+                try:
                     self._step()
+                except Exception:
+                    if stream.failure is not None:
+                        raise
+            stream.require_whole()
 
     def offer(self, stream: Stream) -> None:
         """Queue a stream if it has a step due; to be called with :attr:`turn` held."""
@@ -175,24 +190,37 @@ class Streaming:
             self._rows[self._rows.index(stream)] = None
 
     def _step(self) -> int:
-        """One step, with :attr:`turn` held at the beginning and the end, and free in between."""
+        """One step, with :attr:`turn` held at the beginning and the end, and free in between.
+
+        Where it fails, nobody knows how far its streams came: each has the failure, until it is reset. Others are
+        as they were, since only members' state is written.
+        """
         start = time.perf_counter()
         streams = list(self._queue)[: self.batch]
         if not streams:
             return 0
         self._steps += 1
-        members = {self._seat(stream, streams): stream for stream in streams}
-        leads = {row: self._take_window(row, stream) for row, stream in members.items()}
         self._stepping = True
-        self.turn.release()
+        for stream in streams:
+            del self._queue[stream]
+            stream.busy = True
         try:
-            self._encode(members, leads)
-            self._greedy.decode(members, self.encoder.output("encoded"), self.encoder.output("encoded_length"))
-            seconds = (time.perf_counter() - start) / len(streams)
+            members = {self._seat(stream, streams): stream for stream in streams}
+            leads = {row: self._take_window(row, stream) for row, stream in members.items()}
+            self.turn.release()
+            try:
+                self._encode(members, leads)
+                self._greedy.decode(members, self.encoder.output("encoded"), self.encoder.output("encoded_length"))
+                seconds = (time.perf_counter() - start) / len(streams)
+                for stream in streams:
+                    stream.charge("wall", seconds)
+            finally:
+                self.turn.acquire()
+        except BaseException as error:
             for stream in streams:
-                stream.charge("wall", seconds)
+                stream.failure = error
+            raise
         finally:
-            self.turn.acquire()
             self._stepping = False
             for stream in streams:
                 stream.busy = False
@@ -227,8 +255,6 @@ class Streaming:
     def _take_window(self, row: int, stream: Stream) -> int:
         """Move a stream's audio into the batch; how many frames come before its signal."""
         window = stream.window()
-        self._queue.pop(stream)
-        stream.busy = True
         self._audio[row, : len(window.samples)] = window.samples
         self._audio_length[row] = len(window.samples)
         self._mel_length[row] = window.mel_length

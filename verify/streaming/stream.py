@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import Metadata
+from export.errors import UserError
+from verify.audio import audio_problem
 from verify.transcript import WORD_START, Timings, Transcript, detokenize, prompt_id_for
 
 if TYPE_CHECKING:
@@ -24,13 +27,25 @@ MARGIN = 2
 """Mel frames before a step's own ones in its audio: a frame's window and its pre-emphasis reach so far back."""
 
 
+_UNSPACED = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Kana and Han characters, which are written without spaces."""
+
+LONGEST_WORD = 32
+"""Pieces; more begin another word, so that one that never ends can be taken and forgotten."""
+
+
 @dataclass(frozen=True)
 class Word:
-    """A word with the times of the encoder frames that emitted its first and last piece, in seconds."""
+    """A word with the times of the encoder frames that emitted its first and last piece, in seconds.
+
+    Where no spaces are written, in Japanese and Chinese, it is what one piece holds. ``spaced`` says whether a
+    space comes before it in the text.
+    """
 
     text: str
     start: float
     end: float
+    spaced: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,7 @@ class Stream:
         self._samples: Audio = np.zeros((geometry.lead - geometry.carried + MARGIN) * geometry.hop, np.float32)
         self._begun = False
         self._finished = False
+        self.failure: BaseException | None = None  # that of a step it was in: what it heard is incomplete
         self.busy = False  # a step with it is running
         self.saved: list[NDArray[Any]] | None = None  # its state while another stream has its row
         self.encoder_frames = 0
@@ -87,14 +103,17 @@ class Stream:
         """Take a block of audio.
 
         Args:
-            samples: [any] at the folder's rate, ±1.
+            samples: [any] floats at the folder's rate, ±1.
             run: recognize every step that it completes before returning; False leaves that to
                 :meth:`Streaming.step`, so that several streams go in one batch.
 
         Raises:
-            ValueError: the stream is finished.
+            ValueError: the samples are no audio, and nothing was taken; or the stream is finished.
+            UserError: a step with this stream in it failed; :meth:`reset` begins anew.
         """
+        samples = _checked(samples)
         with self._recognizer.turn:
+            self.require_whole()
             if self._finished:
                 raise ValueError("the stream is finished; reset it or open another one")
             self._append(samples)
@@ -108,9 +127,13 @@ class Stream:
         Args:
             flush: append silence for the lookahead and :data:`FLUSH_SECONDS`; without it the tokens are NeMo's.
             run: as in :meth:`push`.
+
+        Raises:
+            UserError: as in :meth:`push`.
         """
         meta = self._recognizer.bundle.metadata
         with self._recognizer.turn:
+            self.require_whole()
             if not self._finished:
                 if flush:
                     frames = (meta.lookahead + 1) * meta.subsampling_factor
@@ -154,10 +177,7 @@ class Stream:
     def take(self) -> list[Word]:
         """The words that are complete, to be forgotten: all but the last one, and that too once finished."""
         emitted = self._emitted
-        known = len(emitted)
-        if not self._finished or self.pending:
-            starts = [index for index in range(known) if self._piece(emitted[index][0]).startswith(WORD_START)]
-            known = starts[-1] if starts else 0
+        known = len(emitted) if self.over else self._group(emitted)[1]
         taken = emitted[:known]
         if self._detected is None:
             recognizer = self._recognizer
@@ -167,7 +187,12 @@ class Stream:
         return self._words(taken)
 
     def transcript(self) -> Transcript:
-        """All so far; times are this stream's share of the steps it was in, calls the rows it had in them."""
+        """All so far; times are this stream's share of the steps it was in, calls the rows it had in them.
+
+        Raises:
+            UserError: as in :meth:`push`.
+        """
+        self.require_whole()
         text, detected = self.result()
         emitted = self._emitted.copy()
         seconds = self._pushed / self._recognizer.bundle.metadata.sample_rate
@@ -177,19 +202,26 @@ class Stream:
     @property
     def pending(self) -> bool:
         """Whether a step of it is due or running."""
-        return self.busy or self.ready
-
-    # What follows is the recognizer's side.
-
-    @property
-    def ready(self) -> bool:
-        """Whether the audio of a step is there."""
-        return self._due() > 0
+        with self._recognizer.turn:
+            return self.busy or self.ready
 
     @property
     def over(self) -> bool:
         """Whether no step will ever come."""
-        return self._finished and not self.pending
+        with self._recognizer.turn:
+            return (self._finished or self.failure is not None) and not self.pending
+
+    # What follows is the recognizer's side, with its turn held.
+
+    def require_whole(self) -> None:
+        """Raise where a step with this stream in it has failed."""
+        if self.failure is not None:
+            raise UserError(f"a step of this stream failed ({self.failure}); reset it") from self.failure
+
+    @property
+    def ready(self) -> bool:
+        """Whether the audio of a step is there."""
+        return self.failure is None and self._due() > 0
 
     def window(self) -> Window:
         """Take the next step's audio; there is one where the stream is ready."""
@@ -213,7 +245,7 @@ class Stream:
             self._spent[f"{name}_calls"] = self._spent.get(f"{name}_calls", 0) + 1
 
     def _append(self, samples: Audio) -> None:
-        self._samples = np.concatenate([self._samples, np.asarray(samples, np.float32)])
+        self._samples = np.concatenate([self._samples, samples])
         self._recognizer.offer(self)
 
     def _due(self) -> int:
@@ -237,15 +269,40 @@ class Stream:
         return recognizer.bundle.vocabulary[token] if known else ""
 
     def _words(self, emitted: Sequence[tuple[int, int]]) -> list[Word]:
+        return self._group(emitted)[0]
+
+    def _group(self, emitted: Sequence[tuple[int, int]]) -> tuple[list[Word], int]:
+        """The words that tokens make, and how many tokens come before the last one."""
         seconds = self._geometry.subsampling / 100
         words: list[Word] = []
-        for token, frame in emitted:
+        begin = pieces = 0  # the last word's first token, and how many pieces it has
+        for index, (token, frame) in enumerate(emitted):
             piece = self._piece(token)
             if not piece:
                 continue
             moment = round(frame * seconds, 3)
-            if piece.startswith(WORD_START) or not words:
-                words.append(Word(piece.lstrip(WORD_START), moment, moment))
+            spaced, text = piece.startswith(WORD_START), piece.replace(WORD_START, " ").strip()
+            last = words[-1].text if words else ""
+            if not words or (spaced and last) or pieces == LONGEST_WORD or _unspaced(last, text):
+                words.append(Word(text, moment, moment, spaced))
+                begin, pieces = index, 1
             else:
-                words[-1] = Word(words[-1].text + piece, words[-1].start, moment)
-        return [word for word in words if word.text]
+                words[-1] = Word(last + text, words[-1].start, moment, words[-1].spaced)
+                pieces += 1
+        return [word for word in words if word.text], begin
+
+
+def _unspaced(before: str, text: str) -> bool:
+    """Whether two pieces that no space parts are words of their own all the same."""
+    return bool(before and text and _UNSPACED.match(text[0]))
+
+
+def _checked(samples: Audio) -> Audio:
+    """The samples as an array, if they can be recognized."""
+    array = np.asarray(samples)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"audio of shape {list(array.shape)} {array.dtype}: give floats of ±1 of shape [samples]")
+    problem = audio_problem(array)
+    if problem:
+        raise ValueError(f"the block of audio {problem}; leave it out or scale it")
+    return array.astype(np.float32, copy=False)
