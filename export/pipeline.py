@@ -23,7 +23,7 @@ from export.checkpoint import Checkpoint, load_model
 from export.constants import count_constants
 from export.contract import expected_ports
 from export.errors import UserError
-from export.profiles import profile_name
+from export.profiles import profile_name, tier_warnings
 from export.progress import note, task
 from export.vocabulary import prune_vocabulary
 
@@ -79,7 +79,7 @@ def export_checkpoint(
         raise UserError(f"--cache {cache}: NeMo's own graph has its own cache; leave it out, or use --graph fused")
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
-    warnings += pruning.warnings
+    warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
     refuse_existing(directory, force=force)
     for warning in warnings:
         note(f"warning: {warning}")

@@ -92,6 +92,20 @@ def choose_settings(
     return Settings(chosen.lookahead_for(checkpoint), chosen.chunk_ms, chosen.cache)
 
 
+def tier_warnings(checkpoint: Checkpoint, lookahead: int, chunk_ms: float, cache: str) -> list[str]:
+    """What a latency tier should say of itself: that its chunk waits for frames which nothing looks ahead to."""
+    profile = PROFILES.get(profile_name(checkpoint, lookahead, chunk_ms, cache))
+    frames = round(chunk_ms / checkpoint.frame_ms)
+    if profile is None or profile.lookahead is not None or lookahead + 1 == frames:
+        return []
+    trained = sorted(right for _, right in checkpoint.att_context_sizes)
+    return [
+        f"profile {profile.name}: the checkpoint was trained with lookahead {trained} and not {frames - 1}, so its "
+        f"chunks of {frames} frames have lookahead {lookahead}; --lookahead {frames - 1} --chunk-ms {chunk_ms:g} "
+        f"--cache {cache} --force-lookahead exports the untrained one"
+    ]
+
+
 def profile_name(checkpoint: Checkpoint, lookahead: int, chunk_ms: float, cache: str) -> str:
     """The profile that has these settings for a checkpoint, or :data:`CUSTOM`."""
     for profile in PROFILES.values():

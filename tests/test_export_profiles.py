@@ -11,7 +11,8 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.pipeline import export_checkpoint
-from export.profiles import CUSTOM, PROFILES, Settings, choose_settings, profile_name
+from export.profiles import CUSTOM, PROFILES, Settings, choose_settings, profile_name, tier_warnings
+from tests.helpers import run_here
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,13 @@ def test_a_profile_takes_the_longest_trained_lookahead_that_fits(
     assert profile_name(small_checkpoint, expected.lookahead, expected.chunk_ms or 0, expected.cache) == profile
 
 
+def test_a_tier_without_its_lookahead_says_so(small_checkpoint: Checkpoint) -> None:
+    (warning,) = tier_warnings(small_checkpoint, 0, 160, "kv")
+    assert "chunks of 2 frames have lookahead 0; --lookahead 1 --chunk-ms 160 --cache kv --force-lookahead" in warning
+    for lookahead, chunk_ms, cache in ((0, 80, "kv"), (3, 320, "kv"), (13, 1120, "kv"), (0, 1120, "channel")):
+        assert tier_warnings(small_checkpoint, lookahead, chunk_ms, cache) == []
+
+
 def test_a_trained_lookahead_of_one_is_used(small_checkpoint: Checkpoint) -> None:
     sizes = [*small_checkpoint.att_context_sizes, [56, 1]]
     config = small_checkpoint.config | {"encoder": small_checkpoint.encoder | {"att_context_size": sizes}}
@@ -50,12 +58,15 @@ def test_the_default_folder_is_the_published_profile(small_fp32: Bundle) -> None
     assert small_fp32.metadata.profile == "published"
 
 
-def test_a_tier_folder_says_so(small_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    settings = choose_settings(small_checkpoint, "320ms")
-    bundle = export_checkpoint(small_checkpoint, tmp_path / "fp32", **vars(settings))
-    metadata = bundle.metadata
-    assert (metadata.profile, metadata.cache, metadata.lookahead, metadata.chunk_ms) == ("320ms", "kv", 3, 320)
+def test_a_tier_folder_says_so(small_checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_here(capfd, "export", small_checkpoint.path, tmp_path / "fp32", "--profile", "160ms")
+    assert done.returncode == 0, done.stderr
+    metadata = Bundle.open(tmp_path / "fp32").metadata
+    assert (metadata.profile, metadata.cache, metadata.lookahead, metadata.chunk_ms) == ("160ms", "kv", 0, 160)
     assert metadata.cache_channel_shape[-1] == 2 * metadata.encoder_dim
+    assert "warning: profile 160ms" in done.stderr
+    shown = run_here(capfd, "inspect", tmp_path / "fp32")
+    assert "160ms" in shown.stdout
 
 
 @pytest.mark.parametrize(
