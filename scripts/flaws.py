@@ -13,7 +13,7 @@ import numpy as np
 from export.bundle import Bundle, graph_file
 from export.checkpoint import Checkpoint
 from export.errors import UserError
-from export.pipeline import export_checkpoint
+from export.pipeline import GRAPH_KINDS, export_checkpoint
 from export.progress import task
 from verify.audio import load_audio
 from verify.generation1 import Generation1
@@ -84,11 +84,14 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
     """Export what is needed to ``work`` (or use what lies there) and transcribe the manifest in every way.
 
     Raises:
-        UserError: an input cannot be used, or ``work`` holds folders of another checkpoint.
+        UserError: an input cannot be used, the checkpoint was not trained with the lookaheads that are compared, or
+            ``work`` holds other folders.
     """
-    near = exported(checkpoint, work / "fp32", lookahead=0)
-    far = exported(checkpoint, work / f"fp32-r{FAR}", lookahead=FAR)
-    plain = exported(checkpoint, work / "fp32-nemo", lookahead=0, graph="nemo")
+    checkpoint.geometry(FAR)
+    near, plain = (exported(checkpoint, work / f"fp32-{graph}", graph=graph) for graph in GRAPH_KINDS)
+    far, far_plain = (
+        exported(checkpoint, work / f"fp32-{graph}-r{FAR}", lookahead=FAR, graph=graph) for graph in GRAPH_KINDS
+    )
     audios = [load_audio(each.audio_filepath, checkpoint.sample_rate) for each in utterances]
     languages = [each.target_lang for each in utterances]
     chunk_frames = near.metadata.chunk_mel_frames // near.metadata.subsampling_factor
@@ -136,20 +139,26 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         streamed("… recordings that end with the last sound", far, heard=cut),
         streamed("… the same, flushed", far, heard=cut, flush=True),
         looped("clients' loop", far),
+        looped("clients' loop, `--graph nemo`", far_plain),
     ]
 
 
-def exported(checkpoint: Checkpoint, folder: Path, **options: Any) -> Bundle:
+def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, graph: str = "fused") -> Bundle:
     """The folder, exported now unless an earlier call left it there.
 
     Raises:
-        UserError: it comes from another checkpoint.
+        UserError: what lies there is another one.
     """
     if not folder.is_dir():
-        return export_checkpoint(checkpoint, folder, **options)
+        return export_checkpoint(checkpoint, folder, lookahead=lookahead, graph=graph)
     bundle = Bundle.open(folder)
-    if bundle.metadata.checkpoint.get("sha256") != checkpoint.sha256:
-        raise UserError(f"{folder}: comes from another checkpoint; give an empty --work folder")
+    geometry, _ = checkpoint.geometry(lookahead)
+    meta = bundle.metadata
+    there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.graph, meta.cache)
+    if there != (checkpoint.sha256, lookahead, geometry.chunk_ms, graph, "channel") or meta.vocabulary:
+        raise UserError(
+            f"{folder}: is not this checkpoint's {graph} graph of lookahead {lookahead}; give another --work"
+        )
     return bundle
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from export.bundle import Bundle
-from scripts.flaws import Flawed, Flaws, old_beginning, with_encoder
+from export.bundle import Bundle, write_metadata
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from scripts.flaws import Flawed, Flaws, exported, old_beginning, with_encoder
 from tests.helpers import run_process
 from tests.test_verify_streaming import speechlike
 from verify.generation1 import Generation1
@@ -69,6 +73,17 @@ def test_all_of_them_are_the_clients_loop(small_fp32: Bundle, small_nemo_fp32: B
         known = [token for token, frame in zip(loop.tokens, loop.frames, strict=True) if frame < 42]
         assert ours.tokens[: len(known)] == known
         assert known
+
+
+@pytest.mark.parametrize("changes", [{"lookahead": 13}, {"cache": "kv"}, {"graph": "nemo"}, {"chunk_ms": 560.0}])
+def test_a_folder_of_other_settings_is_not_used(
+    small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    copy = shutil.copytree(small_fp32.path, tmp_path / "fp32-fused")
+    assert exported(small_checkpoint, copy).path == copy
+    write_metadata(copy, small_fp32.metadata.model_copy(update=changes))
+    with pytest.raises(UserError, match="is not this checkpoint's fused graph of lookahead 0; give another --work"):
+        exported(small_checkpoint, copy)
 
 
 @pytest.mark.heavy
