@@ -1,5 +1,10 @@
 """Vocabulary pruning: which pieces stay when a folder has to write some languages or scripts only.
 
+Scripts are taken literally: ``--scripts hangul`` keeps no Latin letter. Languages keep Latin besides their own
+scripts, since names and abbreviations are written in it everywhere ("NHKニュース", "USB-кабель"). What else a text
+may borrow, a Greek letter in Japanese or a Cyrillic name in English, is gone: text that needs a dropped piece changes
+there, and may change from there on.
+
 A piece is dropped only where it holds a character that belongs to scripts by Unicode's properties Script and
 Script_Extensions (UAX #24), none of which is kept. Everything else stays: digits, punctuation, symbols and marks
 that several scripts share, ``▁``, unassigned characters, and all pieces in angle brackets: ``<unk>``, byte fallback
@@ -45,6 +50,10 @@ _SECOND_SCRIPT = {"bs": "Cyrl", "sr": "Latn", "uz": "Cyrl"}
 """Languages in daily use in two scripts: the one that likely subtags do not name (CLDR's languageData)."""
 
 
+_EVERYWHERE = frozenset({"Latn"})
+"""Scripts that texts of every language borrow from."""
+
+
 @dataclass(frozen=True)
 class Pruning:
     """What an export keeps of a checkpoint's vocabulary.
@@ -68,9 +77,9 @@ def prune_vocabulary(checkpoint: Checkpoint, *, languages: Sequence[str] = (), s
     Args:
         checkpoint: its vocabulary and, for languages, its prompts.
         languages: BCP 47 tags (``en``, ``pt-BR``, ``sr-Latn``), each a language of the prompt dictionary where the
-            model has one. A language stands for the scripts it is written in: ``ja`` for Hiragana, Katakana and Han,
-            ``ko`` for Hangul and Han.
-        scripts: names (``latin``) or ISO 15924 codes (``Latn``, ``Jpan``).
+            model has one. A language stands for the scripts it is written in, and for Latin: ``ja`` for Hiragana,
+            Katakana, Han and Latin, ``ko`` for Hangul, Han and Latin.
+        scripts: names (``latin``) or ISO 15924 codes (``Latn``, ``Jpan``); nothing is added to them.
 
     Raises:
         UserError: both are given, one is unknown, or the vocabulary holds no letter of its scripts.
@@ -90,6 +99,8 @@ def prune_vocabulary(checkpoint: Checkpoint, *, languages: Sequence[str] = (), s
                 f"--{option} {name}: {checkpoint.path.name} has no pieces in its script; there are {_names(present)}"
             )
         chosen |= found
+    if languages:
+        chosen |= _EVERYWHERE & present
     kept = [index for index, piece in enumerate(vocabulary) if is_needed(piece, chosen)]
     if len(kept) == len(vocabulary):
         return Pruning(checkpoint, warnings=[f"the vocabulary holds nothing but {_names(chosen)}: nothing was pruned"])

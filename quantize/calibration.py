@@ -121,6 +121,11 @@ class CalibrationData:
         return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
 
     @property
+    def audio_sha256(self) -> list[str]:
+        """Hashes of the decoded samples of every recording that was run, sorted."""
+        return sorted(recording["sha256"] for recording in self.index.audio)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.stat().st_size for file in self.path.iterdir())

@@ -6,19 +6,28 @@ import contextlib
 import io
 import logging
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
-from export.errors import NemotronOVError
+from export.constants import constants, stored_type
+from export.errors import NemotronOVError, UserError
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from quantize.calibration import CalibrationData, Inputs
     from quantize.recipe import IgnoredScope, Quantization, WeightCompression
+
+
+AWQ_SCALE = "/awq_mul/scale"
+"""How NNCF ends the name of a constant that AWQ multiplies activations by."""
+
+REASON_LENGTH = 300
+"""Characters of NNCF's messages that are shown; some list every layer."""
 
 
 class _NoTorch(MetaPathFinder, Loader):
@@ -65,24 +74,29 @@ def compress(model: ov.Model, compression: WeightCompression, where: str, sample
     Args:
         model: changed in place.
         compression: the arguments.
-        where: recipe and file, for messages.
+        where: recipe, file and step, for messages.
         samples: calibration data, where the compression needs them.
 
     Raises:
-        NemotronOVError: NNCF rejects the combination of graph and arguments.
+        UserError: NNCF fails on the combination of graph, data and arguments.
     """
     _name_apart(model)
+    size = "default group_size" if compression.group_size is None else f"group_size {compression.group_size}"
+    where = f"{where}: mode {compression.mode}, {size}"
     with _nncf(where) as nncf:
         arguments = compression_arguments(compression)
         if compression.needs_calibration:
             arguments["dataset"] = nncf.Dataset(samples)
-        return nncf.compress_weights(model, **arguments)
+        model = nncf.compress_weights(model, **arguments)
+    if compression.awq:
+        _halve_awq_scales(model, where)
+    return model
 
 
 def quantize(model: ov.Model, quantization: Quantization, where: str, samples: Samples) -> ov.Model:
     """``nncf.quantize`` with a recipe's arguments; otherwise as :func:`compress`."""
     _name_apart(model)
-    with _nncf(where) as nncf:
+    with _nncf(f"{where}: quantization") as nncf:
         return nncf.quantize(model, nncf.Dataset(samples), **quantization_arguments(quantization))
 
 
@@ -99,25 +113,42 @@ def _name_apart(model: ov.Model) -> None:
         seen.add(node.get_friendly_name())
 
 
+def _halve_awq_scales(model: ov.Model, where: str) -> None:
+    """Store in f16 what AWQ multiplies activations by.
+
+    NNCF adds these factors in the activations' f32, when everything else of the graph is in f16 already.
+    """
+    import numpy as np
+    from openvino import opset13 as ops
+
+    for node in list(constants(model)):
+        name = node.get_friendly_name()
+        if not name.endswith(AWQ_SCALE) or stored_type(node) != "f32":
+            continue
+        with np.errstate(over="ignore"):
+            half = node.get_data().astype(np.float16)
+        if not np.isfinite(half).all():
+            raise UserError(f"{where}: AWQ's {name} does not fit in f16; calibrate with more audio, or leave awq out")
+        wide = ops.convert(ops.constant(half, name=f"{name}_compressed"), "f32", name=name)
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(wide.output(0))
+
+
 @contextlib.contextmanager
 def _nncf(where: str) -> Iterator[Any]:
-    """NNCF without torch, silent, its refusals as one line."""
+    """NNCF without torch, silent, whatever it raises as one line: much of what it cannot do it does not check."""
     with _without_torch(), contextlib.redirect_stdout(io.StringIO()):
         import nncf
-        from nncf.errors import InvalidGroupSizeError
 
         nncf.set_log_level(logging.ERROR)
         try:
             yield nncf
-        except (
-            nncf.ValidationError,
-            nncf.ParameterNotSupportedError,
-            nncf.UnsupportedModelError,
-            nncf.InternalError,
-            InvalidGroupSizeError,
-        ) as error:
-            reason = " ".join(str(error).split())
-            raise NemotronOVError(f"{where}: NNCF refuses it ({reason}); correct the recipe") from error
+        except NemotronOVError:  # of the calibration data
+            raise
+        except Exception as error:
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", REASON_LENGTH, placeholder=" …")
+            remedy = "correct the recipe, or name in ignored_scope what NNCF cannot take"
+            raise UserError(f"{where}: NNCF refuses it ({reason}); {remedy}") from error
 
 
 def compression_arguments(compression: WeightCompression) -> dict[str, Any]:

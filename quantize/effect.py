@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ SCALAR_ELEMENTS = 16
 """Constants up to this size are scales, axes and limits of formulas; OpenVINO may keep them in f32."""
 
 _HALF_SUFFIX = "_compressed"  # what save_model appends to the name of a constant that it stores in f16
+_ADAPTER = re.compile(r"(.+)_lora_[AB]")  # how NNCF names the low-rank matrices that correct a product
+_ADAPTER_TYPE = "u8"
 _WIDE = frozenset({"f32", "f64"})
 _PLAIN = _WIDE | {"f16", "bf16"}
 _WEIGHT_INPUT = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)}
@@ -39,6 +42,12 @@ class Weight:
     def compressed(self) -> bool:
         """Whether it is stored as anything but plain floating point."""
         return self.type not in _PLAIN
+
+    @property
+    def corrects(self) -> str | None:
+        """Name of the product that it corrects, where it is one of NNCF's low-rank adapters."""
+        match = _ADAPTER.fullmatch(self.name)
+        return match[1] if match else None
 
 
 def weights(model: ov.Model) -> list[Weight]:
@@ -92,21 +101,22 @@ def check_effect(model: ov.Model, part: GraphRecipe, where: str) -> None:
 
     Half precision leaves no larger f32 constant (with quantization: no f32 weight). Every compression stores some
     weights in its type; every matrix product outside all ignored scopes is stored in a type that the recipe allows
-    for it, and nothing inside them is compressed. A ratio is a real mixture. Quantization also has quantized
-    activations.
+    for it, and nothing inside them is compressed. A ratio is a real mixture. Products have low-rank adapters where
+    the recipe asks for them and nowhere else. Quantization also has quantized activations.
 
     Raises:
         ParityError: the recipe did nothing, or not everything, or too much.
     """
-    found = weights(model)
+    found, adapters = _without_adapters(weights(model))
     if part.precision == "f16":
-        _check_half(model, found, part, where)
+        _check_half(model, found + adapters, part, where)
     for step in part.compression:
         _check_step(found, step, where)
     if part.quantization is not None and not any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
         raise ParityError(f"{where}: quantization left the graph without any quantized activation")
     if part.changes_weights:
         _check_each(found, part, where)
+        _check_adapters(found, adapters, part, where)
 
 
 def check_runtime_options(model: ov.Model, part: GraphRecipe, where: str) -> None:
@@ -160,16 +170,46 @@ def _check_each(found: list[Weight], part: GraphRecipe, where: str) -> None:
             excess.append(weight)
         elif weight.type not in allowed:
             other.append(weight)
-    for group, what in (
-        (missed, "are not compressed"),
-        (excess, "are compressed though the recipe ignores them"),
-        (other, "are stored in a type that the recipe does not name"),
-    ):
-        if group:
-            raise ParityError(
-                f"{where}: {len(group)} weights {what}, the first {group[0].name} "
-                f"({group[0].type}, {group[0].elements} elements)"
-            )
+    _refuse(missed, "are not compressed", where)
+    _refuse(excess, "are compressed though the recipe ignores them", where)
+    _refuse(other, "are stored in a type that the recipe does not name", where)
+
+
+def _refuse(group: list[Weight], what: str, where: str) -> None:
+    if group:
+        raise ParityError(
+            f"{where}: {len(group)} weights {what}, the first {group[0].name} "
+            f"({group[0].type}, {group[0].elements} elements)"
+        )
+
+
+def _without_adapters(found: list[Weight]) -> tuple[list[Weight], list[Weight]]:
+    """A graph's own weights, and the low-rank adapters that correct some of them."""
+    operations = {weight.operation for weight in found}
+    adapters = [weight for weight in found if weight.corrects in operations]
+    return [weight for weight in found if weight.corrects not in operations], adapters
+
+
+def _check_adapters(found: list[Weight], adapters: list[Weight], part: GraphRecipe, where: str) -> None:
+    """A pair for each product that a step with ``lora_correction`` stored, none for others."""
+    halves = Counter(weight.corrects for weight in adapters)
+    uncorrected = {step.kind.stored for step in part.compression if not step.lora_correction}
+    products = [weight for weight in found if weight.operation_type == "MatMul" and _is_corrected(weight, part)]
+    missed = [weight for weight in products if weight.type not in uncorrected and halves[weight.operation] != 2]
+    _refuse(missed, "have no pair of adapters though the recipe asks for lora_correction", where)
+    allowed = {weight.operation for weight in products}
+    excess = [weight for weight in adapters if weight.corrects not in allowed]
+    _refuse(excess, "are adapters that the recipe does not ask for", where)
+    wrong = [weight for weight in adapters if weight.type != _ADAPTER_TYPE]
+    _refuse(wrong, f"are adapters in another type than {_ADAPTER_TYPE}", where)
+
+
+def _is_corrected(weight: Weight, part: GraphRecipe) -> bool:
+    """Whether a step with ``lora_correction`` may have stored a weight."""
+    return any(
+        step.lora_correction and weight.type == step.kind.stored and not is_ignored(weight, step.ignored_scope)
+        for step in part.compression
+    )
 
 
 def _allowed(weight: Weight, part: GraphRecipe) -> set[str]:

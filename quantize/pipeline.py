@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.bundle import (
     VOCABULARY,
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from quantize.recipe import Recipe
 
 
+READING_REMEDY = "export the folder again"
+WRITING_REMEDY = "make room there, or choose another folder"
+
+
 def quantize_bundle(
     source: Bundle,
     directory: Path,
@@ -52,16 +58,17 @@ def quantize_bundle(
         force: replace an existing folder.
 
     Raises:
-        UserError: the source is not FP32, the recipe does not fit its graphs, calibration data are missing or of
-            another folder, or ``directory`` is taken.
+        UserError: the source is not FP32 or damaged, the recipe does not fit its graphs, calibration data are missing
+            or of another folder, ``directory`` is taken or holds the source, or there is no room.
         ParityError: a graph does not hold afterwards what the recipe asks for, or its ports changed.
     """
     _check_source(source, directory)
     _check_calibration(source, recipe, calibration)
     refuse_existing(directory, force=force)
+    _check_whole(source)
     recipe = recipe if runtime_options else recipe.without_runtime_options()
     constants: dict[str, Counts] = {}
-    with new_directory(directory, force=force) as temporary:
+    with _failures(directory, "written", WRITING_REMEDY), new_directory(directory, force=force) as temporary:
         for graph, part in recipe.graphs.items():
             with task(f"recipe {recipe.name}: {graph}"):
                 where = f"recipe {recipe.name}: {source.graph_path(graph)}"
@@ -79,6 +86,16 @@ def _check_source(source: Bundle, directory: Path) -> None:
         raise UserError(f"{source.path}: was made by recipe {name}; give the fp32 folder, every recipe starts from it")
     if directory.exists() and directory.samefile(source.path):
         raise UserError(f"{directory}: is the source folder itself; choose another folder")
+    if directory.exists() and any(directory.samefile(parent) for parent in source.path.resolve().parents):
+        raise UserError(f"{directory}: holds the source folder {source.path}; choose another folder")
+
+
+def _check_whole(source: Bundle) -> None:
+    """Hash every file of the source: damaged weights quantize without an error."""
+    with _failures(source.path, "read", READING_REMEDY):
+        damaged = source.damaged_files()
+    if damaged:
+        raise UserError(f"{source.path}: {', '.join(damaged)} differ from what was written; {READING_REMEDY}")
 
 
 def _check_calibration(source: Bundle, recipe: Recipe, calibration: CalibrationData | None) -> None:
@@ -101,7 +118,9 @@ def _metadata(
 ) -> Metadata:
     """The source's facts with this recipe's; the graphs' parity against PyTorch stays with the FP32 folder."""
     old = source.metadata
-    used = {"calibration_sha256": calibration.sha256} if calibration and recipe.needs_calibration else {}
+    used: dict[str, Any] = {}
+    if calibration and recipe.needs_calibration:
+        used = {"calibration_sha256": calibration.sha256, "calibration_audio_sha256": calibration.audio_sha256}
     return old.model_copy(
         update={
             "precision": recipe.precision,
@@ -125,8 +144,8 @@ def _quantize_graph(source: Path, target: Path, part: GraphRecipe, where: str, s
     else:
         _save(core, source, target, part, where, samples)
     gc.collect()
-    result = core.read_model(target)
-    check_ports(core.read_model(source), result, where)
+    result = _read(core, target)
+    check_ports(_read_source(core, source), result, where)
     check_effect(result, part, where)
     check_runtime_options(result, part, where)
     return count_constants(result)
@@ -138,30 +157,68 @@ def _save(core: ov.Core, source: Path, target: Path, part: GraphRecipe, where: s
     ``save_model`` converts nothing any more once a graph holds compressed weights, so that everything the recipe
     ignores would stay f32.
     """
-    import openvino as ov
-
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        model = core.read_model(source)
+        model = _read_source(core, source)
         if part.changes_weights:
             half = Path(folder) / source.name
-            ov.save_model(model, half, compress_to_fp16=True)
+            _write(model, half, half=True)
             del model
             gc.collect()
-            model = _with_changed_weights(core.read_model(half), part, where, samples)
+            model = _with_changed_weights(_read(core, half), part, where, samples)
         for key, value in part.runtime_options.items():
             model.set_rt_info(str(value), ["runtime_options", key])
-        ov.save_model(model, target, compress_to_fp16=part.precision == "f16")
+        _write(model, target, half=part.precision == "f16")
         del model
 
 
 def _with_changed_weights(model: ov.Model, part: GraphRecipe, where: str, samples: Samples | None) -> ov.Model:
-    for step in part.compression:
+    for number, step in enumerate(part.compression, start=1):
         check_scope(model, step, where)
-        model = compress(model, step, where, samples)
+        model = compress(model, step, f"{where}: step {number} of {len(part.compression)}", samples)
     if part.quantization is not None and samples is not None:
         check_scope(model, part.quantization, where)
         model = quantize(model, part.quantization, where, samples)
     return model
+
+
+def _read_source(core: ov.Core, file: Path) -> ov.Model:
+    with _failures(file, "read", READING_REMEDY):
+        return _read(core, file)
+
+
+def _read(core: ov.Core, file: Path) -> ov.Model:
+    """Read a graph.
+
+    Raises:
+        OSError: its files are not whole.
+    """
+    try:
+        return core.read_model(file)
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def _write(model: ov.Model, file: Path, *, half: bool) -> None:
+    """Write a graph.
+
+    Raises:
+        OSError: it cannot be written; OpenVINO does not say why.
+    """
+    import openvino as ov
+
+    try:
+        ov.save_model(model, file, compress_to_fp16=half)
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+@contextmanager
+def _failures(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Failures of files as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be {what} ({error.strerror or error}); {remedy}") from error
 
 
 def check_ports(before: ov.Model, after: ov.Model, where: str) -> None:

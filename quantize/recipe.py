@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    StrictBool,
     StrictInt,
     field_serializer,
     field_validator,
@@ -36,6 +37,9 @@ SensitivityMetric = Literal[
     "max_activation_variance",
     "mean_activation_magnitude",
 ]
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""Finite, written as a number, whole or not; no text and no truth value stands for one."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DATA_AWARE = ("awq", "scale_estimation", "gptq", "lora_correction")
@@ -60,7 +64,7 @@ class IgnoredScope(_Frozen):
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
-    must_match: bool = True
+    must_match: StrictBool = True
 
     @field_validator("patterns")
     @classmethod
@@ -83,15 +87,15 @@ class WeightCompression(_Frozen):
 
     mode: CompressionMode
     group_size: StrictInt | None = None
-    ratio: float | None = Field(default=None, gt=0.0, le=1.0)
-    all_layers: bool | None = None
+    ratio: Number | None = Field(default=None, gt=0.0, le=1.0)
+    all_layers: StrictBool | None = None
     backup_mode: BackupMode | None = None
     group_size_fallback_mode: Literal["error", "ignore", "adjust"] | None = None
     sensitivity_metric: SensitivityMetric | None = None
-    awq: bool | None = None
-    scale_estimation: bool | None = None
-    gptq: bool | None = None
-    lora_correction: bool | None = None
+    awq: StrictBool | None = None
+    scale_estimation: StrictBool | None = None
+    gptq: StrictBool | None = None
+    lora_correction: StrictBool | None = None
     subset_size: StrictInt | None = Field(default=None, ge=1)
     ignored_scope: IgnoredScope = IgnoredScope()
 
@@ -165,8 +169,8 @@ class WeightCompression(_Frozen):
 class SmoothQuantAlphas(_Frozen):
     """How much of an activation's range moves into the weights, 0 to 1; −1 switches smoothing off."""
 
-    convolution: float | None = None
-    matmul: float | None = None
+    convolution: Number | None = None
+    matmul: Number | None = None
 
     @field_validator("convolution", "matmul")
     @classmethod
@@ -187,7 +191,7 @@ class Quantization(_Frozen):
     model_type: Literal["transformer"] | None = None
     smooth_quant_alphas: SmoothQuantAlphas | None = None
     overflow_fix: Literal["enable", "first_layer_only", "disable"] | None = None
-    fast_bias_correction: bool | None = None
+    fast_bias_correction: StrictBool | None = None
     subset_size: StrictInt | None = Field(default=None, ge=1)
     ignored_scope: IgnoredScope = IgnoredScope()
 
@@ -288,8 +292,8 @@ class Tolerance(_Frozen):
     error rate (0 to 100) by which the result may be worse.
     """
 
-    exact_match: float = Field(ge=0.0, le=1.0)
-    wer_delta: float = Field(ge=0.0)
+    exact_match: Number = Field(ge=0.0, le=1.0)
+    wer_delta: Number = Field(ge=0.0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Tolerance:
@@ -305,7 +309,7 @@ class Recipe(_Frozen):
     """How an FP32 bundle becomes another, for all four graphs, and how much that may cost."""
 
     name: str
-    version: int = Field(ge=1)
+    version: StrictInt = Field(ge=1)
     description: str
     tolerance: Tolerance
     preprocessor: GraphRecipe

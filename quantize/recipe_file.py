@@ -17,6 +17,10 @@ SUFFIX = ".toml"
 _REMEDIES = {
     "missing": "add it",
     "extra_forbidden": "correct its name or remove it",
+    "int_type": "write a whole number without quotes",
+    "float_type": "write a number without quotes",
+    "finite_number": "write a number",
+    "bool_type": "write true or false without quotes",
 }
 
 

@@ -15,9 +15,8 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.pipeline import GRAPH_KINDS, export_checkpoint
 from export.progress import task
-from verify.audio import load_audio
 from verify.generation1 import Generation1
-from verify.manifest import Utterance
+from verify.manifest import Utterance, load_utterance
 from verify.runs import record_checkpoint
 from verify.score import metric_for, score_text, total
 from verify.streaming import Audio, Stream, Streaming
@@ -92,7 +91,7 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
     far, far_plain = (
         exported(checkpoint, work / f"fp32-{graph}-r{FAR}", lookahead=FAR, graph=graph) for graph in GRAPH_KINDS
     )
-    audios = [load_audio(each.audio_filepath, checkpoint.sample_rate) for each in utterances]
+    audios = [load_utterance(each, checkpoint.sample_rate) for each in utterances]
     languages = [each.target_lang for each in utterances]
     chunk_frames = near.metadata.chunk_mel_frames // near.metadata.subsampling_factor
     nemo = {

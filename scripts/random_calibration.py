@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.checkpoint import DEFAULT_LANGUAGE
-from verify.audio import load_audio
-from verify.manifest import default_manifest, read_manifest
+from verify.manifest import default_manifest, load_utterance, read_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +38,7 @@ def clips(sample_rate: int) -> NDArray[np.float32]:
     samples = int(_SECONDS * sample_rate)
     audio = np.zeros((len(chosen), samples), np.float32)
     for row, utterance in zip(audio, chosen, strict=True):
-        beginning = load_audio(utterance.audio_filepath, sample_rate)[:samples]
+        beginning = load_utterance(utterance, sample_rate)[:samples]
         row[: len(beginning)] = beginning
     return audio
 

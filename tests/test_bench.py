@@ -166,14 +166,15 @@ def test_a_child_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ChildError) as failed:
         run_module("scripts.bench.worker", [], text="{}")
     assert "\n" not in str(failed.value)
-    task = {"engine": "openvino", "runtime": "generation1", "path": str(tmp_path / "absent"), "threads": 1, "audio": []}
+    path = str(tmp_path / "absent")
+    task = {"engine": "openvino", "runtime": "generation1", "path": path, "threads": 1, "utterances": []}
     with pytest.raises(ChildError, match="no such folder"):
         run_module("scripts.bench.worker", [], text=json.dumps(task))
 
 
 def test_absent_onnxruntime_names_the_remedy(folder: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
-    task = worker.Task(engine="onnxruntime", runtime="generation1", path=folder.path, threads=1, audio=[])
+    task = worker.Task(engine="onnxruntime", runtime="generation1", path=folder.path, threads=1, utterances=[])
     monkeypatch.setattr(sys, "stdin", type("Input", (), {"read": staticmethod(task.model_dump_json)}))
     with pytest.raises(SystemExit, match=r"onnxruntime is not installed; pip install 'nemotron-ov\[bench\]'"):
         worker.main()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from export.bundle import Bundle, graph_file
 from scripts.bench import onnx_export, worker
 from tests.helpers import run_here
 from tests.verify_helpers import tiny_bundle
 from verify.generation1 import Generation1
+from verify.manifest import default_manifest, read_manifest
 from verify.transcript import Transcript
 
 
@@ -60,10 +63,17 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     checkpoint = str(small_nemo_fp32.path.with_name("small.nemo"))
     onnx_export.export_encoder(checkpoint, small_nemo_fp32, tmp_path / "fp32")
     onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int8")
-    audio = [(Path(json.loads(line)["audio_filepath"]), "en-US") for line in short_manifest.read_text().splitlines()]
+    utterances = read_manifest(short_manifest)
 
     def measured(engine: str, path: Path) -> worker.Measurement:
-        task = {"engine": engine, "runtime": "generation1", "path": path, "threads": 1, "audio": audio, "steps": 2}
+        task = {
+            "engine": engine,
+            "runtime": "generation1",
+            "path": path,
+            "threads": 1,
+            "utterances": utterances,
+            "steps": 2,
+        }
         return worker.measure(worker.Task.model_validate(task))
 
     published = measured("openvino", small_nemo_fp32.path)
@@ -75,3 +85,37 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     assert int8.encoder_mb
     assert fp32.encoder_mb
     assert int8.encoder_mb < fp32.encoder_mb
+
+
+def test_a_batch_shares_its_steps(small_fp32: Bundle) -> None:
+    """It is no measure of batches where the streams run one after another in a step for many."""
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:3]
+
+    def measured(batch: int) -> worker.Measurement:
+        task = worker.Task(
+            engine="openvino", runtime="streaming", path=small_fp32.path, threads=1, utterances=utterances, batch=batch,
+            steps=2,
+        )  # fmt: skip
+        return worker.measure(task)
+
+    one, three = measured(1), measured(3)
+    assert (three.tokens, three.audio_s) == (one.tokens, one.audio_s)
+    assert three.calls["encoder"] < one.calls["encoder"] / 2
+
+
+def test_audio_that_cannot_be_used_is_found_first(
+    small_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "bad.wav", np.array([0.1, np.nan], np.float32), 16_000, subtype="FLOAT")
+    manifest = tmp_path / "bad.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": "bad.wav", "duration": 0.0, "text": "x"}) + "\n")
+    done = run_here(capfd, "bench", small_fp32.path, "--manifest", manifest)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bad.wav: holds samples that are not finite" in done.stderr
+    assert "round" not in done.stderr
+
+
+def test_a_batch_of_more_than_all_is_refused(small_fp32: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_here(capfd, "bench", small_fp32.path, "--limit", 4, "--batch", 8)
+    assert done.returncode == 2
+    assert "--batch 8: only 4 utterances would be transcribed; raise --limit" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from export.bundle import Bundle
 from export.contract import expected_ports
 from export.demo import CALIBRATION, MANIFEST
 from export.errors import UserError
-from quantize.calibration import CALIBRATED, CalibrationData, Inputs, Origin
+from quantize.calibration import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
 from tests.helpers import assert_user_error, run_here, run_process
 from tests.verify_helpers import speech, tiny_bundle
 from verify import calibration
@@ -118,6 +119,30 @@ def test_evaluation_audio_is_never_used(
     mine.write_text(json.dumps({"audio_filepath": str(audio[0].audio_filepath), "text": ""}))
     data = collect(tiny, audio, tmp_path / "set2", samples=8, exclude=[mine])
     assert audio[0].audio_filepath.name not in {each["name"] for each in data.index.audio}
+    kept_out = json.loads((data.path / INDEX).read_text())["evaluation"]
+    assert [each["name"] for each in kept_out] == ["evaluation.jsonl", "mine.jsonl"]
+    assert kept_out[1]["sha256"] == hashlib.sha256(mine.read_bytes()).hexdigest()
+
+
+def test_parts_of_evaluation_audio_are_never_used(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
+    """Whichever of the two manifests cuts the file."""
+    evaluated = Utterance(audio_filepath=tmp_path / "evaluated.wav", offset=0.1, duration=0.2)
+    data = collect(tiny, [*audio, evaluated], tmp_path / "set", samples=8)
+    assert data.index.excluded == 1
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(json.dumps({"audio_filepath": str(audio[0].audio_filepath), "offset": 0.4, "duration": 0.2}))
+    halves = [audio[0].model_copy(update={"offset": begin, "duration": 0.4}) for begin in (0.0, 0.4)]
+    data = collect(tiny, [*audio[1:], audio[0], *halves], tmp_path / "set2", samples=8, exclude=[mine])
+    assert audio[0].audio_filepath.name not in {each["name"] for each in data.index.audio}
+    assert data.index.excluded == 3
+
+
+def test_parts_of_a_file_are_recordings_of_their_own(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
+    parts = [audio[0].model_copy(update={"offset": begin, "duration": 0.32}) for begin in (0.0, 0.32)]
+    data = collect(tiny, parts, tmp_path / "set", samples=8)
+    assert len({each["sha256"] for each in data.index.audio}) == 2
+    steps = {origin.call for origin in data.origins("encoder") if origin.runtime == "generation1"}
+    assert max(steps) == 1, "0.32 s are two steps, the file has five"
 
 
 def test_a_recording_counts_once(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
@@ -147,6 +172,45 @@ def test_a_folder_of_audio(tiny: Bundle, tmp_path: Path) -> None:
 def test_a_recipes_folder_is_refused(tmp_path: Path, audio: list[Utterance]) -> None:
     with pytest.raises(UserError, match="was made by recipe int8; give the fp32 folder"):
         collect(tiny_bundle(tmp_path / "int8", recipe={"name": "int8"}), audio, tmp_path / "set")
+
+
+def test_a_damaged_folder_is_refused(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
+    weights = tiny.graph_path("encoder").with_suffix(".bin")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"nemotron_encoder\.bin: differs from what was written; export the folder"):
+        collect(tiny, audio, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_force_replaces_nothing_but_calibration_sets(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    collect(tiny, audio, out, samples=4)
+    first = contents(out)
+    with pytest.raises(UserError, match="already exists; add --force"):
+        collect(tiny, audio, out, samples=8)
+    collect(tiny, audio, out, samples=8, force=True)
+    assert contents(out) != first
+    (out / INDEX).unlink()
+    collect(tiny, audio, out, samples=4, force=True)
+    assert contents(out) == first, "half a set is ours too"
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which is no part of a calibration set"):
+        collect(tiny, audio, out, force=True)
+    assert (out / "thesis.txt").read_text() == "mine"
+
+
+def test_the_source_is_never_replaced(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
+    before = contents(tiny.path)
+    (tmp_path / "link").symlink_to(tiny.path)
+    for target in (tiny.path, tiny.path.parent, tmp_path / "link", tiny.path / ".." / tiny.path.name):
+        with pytest.raises(UserError, match="is or holds the source folder"):
+            collect(tiny, audio, target, force=True)
+    other = tiny_bundle(tmp_path / "other")
+    with pytest.raises(UserError, match=r"holds metadata\.json, which is no part of a calibration set"):
+        collect(tiny, audio, other.path, force=True)
+    assert contents(tiny.path) == before
 
 
 def test_only_frames_that_decide_are_joint_samples(tiny: Bundle) -> None:
@@ -283,6 +347,7 @@ def test_the_verb(demo_fp32: Bundle, tmp_path: Path) -> None:
     chosen = [json.loads(lines[place]) for place in (5, 16)]
     for each in chosen:
         each["audio_filepath"] = str(CALIBRATION.parent / each["audio_filepath"])
+        del each["text"]  # nothing is scored
     short.write_text("\n".join(map(json.dumps, chosen)))
     out = tmp_path / "set"
     done = run_process("calibrate", demo_fp32.path, out, "--manifest", short, "--samples", "6", "--json")
@@ -305,7 +370,7 @@ def test_the_verbs_errors(tiny: Bundle, tmp_path: Path, capfd: pytest.CaptureFix
     (broken / "a.wav").write_bytes(b"RIFF")
     assert_user_error(run_here(capfd, "calibrate", tiny.path, out, "--audio", broken), "a.wav")
     assert_user_error(run_here(capfd, "calibrate", tiny.path, out, "--exclude", tmp_path / "y"), "y: no such manifest")
-    assert_user_error(run_here(capfd, "calibrate", tiny.path, tiny.path), "already exists")
+    assert_user_error(run_here(capfd, "calibrate", tiny.path, tiny.path, "--force"), "is or holds the source folder")
     assert not out.exists()
     assert not [file for file in tmp_path.iterdir() if file.suffix == ".tmp"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -119,6 +120,19 @@ def test_existing_output_is_left_alone(
     assert (out / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("verb", ["export", "quantize", "calibrate"])
+def test_force_leaves_a_foreign_folder_alone(
+    verb: str, tmp_path: Path, small_checkpoint: Checkpoint, small_fp32: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "thesis").mkdir(parents=True)
+    (out / "thesis" / "chapter").write_text("mine")
+    source = small_checkpoint.path if verb == "export" else small_fp32.path
+    done = run_here(capfd, verb, source, out, *(["--recipe", "fp16"] if verb == "quantize" else []), "--force")
+    assert_user_error(done, out, "holds thesis", "--force replaces nothing else")
+    assert (out / "thesis" / "chapter").read_text() == "mine"
+
+
 @pytest.mark.parametrize("verb", ["export", "quantize", "regenerate"])
 def test_output_below_a_file_cannot_be_written(
     verb: str, tmp_path: Path, small_checkpoint: Checkpoint, small_fp32: Bundle, capfd: pytest.CaptureFixture[str]
@@ -230,6 +244,38 @@ def test_reference_of_another_checkpoint(
         capfd, "verify", small_fp32.path, "--reference", small_english_checkpoint.path, "--manifest", short_manifest
     )
     assert_user_error(done, "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("error", "mentions"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ["a file or folder: No space left on device; make room"]),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), ["/data/x: Permission denied; check who may"]),
+        (OSError("lines\nof a library"), ["lines of a library; check the path"]),
+    ],
+    ids=["full disk", "permission", "neither number nor path"],
+)
+def test_what_the_system_refuses_is_one_line(
+    error: OSError,
+    mentions: list[str],
+    small_fp32: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(_: Bundle) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(Bundle, "damaged_files", refuse)
+    done = run_here(capfd, "inspect", small_fp32.path)
+    assert_user_error(done, *mentions)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_name_that_is_too_long_is_one_line(
+    tmp_path: Path, small_fp32: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / ("x" * 300)
+    assert_user_error(run_here(capfd, "quantize", small_fp32.path, out, "--recipe", "fp16"), out, "too long")
 
 
 def test_error_line_of_a_fresh_process(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from export.trace import trace
 from export.vocabulary import checkpoint_ids, is_needed, prune_vocabulary, vocabulary_scripts
 from quantize.pipeline import quantize_bundle
 from quantize.recipes import get_recipe
-from scripts.random_tokenizer import TAGS, make_pieces
+from scripts.random_tokenizer import TAGS, make_pieces, serialize
 from scripts.regenerate.plan import Options, make_plan
 from scripts.regenerate.stages import is_finished
 from tests.helpers import assert_user_error, run_here
@@ -128,8 +128,9 @@ def test_ties_fall_as_they_did(large: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("languages", "scripts"),
     [
-        ("en", "Latn"), ("pt-BR de", "Latn"), ("ja", "Hani Hira Kana"), ("ko", "Hang Hani"), ("zh-TW", "Hani"),
-        ("ru el", "Cyrl Grek"), ("sr", "Cyrl Latn"), ("sr-Latn", "Latn"), ("sr-Cyrl", "Cyrl"),
+        ("en", "Latn"), ("pt-BR de", "Latn"), ("ja", "Hani Hira Kana Latn"), ("ko", "Hang Hani Latn"),
+        ("zh-TW", "Hani Latn"), ("ru el", "Cyrl Grek Latn"), ("sr", "Cyrl Latn"), ("sr-Latn", "Latn"),
+        ("sr-Cyrl", "Cyrl Latn"),
     ],
 )  # fmt: skip
 def test_scripts_of_languages(large: Checkpoint, languages: str, scripts: str) -> None:
@@ -149,15 +150,45 @@ def test_nothing_to_prune(large: Checkpoint) -> None:
     assert "nothing was pruned" in pruning.warnings[0]
 
 
-@pytest.mark.parametrize(("kept", "others"), [(LATIN, ("ja-JP",)), (("ja-JP",), LATIN)])
+@pytest.mark.parametrize(
+    ("options", "kept", "others"),
+    [
+        ({"languages": LATIN}, LATIN, ("ja-JP",)),
+        ({"scripts": ("latin",)}, LATIN, ("ja-JP",)),
+        ({"scripts": ("hiragana", "katakana")}, ("ja-JP",), LATIN),
+    ],
+)
 def test_texts_of_kept_languages_need_no_dropped_piece(
-    demo_checkpoint: Checkpoint, kept: tuple[str, ...], others: tuple[str, ...]
+    demo_checkpoint: Checkpoint, options: dict[str, tuple[str, ...]], kept: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
-    rows = prune_vocabulary(demo_checkpoint, languages=kept).rows
+    rows = prune_vocabulary(demo_checkpoint, **options).rows
     assert rows is not None
     encode: Callable[[str], list[int]] = tokenizer(demo_checkpoint).encode
     assert all(set(encode(each.text)) <= set(rows) for each in utterances(kept))
     assert not any(set(encode(each.text)) <= set(rows) for each in utterances(others))
+
+
+@pytest.mark.parametrize(
+    ("language", "script", "text"),
+    [
+        ("ja", "Jpan", "NHKのニュース、Café"),
+        ("ko", "Kore", "갑의 USB 각"),
+        ("ru", "cyrillic", "возьми USB-кабель"),
+        ("el", "greek", "το Wi-Fi"),
+    ],
+)
+def test_text_mixed_with_latin_needs_no_dropped_piece(large: Checkpoint, language: str, script: str, text: str) -> None:
+    """With languages; scripts are taken as they are given."""
+    encoder = SentencePieceProcessor(model_proto=serialize(list(large.vocabulary), TAGS))
+    ids = set(encoder.encode(text)) - {encoder.unk_id()}
+    assert any(piece.isascii() and piece.isalpha() for piece in map(large.vocabulary.__getitem__, ids))
+    by_language = prune_vocabulary(large, languages=[language])
+    assert by_language.rows is not None
+    assert ids <= set(by_language.rows)
+    assert len(by_language.rows) < len(large.vocabulary)
+    by_script = prune_vocabulary(large, scripts=[script]).rows
+    assert by_script is not None
+    assert not ids <= set(by_script)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from openvino import opset13 as ops
 
 from export.constants import count_constants
 from export.errors import ParityError, UserError
-from quantize.compression import compress
+from quantize.compression import Samples, compress
 from quantize.effect import check_effect, check_runtime_options, check_scope, is_ignored, weights
 from quantize.modes import MODES
 from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
@@ -166,6 +166,35 @@ def test_a_ratio_must_be_a_mixture(tmp_path: Path) -> None:
     everything = FOUR.model_copy(update={"ignored_scope": IgnoredScope(patterns=(POSITIONS,))})
     with pytest.raises(ParityError, match=r"took 0\.9\d+ of the products' weights where ratio is 0\.7"):
         check_effect(compressed(tmp_path, everything), part, "test")
+
+
+def test_adapters_are_where_the_recipe_asks_for_them(tmp_path: Path) -> None:
+    data = tiny_graphs.calibration(tmp_path / "calibration", tiny_graphs.bundle(tmp_path / "source"))
+    samples = Samples(data, "encoder")
+    plain = FOUR.model_copy(update={"ignored_scope": IgnoredScope(patterns=(POSITIONS,))})
+    step = plain.model_copy(update={"lora_correction": True})
+    model = compress(half(tiny_graphs.encoder("fused"), tmp_path), step, "test", samples)
+    check_effect(model, GraphRecipe(compression=(step,)), "test")
+    check_effect(compress(model, INT8, "test"), GraphRecipe(compression=(step,)), "nothing is left for another step")
+    with pytest.raises(
+        ParityError, match=r"6 weights are adapters that the recipe does not ask for, the first .*_lora_"
+    ):
+        check_effect(model, GraphRecipe(compression=(plain,)), "test")
+    less = step.model_copy(update={"ignored_scope": IgnoredScope(patterns=(POSITIONS, ".*linear_q.*"))})
+    with pytest.raises(ParityError, match=r"2 weights are adapters that the recipe does not ask for.*linear_q.*_lora_"):
+        check_effect(model, GraphRecipe(compression=(less, plain)), "test")
+    with pytest.raises(ParityError, match=r"3 weights have no pair of adapters though the recipe asks"):
+        check_effect(compressed(tmp_path, plain), GraphRecipe(compression=(step,)), "test")
+
+
+def test_adapters_do_not_stand_for_weights(tmp_path: Path) -> None:
+    """They are u8, as a weight of int8_asym is."""
+    data = tiny_graphs.calibration(tmp_path / "calibration", tiny_graphs.bundle(tmp_path / "source"))
+    step = FOUR.model_copy(update={"lora_correction": True, "ignored_scope": IgnoredScope(patterns=(POSITIONS,))})
+    model = compress(half(tiny_graphs.encoder("fused"), tmp_path), step, "test", Samples(data, "encoder"))
+    both = GraphRecipe(compression=(step, WeightCompression(mode="int8_asym")))
+    with pytest.raises(ParityError, match="int8_asym left the graph without any u8 weight"):
+        check_effect(model, both, "test")
 
 
 def test_quantization_without_quantized_activations_fails(tmp_path: Path) -> None:

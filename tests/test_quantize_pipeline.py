@@ -2,23 +2,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
-from export.bundle import GRAPHS, Bundle, graph_file
-from export.constants import Counts
-from export.errors import NemotronOVError, ParityError, UserError
+from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
+from export.constants import Counts, count_constants
+from export.errors import ParityError, UserError
 from quantize import compression, pipeline
+from quantize.calibration import CalibrationData
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
 from tests import tiny_graphs
+from verify.calibration import collect, default_utterances
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -84,13 +90,79 @@ def test_only_fp32_folders_are_accepted(source: Bundle, tmp_path: Path) -> None:
 
 
 def test_existing_folder_and_source_are_refused(source: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").write_text("mine")
+    tiny_graphs.bundle(tmp_path / "taken")
     with pytest.raises(UserError, match="--force"):
         quantize_bundle(source, tmp_path / "taken", RECIPES["fp16"])
     with pytest.raises(UserError, match="is the source folder itself"):
         quantize_bundle(source, source.path, RECIPES["fp16"], force=True)
     assert quantize_bundle(source, tmp_path / "taken", RECIPES["fp16"], force=True).metadata.precision == "FP16"
+
+
+def test_a_folder_that_holds_the_source_is_refused(source: Bundle, tmp_path: Path) -> None:
+    before = contents(source.path)
+    (tmp_path / "link").symlink_to(source.path.parent)
+    for directory in (source.path.parent, tmp_path / "link", tmp_path.parent):
+        with pytest.raises(UserError, match=f"^{directory}: holds the source folder {source.path}; choose another"):
+            quantize_bundle(source, directory, RECIPES["fp16"], force=True)
+    with pytest.raises(UserError, match="link/source: is the source folder itself"):
+        quantize_bundle(source, tmp_path / "link" / "source", RECIPES["fp16"], force=True)
+    assert contents(source.path) == before
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=["truncated", "flipped", "missing"])
+@pytest.mark.parametrize("name", ["nemotron_encoder.xml", "nemotron_encoder.bin", "nemotron_joint.bin", VOCABULARY])
+def test_a_damaged_source_is_refused(tmp_path: Path, name: str, damage: object) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source")
+    assert callable(damage)
+    damage(source.path / name)
+    with pytest.raises(UserError, match=f"source: {name} differ from what was written; export the folder again"):
+        quantize_bundle(source, tmp_path / "out", RECIPES["int8"])
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("name", ["nemotron_encoder.xml", "nemotron_encoder.bin"])
+def test_a_damaged_source_that_recorded_no_hashes_is_one_line(tmp_path: Path, name: str) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source")
+    truncate(source.path / name)
+    unrecorded = replace(source, metadata=source.metadata.model_copy(update={"files": {}}))
+    with pytest.raises(
+        UserError, match=r"nemotron_encoder\.xml: cannot be read \(.*\); export the folder again"
+    ) as caught:
+        quantize_bundle(unrecorded, tmp_path / "out", RECIPES["int8"])
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """Files end at ``limit`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8"])
+def test_no_room_is_one_line(source: Bundle, tmp_path: Path, name: str) -> None:
+    with (
+        small_files(3000),
+        pytest.raises(UserError, match=r"out: cannot be written \(.*\); make room there, or choose another") as caught,
+    ):
+        quantize_bundle(source, tmp_path / "out", RECIPES[name])
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def scoped(pattern: str) -> Recipe:
@@ -183,10 +255,119 @@ def test_changed_port_fails() -> None:
         pipeline.check_ports(tiny_graphs.encoder("nemo"), tiny_graphs.other("mel"), "test")
 
 
-def test_nncf_refusal_names_recipe_and_file(tmp_path: Path) -> None:
-    part = WeightCompression(mode="int4_sym", group_size=7, all_layers=True)
-    with pytest.raises(NemotronOVError, match="recipe x: encoder: NNCF refuses it"):
-        compression.compress(tiny_graphs.encoder("fused"), part, "recipe x: encoder")
+def test_nncf_refusal_names_the_step(tmp_path: Path) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source")
+    steps = (
+        WeightCompression(mode="int8_sym", ignored_scope=IgnoredScope(patterns=(".*linear_q.*",))),
+        WeightCompression(mode="int4_sym", group_size=7, all_layers=True),
+    )
+    recipe = RECIPES["fp16"].model_copy(update={"name": "x", "encoder": GraphRecipe(compression=steps)})
+    with pytest.raises(
+        UserError,
+        match=r"^recipe x: .*nemotron_encoder\.xml: step 2 of 2: mode int4_sym, group_size 7: NNCF refuses it "
+        r"\(InvalidGroupSizeError: .*\); correct the recipe",
+    ) as caught:
+        quantize_bundle(source, tmp_path / "out", recipe)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("embed"), AssertionError(), RuntimeError("one\ntwo"), IndexError("x " * 999)]
+)
+def test_whatever_nncf_raises_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nncf
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(nncf, "compress_weights", fail)
+    with pytest.raises(UserError, match=f"here: mode nf4, default group_size: .*{type(error).__name__}") as caught:
+        compression.compress(tiny_graphs.encoder("fused"), WeightCompression(mode="nf4"), "here")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_calibration_errors_are_not_blamed_on_nncf(tmp_path: Path) -> None:
+    data = tiny_graphs.calibration(tmp_path / "calibration", tiny_graphs.bundle(tmp_path / "source"))
+    (data.path / "encoder-000.npz").unlink()
+    step = WeightCompression(mode="int4_sym", group_size=32, all_layers=True, scale_estimation=True)
+    with pytest.raises(UserError, match=r"encoder-000\.npz: cannot be read .*; collect the set again$"):
+        compression.compress(tiny_graphs.encoder("fused"), step, "here", compression.Samples(data, "encoder"))
+
+
+@pytest.fixture(scope="module")
+def small_calibration(small_fp32: Bundle, tmp_path_factory: pytest.TempPathFactory) -> CalibrationData:
+    """Two encoder steps of the small random checkpoint."""
+    shortest = sorted(default_utterances(), key=lambda utterance: utterance.duration)[:2]
+    return collect(small_fp32, shortest, tmp_path_factory.mktemp("small") / "calibration", samples=2)
+
+
+FEED_FORWARD = r"(?!.*layers\.1\.feed_forward)"
+"""Ignores all but the four feed-forward products of the last layer."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("awq",), ("gptq",), ("scale_estimation",), ("lora_correction",), ("awq", "lora_correction", "scale_estimation")],
+    ids="+".join,
+)
+def test_data_aware_options_on_a_traced_graph(
+    options: tuple[str, ...], small_fp32: Bundle, small_calibration: CalibrationData, tmp_path: Path
+) -> None:
+    scope = IgnoredScope(patterns=(FEED_FORWARD,))
+    base = {"mode": "int4_sym", "group_size": 32, "all_layers": True, "ignored_scope": scope}
+    step = WeightCompression.model_validate(base | dict.fromkeys(options, True))
+    recipe = RECIPES["fp16"].model_copy(update={"encoder": GraphRecipe(compression=(step,))})
+    made = quantize_bundle(small_fp32, tmp_path / "out", recipe, calibration=small_calibration)
+    constants = made.metadata.constants["encoder"]
+    assert constants["i4"]["count"] == 4
+    assert constants.get("f32", {"elements": 0})["elements"] < 32, "nothing but scalars in f32"
+    names = [node.get_friendly_name() for node in ov.Core().read_model(made.graph_path("encoder")).get_ops()]
+    assert sum(name.endswith(compression.AWQ_SCALE) for name in names) == (2 if "awq" in options else 0)
+    assert sum(name.endswith("_lora_A") for name in names) == (4 if "lora_correction" in options else 0)
+    sample = next(small_calibration.samples("encoder"))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    wanted, got = (
+        ov.Core().compile_model(bundle.graph_path("encoder"), "CPU", settings)(sample)["encoded"]
+        for bundle in (small_fp32, made)
+    )
+    assert np.sqrt(np.mean((wanted - got) ** 2)) < 0.05 * np.sqrt(np.mean(wanted**2))
+
+
+def test_an_embedding_that_lora_correction_cannot_take(small_fp32: Bundle, small_calibration: CalibrationData) -> None:
+    step = WeightCompression(mode="int4_sym", group_size=32, all_layers=True, lora_correction=True)
+    model = ov.Core().read_model(small_fp32.graph_path("decoder"))
+    with pytest.raises(UserError, match=r"here: mode int4_sym, group_size 32: NNCF refuses it \(KeyError: .*Gather"):
+        compression.compress(model, step, "here", compression.Samples(small_calibration, "decoder"))
+
+
+def test_calibration_audio_is_recorded(tmp_path: Path) -> None:
+    """So that an evaluation can tell whether a folder has seen its audio."""
+    source = tiny_graphs.bundle(tmp_path / "source")
+    data = tiny_graphs.calibration(tmp_path / "calibration", source)
+    audio = [
+        {"name": name, "language": "en-US", "sha256": digit * 64} for name, digit in (("1.wav", "b"), ("2.wav", "a"))
+    ]
+    heard = replace(data, index=data.index.model_copy(update={"audio": audio}))
+    made = quantize_bundle(source, tmp_path / "out", RECIPES["w8a8"], calibration=heard)
+    assert Bundle.open(made.path).metadata.recipe["calibration_audio_sha256"] == ["a" * 64, "b" * 64]
+    unread = quantize_bundle(source, tmp_path / "int8", RECIPES["int8"], calibration=heard)
+    assert "calibration_audio_sha256" not in unread.metadata.recipe
+
+
+def test_factors_of_awq_are_stored_in_half(tmp_path: Path) -> None:
+    def model(*factors: float) -> ov.Model:
+        data = ops.parameter([1, 2], np.float32)
+        return ov.Model(
+            [ops.multiply(data, ops.constant(np.array(factors, np.float32), name="x/awq_mul/scale"))], [data]
+        )
+
+    fitting = model(0.3, 2.0)
+    compression._halve_awq_scales(fitting, "here")
+    assert set(count_constants(fitting)) == {"f16"}
+    assert ov.compile_model(fitting, "CPU")(np.ones((1, 2), np.float32))[0].tolist() == [[np.float16(0.3), 2.0]]
+    with pytest.raises(UserError, match=r"here: AWQ's x/awq_mul/scale does not fit in f16; calibrate with more audio"):
+        compression._halve_awq_scales(model(0.3, 1e6), "here")
 
 
 def test_stdout_stays_clean(source: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from export.errors import UserError
 from quantize.recipe import (
@@ -85,6 +85,38 @@ def test_contradictions_fail_when_the_object_is_made(make: object, message: str)
     assert callable(make)
     with pytest.raises(ValidationError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "values"),
+    [
+        (Recipe, "version", ("1", True, 1.0)),
+        (Recipe, "description", (1,)),
+        (Tolerance, "exact_match", ("0.5", True, float("nan"))),
+        (Tolerance, "wer_delta", ("1", True, float("inf"), float("nan"))),
+        (WeightCompression, "ratio", ("0.5", True, float("nan"))),
+        (WeightCompression, "group_size", ("64", True, 64.0)),
+        (WeightCompression, "subset_size", ("64", True, 64.0)),
+        *((WeightCompression, field, ("yes", 1, 1.0)) for field in ("all_layers", "awq", "scale_estimation", "gptq")),
+        (WeightCompression, "lora_correction", ("on", 1)),
+        (IgnoredScope, "must_match", ("no", 0)),
+        (Quantization, "fast_bias_correction", ("true", 1)),
+        (Quantization, "subset_size", ("64", True)),
+        (SmoothQuantAlphas, "matmul", ("0.5", True, float("nan"), float("inf"))),
+        (SmoothQuantAlphas, "convolution", ("0.5", False)),
+    ],
+)
+def test_nothing_stands_for_a_value_of_another_type(table: type[BaseModel], field: str, values: tuple[object]) -> None:
+    for value in values:
+        with pytest.raises(ValidationError) as caught:
+            table.model_validate({field: value})
+        assert (field,) in {error["loc"] for error in caught.value.errors()}, value
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert Tolerance.model_validate({"exact_match": 0, "wer_delta": 1}) == Tolerance(exact_match=0.0, wer_delta=1.0)
+    assert WeightCompression.model_validate({"mode": "nf4", "ratio": 1}).ratio == 1.0
+    assert SmoothQuantAlphas.model_validate({"matmul": -1}).matmul == -1.0
 
 
 def test_recipes_are_frozen() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -11,17 +13,20 @@ import pytest
 from rich.console import Console
 
 from export.errors import UserError
-from quantize.recipe import Recipe
+from quantize.recipe import Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
 from scripts.sweep import plan as planning
+from scripts.sweep import probe as probing
 from scripts.sweep.front import pareto
 from scripts.sweep.grid import expand, parse_axis
-from scripts.sweep.groups import Group, is_compressed, mixed, module_pattern, step_for, without
+from scripts.sweep.groups import Group, is_compressed, mixed, module_pattern, step_for, whole, without
 from scripts.sweep.layers import _kept
 from scripts.sweep.plan import Options
 from scripts.sweep.report import render_sweep
+from scripts.sweep.rows import _mark
 from scripts.sweep.search import hopeless
 from scripts.sweep.store import claimed
+from scripts.sweep.task import Task
 from scripts.sweep.teacher import kl
 from tests.helpers import assert_user_error, run_here
 from tests.verify_helpers import tiny_bundle
@@ -42,6 +47,18 @@ def test_front_is_what_nothing_beats(seed: int) -> None:
         assert not (on and any(beats(other, point) for other in points))
     assert pareto(points[::-1]) == front[::-1]
     assert pareto([]) == []
+
+
+def test_a_gain_that_is_luck_puts_nothing_on_the_front() -> None:
+    """Points against the manifest's text do not count, however good they look; distance from FP32's text does."""
+    names = ("fp32", "int8", "int4", "worse")
+    facts = ((10.0, 0.0, 0.0, 1.0), (6.0, 2.0, -1.0, 0.8), (4.0, 6.0, -1.3, 0.9), (6.5, 7.0, -9.0, 0.95))
+    rows = [
+        {"name": name, "mb": mb, "wer_between": between, "wer_delta": points, "step_share": share}
+        for name, (mb, between, points, share) in zip(names, facts, strict=True)
+    ]
+    _mark(rows)
+    assert [row["front"] for row in rows] == [["size", "step"], ["size", "step"], ["size"], []]
 
 
 def test_axis_takes_toml_values_and_words() -> None:
@@ -117,20 +134,6 @@ def test_unknown_key_names_the_valid_ones() -> None:
         expand([RECIPES["int4"]], [parse_axis("encoder.ratio=1"), parse_axis("encoder.ratio=0.5")])
 
 
-def test_address_knows_the_recipe_and_not_its_name(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path / "fp32")
-    plan = planning.make_plan(Options(bundle.path, tmp_path / "out", ("int4",), ignore_text=True))
-    same, other = expand([RECIPES["int4"]], [parse_axis("encoder.group_size=128,64")])
-    assert same.recipe is not None
-    assert other.recipe is not None
-    address = planning.recipe_identity(plan, RECIPES["int4"])
-    assert planning.recipe_identity(plan, same.recipe) == address != planning.recipe_identity(plan, other.recipe)
-    newer = RECIPES["int4"].model_copy(update={"version": 2})
-    assert planning.recipe_identity(plan, newer) != address
-    elsewhere = planning.make_plan(Options(tiny_bundle(tmp_path / "b", seed=8).path, tmp_path / "out", ("int4",)))
-    assert planning.recipe_identity(elsewhere, RECIPES["int4"]) != address
-
-
 def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Each before anything is written."""
     folder = tiny_bundle(tmp_path / "fp32").path
@@ -144,7 +147,6 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([small, "--output", out], "int8"),
         ([tmp_path / "absent", "--output", out], tmp_path / "absent"),
         ([folder, "--output", out, "--recipe", "int9"], "int9"),
-        ([folder, "--output", out, "--recipe", "w8a8"], "nemotron-ov calibrate"),
         ([folder, "--output", out, "--calibration", tmp_path], tmp_path),
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.x=1"], "encoder.x"),
         ([folder, "--output", out, "--recipe", "int4", "--manifest", tmp_path / "none.jsonl"], "none.jsonl"),
@@ -153,14 +155,38 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([folder, "--output", out, "--per-layer", "--search"], "--search"),
         ([folder, "--output", out, "--per-layer", "--recipe", "fp16"], "fp16"),
         ([folder, "--output", out, "--per-layer", "--recipe", "int8", "--recipe", "int4"], "--per-layer"),
-        ([folder, "--output", out, "--per-layer", "--grid", "encoder.ratio=1"], "--grid"),
-        ([folder, "--output", out, "--draw", "2"], "--per-layer"),
-        ([folder, "--output", out, "--trials", "2"], "--search"),
-        ([folder, "--output", out, "--budget", "2"], "--search"),
+        ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.ratio=2"], "encoder.ratio=2"),
+        ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.group_size=abc"], "valid integer"),
+        ([folder, "--output", out, "--per-layer", "--draw", "1", "--budget", "0"], "--draw and --budget"),
         ([folder, "--output", out, "--search", "--recipe", "int8"], "int8"),
     ):
         assert_user_error(run_here(capfd, "sweep", *arguments), mention)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("mode", ["", "--per-layer", "--search"])
+def test_options_that_a_mode_does_not_read_are_refused(
+    mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those of other modes, also where the value is a zero; the mode's own get as far as the missing folder."""
+    options = {
+        "--grid": ("encoder.ratio=1", [""]),
+        "--ignore-text": (None, [""]),
+        "--keep": ("none", ["", "--search"]),
+        "--kl": (None, [""]),
+        "--repeats": ("9", ["", "--search"]),
+        "--runtime": ("streaming", ["", "--search"]),
+        "--draw": ("0", ["--per-layer"]),
+        "--budget": ("0", ["--per-layer", "--search"]),
+        "--trials": ("2", ["--search"]),
+        "--objective": ("size", ["--search"]),
+        "--seed": ("0", ["--search"]),
+    }
+    folder = tmp_path / "absent"
+    for option, (value, readers) in options.items():
+        arguments = [option, *([value] if value else []), *([mode] if mode else [])]
+        done = run_here(capfd, "sweep", folder, "--output", tmp_path / "out", *arguments)
+        assert_user_error(done, folder if mode in readers else option)
 
 
 def test_too_small_a_disk_is_found_first(
@@ -225,6 +251,49 @@ def test_step_of_one_group_ignores_all_others_of_its_graph() -> None:
     assert step_for(groups[3], groups, RECIPES["int8"].encoder.compression[0]).ignored_scope.empty
 
 
+def test_step_of_one_group_chooses_nothing_by_itself() -> None:
+    """What a ratio would leave out of a whole graph is compressed where it is alone, whatever the ratio goes by."""
+    groups = groups_of("layers.0.conv", "layers.1.conv")
+    plain = whole(RECIPES["int4"].encoder.compression[0])
+    assert plain == RECIPES["int4"].encoder.compression[0]
+    alone = step_for(groups[0], groups, RECIPES["int4-mixed"].encoder.compression[0])
+    assert alone == step_for(groups[0], groups, plain)
+    by_activations = {"ratio": 0.5, "sensitivity_metric": "max_activation_variance", "subset_size": 8}
+    mixed_step = WeightCompression.model_validate(plain.model_dump() | by_activations | {"all_layers": None})
+    assert mixed_step.needs_calibration
+    assert whole(mixed_step) == plain
+    aware = plain.model_copy(update={"awq": True, "subset_size": 8})
+    assert whole(aware) == aware
+    assert whole(RECIPES["int8"].encoder.compression[0]) == RECIPES["int8"].encoder.compression[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("no such thing"), RuntimeError(""), MemoryError(), UserError("bad rule")])
+def test_a_group_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Builds:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def measure(self, group: Group | None) -> dict[str, float]:
+            if group is not None and group.name == "pre_encode":
+                raise error
+            return {"kl": 1.0}
+
+    monkeypatch.setattr(probing, "_Builds", Builds)
+    monkeypatch.setattr(probing, "_half_graphs", lambda _: contextlib.nullcontext(tmp_path))
+    folder = tiny_bundle(tmp_path / "fp32").path
+    groups = groups_of("pre_encode", "layers.0.conv")
+    files = {name: tmp_path / f"{name}.json" for name in ("f16", "pre_encode", "layers.0.conv")}
+    wanted = {name: str(file) for name, file in files.items()}
+    probing.probe(Task(kind="layers", source=folder, folder=tmp_path, groups=groups, wanted=wanted))
+    found = {name: json.loads(file.read_text()) for name, file in files.items()}
+    assert found["f16"] == found["layers.0.conv"] == {"kl": 1.0}
+    said = found["pre_encode"]["failed"]
+    assert str(error) in said
+    assert isinstance(error, UserError) or type(error).__name__ in said
+
+
 def test_drawn_recipe_leaves_the_worst_to_the_second_compression() -> None:
     groups = groups_of("pre_encode", "layers.0.conv", "layers.1.conv", "joint")
     recipe = RECIPES["int4"]
@@ -279,7 +348,7 @@ def test_table_says_what_failed_and_that_the_machine_was_busy(small_report: dict
 def small_report() -> dict[str, object]:
     row = {"name": "fp32", "mb": 10.0, "encoder_step_ms": 9.0, "step_ratio": 1.0, "times_real_time": 20.0}
     row |= {"peak_rss_mb": 100.0, "wer": 5.0, "wer_delta": 0.0, "wer_between": 0.0, "exact_match": 1.0}
-    row |= {"within_limits": True, "front": ["size", "step"], "error": 0.0, "step_share": 1.0}
+    row |= {"within_limits": True, "front": ["size", "step"], "step_share": 1.0}
     return {
         "source": "fp32",
         "utterances": 2,

@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 
-from export.bundle import Bundle
+from export.bundle import Bundle, graph_file
 from export.errors import UserError
+from quantize.compression import compress
+from quantize.effect import weights
 from quantize.pipeline import quantize_bundle
+from quantize.recipe import Tolerance
+from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES, get_recipe
 from scripts.bench import rounds
 from scripts.bench import worker as bench_worker
 from scripts.bench.children import ChildError
-from scripts.sweep import layers, rank_layers, search, sweep, trial, worker
-from scripts.sweep.groups import find_groups
+from scripts.sweep import layers, probe, rank_layers, search, sweep, trial, worker
+from scripts.sweep.groups import find_groups, step_for
 from scripts.sweep.plan import Options
 from scripts.sweep.task import Task
 from scripts.sweep.teacher import diverge, encode, lessons, open_transducer, record
@@ -137,8 +142,6 @@ def test_killed_sweep_goes_on(small_fp32: Bundle, short_manifest: Path, tmp_path
 
 def test_teacher_is_the_clients_loop(small_fp32: Bundle, short_manifest: Path, tmp_path: Path) -> None:
     """The lessons hold its tokens; FP32 does not diverge from itself, and a disturbed encoder does."""
-    import openvino as ov
-
     utterances = read_manifest(short_manifest)[:1]
     cells = record(small_fp32, utterances, tmp_path / "lessons")
     (lesson,) = lessons(tmp_path / "lessons")
@@ -171,6 +174,7 @@ def test_layers_are_ranked_and_a_recipe_drawn(
     assert sorted(group["name"] for group in report["groups"]) == sorted(names)
     divergences = [group["kl"] for group in report["groups"]]
     assert divergences == sorted(divergences, reverse=True)
+    assert all(group["compressed"] == 1.0 for group in report["groups"])
     assert divergences[0] > 2 * report["f16"]["kl"]
     assert report == json.loads((out / "layers.json").read_text())
     assert len(report["kept"]) == 2
@@ -186,26 +190,42 @@ def test_layers_are_ranked_and_a_recipe_drawn(
     assert not here
 
 
-@pytest.mark.heavy
+def test_a_group_alone_is_compressed_whole(small_fp32: Bundle) -> None:
+    """Every product of it and nothing else, though the recipe has a ratio, or would leave the last layer to INT8."""
+    core = ov.Core()
+    groups = find_groups(small_fp32)
+    mixed, plain = (RECIPES[name].encoder.compression[0] for name in ("int4-mixed", "int4"))
+    names = ["layers.0.feed_forward1", "layers.0.self_attn", "layers.0.conv", "prompt_kernel", "joint"]
+    with probe._half_graphs(small_fp32) as half:
+        for step in (mixed, plain.model_copy(update={"all_layers": None})):
+            for group in (group for group in groups if group.name in names):
+                model = core.read_model(half / graph_file(group.graph))
+                compress(model, step_for(group, groups, step), group.name)
+                found = [weight for weight in weights(model) if weight.operation_type == "MatMul"]
+                own = [weight for weight in found if weight.operation in group.operations]
+                assert own, group.name
+                assert {weight.type for weight in own} == {"i4"}, group.name
+                assert not any(weight.compressed for weight in found if weight not in own), group.name
+
+
 def test_search_finds_a_recipe_and_goes_on(
     small_fp32: Bundle, short_manifest: Path, tmp_path: Path, here: list[str]
 ) -> None:
+    lenient = tmp_path / "lenient.toml"  # the weights are random: hardly a token is kept
+    changes = {"name": "lenient", "tolerance": Tolerance(exact_match=0.0, wer_delta=100.0)}
+    lenient.write_text(dump_recipe(RECIPES["int4"].model_copy(update=changes)))
     options = Options(
-        small_fp32.path, tmp_path / "out", ("int4",), manifest=short_manifest, budget=1000.0, trials=2, repeats=1,
-        threads=1,
+        small_fp32.path, tmp_path / "out", (str(lenient),), manifest=short_manifest, budget=1000.0, trials=2, repeats=1,
+        threads=1, keep="none",
     )  # fmt: skip
     first = search(options)
     assert [trial["state"] for trial in first["trials"]] == ["complete"] * 2
     sizes = [trial["mb"] for trial in first["trials"]]
     assert sizes[0] < sizes[1]  # all in 4 bits, then all in 8
     assert first["best"]["number"] == 0
-    more = search(Options(**vars(options) | {"trials": 3, "keep": "none"}))
+    more = search(Options(**vars(options) | {"trials": 3}))
     assert more["trials"][:2] == first["trials"]
     assert len(more["trials"]) == 3
     found = get_recipe(more["recipe"])
     assert f"{more['best']['mb']:.2f} MB" in found.description
     assert {trial["number"] for trial in more["trials"]} == {0, 1, 2}
-
-    none = search(Options(**vars(options) | {"budget": -1000.0, "output": tmp_path / "other", "trials": 1}))
-    assert none["best"] is None
-    assert none["recipe"] is None

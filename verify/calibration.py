@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from export.bundle import Bundle, new_directory, refuse_existing
+from export.bundle import Bundle, FolderKind, file_facts, new_directory, refuse_existing
 from export.checkpoint import DEFAULT_LANGUAGE
 from export.contract import expected_ports
 from export.errors import UserError
 from export.progress import note, task
 from quantize.calibration import (
     CALIBRATED,
+    INDEX,
     CalibrationData,
     GraphSamples,
     Index,
@@ -38,9 +41,12 @@ from quantize.calibration import (
 )
 from verify.audio import load_audio
 from verify.generation1 import Generation1
-from verify.manifest import Utterance, default_manifest, read_manifest
+from verify.manifest import Utterance, cut_utterance, default_manifest, load_utterance, read_manifest
 from verify.reservoirs import Drawn, generator
 from verify.streaming import Streaming
+
+CALIBRATION_SET = FolderKind("a calibration set", INDEX, re.compile(rf"({'|'.join(CALIBRATED)})-\d{{3,}}\.npz"))
+"""What ``--force`` may replace."""
 
 SAMPLES = 96
 """Encoder steps of a set by default: 0.6 GB for the full-size model."""
@@ -56,6 +62,12 @@ See = Callable[[str, Mapping[str, NDArray[Any]], Callable[[str], NDArray[Any]]],
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
 """What is taken from a folder; all of it formats that libsndfile reads."""
+
+
+class CollectedIndex(Index):
+    """``calibration.json`` as it is written: with what was kept out, for people to read."""
+
+    evaluation: list[dict[str, str]] = Field(default_factory=list)  # name and SHA-256 of every manifest kept out
 
 
 @dataclass(frozen=True)
@@ -96,27 +108,30 @@ def collect(
         force: replace an existing set.
 
     Raises:
-        UserError: the folder is not FP32, audio cannot be read, nothing is left, or ``directory`` is taken.
+        UserError: the folder is not FP32 or damaged, audio cannot be read, nothing is left, or ``directory`` is taken.
     """
+    _check_target(bundle, directory)
+    refuse_existing(directory, force=force, kind=CALIBRATION_SET)
     _check_source(bundle)
-    refuse_existing(directory, force=force)
     rate = bundle.metadata.sample_rate
-    evaluated = _evaluation_audio((default_manifest(), *exclude), rate)
+    manifests = list(dict.fromkeys((default_manifest(), *exclude)))
+    evaluated = _evaluation_audio(manifests, rate)
     recordings, excluded = _choose(bundle, utterances, evaluated, samples, seed)
     languages = sorted({each.utterance.target_lang for each in recordings})
     try:
-        with new_directory(directory, force=force) as temporary:
+        with new_directory(directory, force=force, kind=CALIBRATION_SET) as temporary:
             with tempfile.TemporaryDirectory(dir=temporary) as folder:
                 drawn = Drawn(Path(folder), languages, samples, seed)
                 _run(bundle, recordings, drawn, threads)
                 graphs = {graph: _store(temporary, graph, drawn) for graph in CALIBRATED}
-            index = Index(
+            index = CollectedIndex(
                 seed=seed,
                 requested=samples,
                 source=source_facts(bundle),
                 files=graph_hashes(bundle),
                 audio=[each.as_listed() for each in recordings],
                 excluded=excluded,
+                evaluation=[{"name": each.name, "sha256": file_facts(each)["sha256"]} for each in manifests],
                 tools={name: version(name) for name in ("openvino", "numpy", "nemotron-ov")},
                 graphs=graphs,
             )
@@ -132,7 +147,7 @@ def default_utterances() -> list[Utterance]:
     """The calibration set that travels with the demo checkpoint."""
     from export import demo
 
-    return read_manifest(demo.CALIBRATION)
+    return read_manifest(demo.CALIBRATION, text=False)
 
 
 def folder_utterances(folder: Path) -> list[Utterance]:
@@ -146,7 +161,7 @@ def folder_utterances(folder: Path) -> list[Utterance]:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
     if not files:
         raise UserError(f"{folder}: holds no audio; give a folder of WAV, FLAC, OGG or MP3 files")
-    return [Utterance(audio_filepath=file.resolve(), text="", target_lang=DEFAULT_LANGUAGE) for file in files]
+    return [Utterance(audio_filepath=file.resolve(), target_lang=DEFAULT_LANGUAGE) for file in files]
 
 
 def audio_sha256(audio: NDArray[np.float32]) -> str:
@@ -154,21 +169,36 @@ def audio_sha256(audio: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(audio, "<f4").tobytes()).hexdigest()
 
 
+def _check_target(bundle: Bundle, directory: Path) -> None:
+    target, source = directory.resolve(), bundle.path.resolve()
+    if target == source or target in source.parents:
+        raise UserError(f"{directory}: is or holds the source folder {bundle.path}; choose another folder")
+
+
 def _check_source(bundle: Bundle) -> None:
     name = bundle.metadata.recipe.get("name", bundle.metadata.precision.lower())
     if name != "fp32":
         raise UserError(f"{bundle.path}: was made by recipe {name}; give the fp32 folder that recipes start from")
+    damaged = bundle.damaged_files()
+    if damaged:
+        raise UserError(f"{bundle.path / damaged[0]}: differs from what was written; export the folder again")
 
 
 def _evaluation_audio(manifests: Sequence[Path], rate: int) -> set[str]:
     """Hashes of all recordings that results are measured on."""
-    listed = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
+    listed = [utterance for manifest in manifests for utterance in read_manifest(manifest, text=False)]
     with task("hashing evaluation audio", len(listed)) as progress:
-        hashes = set()
+        hashes: set[str] = set()
         for utterance in listed:
-            hashes.add(audio_sha256(load_audio(utterance.audio_filepath, rate)))
+            hashes |= _hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)
             progress.advance()
     return hashes
+
+
+def _hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int) -> set[str]:
+    """Hashes of an utterance and of the whole file that it is cut from: other parts of that may overlap it."""
+    part = cut_utterance(utterance, audio, rate)
+    return {audio_sha256(audio)} if part is audio else {audio_sha256(audio), audio_sha256(part)}
 
 
 def _choose(
@@ -189,9 +219,10 @@ def _choose(
         for place in generator(seed, "recordings", language).permutation(len(group)):
             if steps >= wanted:
                 break
-            audio = load_audio(group[place].audio_filepath, meta.sample_rate)
+            whole = load_audio(group[place].audio_filepath, meta.sample_rate)
+            audio = cut_utterance(group[place], whole, meta.sample_rate)
             digest = audio_sha256(audio)
-            if digest in evaluated:
+            if not evaluated.isdisjoint(_hashes(group[place], whole, meta.sample_rate)):
                 excluded.append(group[place].audio_filepath.name)
             elif digest not in known:
                 known.add(digest)
@@ -224,9 +255,7 @@ def _run(bundle: Bundle, recordings: Sequence[Recording], drawn: Drawn, threads:
                 language = recording.utterance.target_lang
                 prompt = DEFAULT_LANGUAGE if (number + turn) % AUTO_EVERY == 0 else language
                 watch.begin(Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0))
-                _recognize(
-                    recognizer, load_audio(recording.utterance.audio_filepath, bundle.metadata.sample_rate), prompt
-                )
+                _recognize(recognizer, load_utterance(recording.utterance, bundle.metadata.sample_rate), prompt)
                 progress.advance()
         del recognizer, watch
         gc.collect()

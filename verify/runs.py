@@ -20,9 +20,8 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
-from verify.audio import load_audio
 from verify.generation1 import Generation1, properties
-from verify.manifest import Utterance
+from verify.manifest import Utterance, load_utterance
 from verify.resources import machine
 from verify.streaming import Streaming
 from verify.transcript import Recognizer, Transcript
@@ -143,7 +142,7 @@ def transcribe_manifest(
     transcripts = []
     with task(title, total=len(utterances)) as progress:
         for utterance in utterances:
-            audio = load_audio(utterance.audio_filepath, sample_rate)
+            audio = load_utterance(utterance, sample_rate)
             prompt = utterance.target_lang if language == MANIFEST_LANGUAGE else language
             transcripts.append(recognizer.transcribe(audio, prompt))
             progress.advance()
@@ -237,13 +236,19 @@ def _record(
 def _runtime_sha256() -> str:
     """Identity of the code that transcribes, so that an edited loop never reuses what an older one heard."""
     here = Path(__file__).parent
-    files = [here / name for name in ("audio.py", "generation1.py", "nemo_reference.py", "transcript.py")]
+    names = ("audio.py", "generation1.py", "manifest.py", "nemo_reference.py", "transcript.py")
+    files = [here / name for name in names]
     return _digest([file_facts(file) for file in [*files, *sorted((here / "streaming").glob("*.py"))]])
 
 
 def manifest_sha256(utterances: Sequence[Utterance]) -> str:
-    """Identity of what is transcribed: every audio file's contents and language, in order; texts do not count."""
-    return _digest([[file_facts(each.audio_filepath)["sha256"], each.target_lang] for each in utterances])
+    """Identity of what is transcribed: every audio file's contents, the part meant, and language, in order.
+
+    Texts do not count, and an utterance that is all of its file is the same with and without a duration.
+    """
+    return _digest(
+        [[file_facts(each.audio_filepath)["sha256"], each.target_lang, *(each.cut or ())] for each in utterances]
+    )
 
 
 def save_transcripts(path: Path, run: Run) -> None:

@@ -14,6 +14,7 @@ import psutil
 
 from export.bundle import Bundle
 from export.errors import UserError
+from scripts.outputs import check_output
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -31,6 +32,9 @@ NEMO = "nemo-pytorch"
 
 KV = "-kv"
 """Ends the names of builds whose attention cache holds keys and values."""
+
+ANY_RATE = 16_000
+"""Hz at which audio is read to see that it can be."""
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -112,6 +116,7 @@ def make_plan(options: Options) -> Plan:
     """
     from export.checkpoint import open_checkpoint
     from scripts.selection import choose_utterances
+    from verify.manifest import load_utterance
 
     _check_outputs(options)
     given = _given_builds(options)
@@ -126,6 +131,13 @@ def make_plan(options: Options) -> Plan:
     builds = tuple(_unique([*given, *made]))
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
     utterances = tuple(choose_utterances(options.manifest, options.limit))
+    if options.batch > len(utterances):
+        raise UserError(
+            f"--batch {options.batch}: only {len(utterances)} utterances would be transcribed; raise --limit, give a "
+            "longer --manifest, or lower --batch"
+        )
+    for utterance in utterances:
+        load_utterance(utterance, ANY_RATE)  # one that cannot be used is found before minutes of work
     return Plan(options, builds, checkpoint, utterances, options.threads or default_threads())
 
 
@@ -222,16 +234,8 @@ def _unique(builds: Sequence[Build]) -> list[Build]:
 
 def _check_outputs(options: Options) -> None:
     """Refuse files that could not be written after minutes of measuring."""
-    for option, path in (("--json", options.json_file), ("--picture", options.picture)):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UserError(f"{option} {path}: is a folder; give a file")
-        place = path.absolute().parent
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir() or not os.access(place, os.W_OK):
-            raise UserError(f"{option} {path}: cannot be written there; choose another place")
+    check_output("--json", options.json_file)
+    check_output("--picture", options.picture)
     if options.picture is None:
         return
     if options.picture.suffix.lower() not in PICTURES:

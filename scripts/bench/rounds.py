@@ -59,7 +59,7 @@ def _measure(plan: Plan, build: Build, path: Path) -> Measurement:
         runtime=build.runtime,
         path=path,
         threads=plan.threads,
-        audio=[(each.audio_filepath, each.target_lang) for each in plan.utterances],
+        utterances=list(plan.utterances),
         batch=build.batch,
     )
     return Measurement.model_validate(run_module("scripts.bench.worker", [], text=task.model_dump_json()))

@@ -35,8 +35,8 @@ from scripts.bench.encoders import (
 )
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import Engine
-from verify.audio import load_audio
 from verify.generation1 import EncoderStep
+from verify.manifest import Utterance, load_utterance
 from verify.resources import peak_rss_mb
 from verify.transcript import Timings, Transcript, prompt_id_for
 
@@ -57,7 +57,7 @@ class Task(BaseModel):
     runtime: str
     path: Path  # folder, or checkpoint
     threads: int
-    audio: list[tuple[Path, str]]  # file and language
+    utterances: list[Utterance]
     batch: int = 1
     steps: int = STEPS
 
@@ -148,21 +148,40 @@ def _nemo(task: Task) -> dict[str, Any]:
     with torch.inference_mode():
         mel, _ = model.preprocessor(input_signal=signal, length=torch.tensor([signal.shape[1]]))
     prompts = checkpoint.prompts or {}
-    prompt = prompt_id_for(task.audio[0][1], prompts, checkpoint.default_prompt_id or 0)
+    prompt = prompt_id_for(task.utterances[0].target_lang, prompts, checkpoint.default_prompt_id or 0)
     encoder = TorchEncoder(model, geometry)
     facts |= _timed(encoder, encoder_ports(model, geometry), mel.numpy(), geometry, prompt, task.steps)
     return facts | {"folder_mb": task.path.stat().st_size / 1e6}
 
 
 def _transcribe(recognizer: Any, task: Task, sample_rate: int) -> dict[str, Any]:
-    """Audio to text over all utterances, the first once before the clock starts; then the peak memory so far."""
-    signals = [load_audio(path, sample_rate) for path, _ in task.audio]
-    languages = [language for _, language in task.audio]
-    recognizer.transcribe(signals[0], languages[0])
+    """Audio to text over all utterances, after a step of a full batch; then the peak memory so far."""
+    signals = [load_utterance(each, sample_rate) for each in task.utterances]
+    languages = [each.target_lang for each in task.utterances]
+
+    def run(count: int) -> list[Transcript]:
+        if task.batch > 1:
+            found: list[Transcript] = recognizer.transcribe_all(signals[:count], languages[:count])
+            return found
+        return [recognizer.transcribe(*each) for each in zip(signals[:count], languages[:count], strict=True)]
+
+    run(task.batch)
+    before = _steps(recognizer, task)
     start = time.perf_counter()
-    transcripts = [recognizer.transcribe(signal, language) for signal, language in zip(signals, languages, strict=True)]
+    transcripts = run(len(signals))
     wall = time.perf_counter() - start
-    return {"pipeline_s": wall, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    facts = {"pipeline_s": wall, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    # What a batch's utterances count are their rows; several have one step.
+    steps = {name: calls - before[name] for name, calls in _steps(recognizer, task).items()}
+    return facts | ({"calls": steps} if steps else {})
+
+
+def _steps(recognizer: Any, task: Task) -> dict[str, int]:
+    """How often each graph of a recognizer of batches has run."""
+    if task.batch == 1:
+        return {}
+    names = {"mel": "preprocessor", "encoder": "encoder", "decoder": "decoder", "joint": "joint"}
+    return {name: getattr(recognizer, graph).calls for name, graph in names.items()}
 
 
 def _sums(transcripts: Sequence[Transcript]) -> dict[str, Any]:
@@ -186,7 +205,9 @@ def _time_folder(encoder: EncoderStep, bundle: Bundle, task: Task, config: dict[
     signal = _signal(task, metadata.sample_rate)
     request = compile_graph(ov.Core(), bundle, "preprocessor", "CPU", config).create_infer_request()
     request.infer({"audio": signal[None], "audio_length": np.array([len(signal)], np.int32)})
-    prompt = prompt_id_for(task.audio[0][1], metadata.prompt_dictionary or {}, metadata.default_prompt_id or 0)
+    prompt = prompt_id_for(
+        task.utterances[0].target_lang, metadata.prompt_dictionary or {}, metadata.default_prompt_id or 0
+    )
     return _timed(
         encoder,
         batched(expected_ports(metadata)["encoder"].inputs, task.batch),
@@ -209,10 +230,10 @@ def _signal(task: Task, sample_rate: int) -> Array:
     """Audio for the encoder alone, [samples]: the first utterances in a row."""
     signals: list[Array] = []
     wanted = WINDOW_SECONDS * sample_rate
-    for path, _ in task.audio:
+    for utterance in task.utterances:
         if sum(map(len, signals)) >= wanted:
             break
-        signals.append(load_audio(path, sample_rate))
+        signals.append(load_utterance(utterance, sample_rate))
     return np.concatenate(signals)
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
-from export.errors import NemotronOVError
+from export.errors import NemotronOVError, UserError
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on the disks of the output and of TMPDIR",
+    errno.EDQUOT: "make room on the disks of the output and of TMPDIR",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -15,14 +25,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what to parse; None for the process's own.
 
     Raises:
-        SystemExit: always, with the exit status.
+        SystemExit: always, with the exit status; only a bug's traceback takes its place.
     """
     from scripts.cli.app import app
 
     try:
         app(args=None if arguments is None else list(arguments), prog_name="nemotron-ov")
     except NemotronOVError as error:
-        message = " ".join(str(error).split())
-        if message:  # empty where a stage's own process has printed the line already
-            print(f"error: {message}", file=sys.stderr)  # noqa: T201  # rich would wrap the line
+        _print_error(str(error))  # empty where a stage's own process has printed the line already
         sys.exit(error.exit_code)
+    except OSError as error:
+        _print_error(_system_error(error))
+        sys.exit(UserError.exit_code)
+
+
+def _print_error(message: str) -> None:
+    """One line on stderr, if there is anything to say."""
+    line = " ".join(message.split())
+    if line:
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201  # rich would wrap the line
+
+
+def _system_error(error: OSError) -> str:
+    """What the system refused where no check had foreseen it: path, reason, remedy."""
+    path = error.filename if error.filename is not None else "a file or folder"  # a full disk names none
+    remedy = _REMEDIES.get(error.errno or 0, "check the path and its disk")
+    return f"{path}: {error.strerror or str(error) or type(error).__name__}; {remedy}, then run again"

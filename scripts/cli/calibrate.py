@@ -87,4 +87,4 @@ def _utterances(manifest: Path | None, audio: Path | None) -> list[Utterance]:
         raise UserError(f"--manifest {manifest} and --audio {audio}: both given; choose one")
     if audio:
         return folder_utterances(audio)
-    return read_manifest(manifest) if manifest else default_utterances()
+    return read_manifest(manifest, text=False) if manifest else default_utterances()

@@ -43,10 +43,13 @@ def verify(
 ) -> Result:
     """Does a folder transcribe like its reference? Exit status 1 where its recipe's limits do not hold."""
     from export.bundle import Bundle
+    from scripts.outputs import check_output
     from scripts.selection import choose_utterances
     from verify.pipeline import verify_bundle
     from verify.resources import peak_rss_mb
 
+    check_output("--report", report)
+    check_output("--cache", cache, folder=True)
     bundle = Bundle.open(directory)
     if language != "manifest":
         _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
@@ -115,10 +118,12 @@ def record(
 ) -> Result:
     """Run NeMo over a manifest and keep its transcripts, so that `verify` need not hold both models at once."""
     from export.checkpoint import open_checkpoint
+    from scripts.outputs import check_output
     from scripts.selection import choose_utterances
     from verify.resources import peak_rss_mb
     from verify.runs import record_checkpoint
 
+    check_output("--cache", cache, folder=True)
     utterances = choose_utterances(manifest, limit)
     opened = open_checkpoint(checkpoint, revision)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)

@@ -35,7 +35,7 @@ def sweep(
     ],
     recipe: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A recipe or its .toml file, repeatable. (default: all that can be made)"),
+        typer.Option(metavar="NAME", help="A recipe or its .toml file, repeatable. (default: all built-in ones)"),
     ] = None,
     grid: Annotated[
         list[str] | None,
@@ -47,13 +47,26 @@ def sweep(
         bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
     ] = False,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What `calibrate` collected; some recipes need it.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="What `calibrate` collected, from other audio than the manifest's. (default: where a recipe needs it, "
+            "the set beside the demo checkpoint, collected once into --output)",
+        ),
     ] = None,
-    keep: Annotated[Keep, typer.Option(help="Folders that stay: all, those on a Pareto front, or none.")] = Keep.front,
+    keep: Annotated[
+        Keep | None,
+        typer.Option(
+            help="Folders that stay: all, those on a Pareto front (size or step time, and error rate against fp32's "
+            "text), or none. (default: front)",
+            show_default=False,
+        ),
+    ] = None,
     kl: Annotated[bool, typer.Option("--kl", help="Also the teacher-forced divergence of each recipe.")] = False,
     repeats: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Rounds of measuring each recipe in turn with fp32.")
-    ] = 2,
+        int | None,
+        typer.Option(metavar="N", min=1, help="Rounds of measuring each recipe in turn with fp32. (default: 2)"),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads. (default: the physical cores)")
     ] = None,
@@ -76,8 +89,9 @@ def sweep(
         typer.Option(
             metavar="X",
             min=0,
-            help="With --search: WER points over fp32 (default: 0.3). With --per-layer: write a recipe that keeps as "
-            "many groups as leave a KL of X.",
+            help="With --search: WER points over fp32 (default: 0.3); gains count as none, and fp32's tokens must be "
+            "kept as often as the recipe's exact_match asks. With --per-layer: write a recipe that keeps as many "
+            "groups as leave a KL of X.",
         ),
     ] = None,
     trials: Annotated[
@@ -85,15 +99,17 @@ def sweep(
         typer.Option(metavar="N", min=1, help="With --search: trials, earlier runs' included (default: 20)."),
     ] = None,
     objective: Annotated[
-        Objective | None, typer.Option(help="With --search: what shall be small.", show_default=False)
+        Objective | None, typer.Option(help="With --search: what shall be small. (default: size)", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="With --search: seed of what is proposed.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="With --search: seed of what is proposed. (default: 0)")
+    ] = None,
     as_json: shared.Json = False,
 ) -> Result:
     """Try recipes on an FP32 folder: size, speed and memory against what each costs in accuracy.
 
-    Ends in a table, sweep.json and sweep.png. A sweep that was stopped goes on when it is repeated, and nothing is
-    computed twice in one --output. Exit status 1: some recipe failed.
+    Ends in a table, sweep.json and, with matplotlib, sweep.png. A sweep that was stopped goes on when it is repeated,
+    and nothing is computed twice in one --output. Exit status 1: some recipe failed.
     """
     from scripts.sweep import rank_layers
     from scripts.sweep import search as run_search
@@ -104,10 +120,19 @@ def sweep(
     _check_modes(
         per_layer=per_layer,
         search=search,
-        sweep_only={"--grid": grid, "--kl": kl},
-        layer_only={"--draw": draw},
-        search_only={"--trials": trials, "--objective": objective},
-        either={"--budget": budget},
+        given={
+            "--grid": grid,
+            "--ignore-text": ignore_text,
+            "--keep": keep,
+            "--kl": kl,
+            "--repeats": repeats,
+            "--runtime": runtime,
+            "--draw": draw,
+            "--budget": budget,
+            "--trials": trials,
+            "--objective": objective,
+            "--seed": seed,
+        },
     )
     chosen = Options(
         source=source,
@@ -118,9 +143,9 @@ def sweep(
         limit=limit,
         ignore_text=ignore_text,
         calibration=calibration,
-        keep=keep.value,
+        keep=keep.value if keep else "front",
         kl=kl,
-        repeats=repeats,
+        repeats=repeats or 2,
         threads=threads,
         runtime=runtime.value if runtime else None,
         lessons=limit if per_layer else None,
@@ -129,7 +154,7 @@ def sweep(
         budget=0.3 if budget is None else budget,
         trials=trials or 20,
         objective=objective.value if objective else "size",
-        seed=seed,
+        seed=seed or 0,
     )
     if per_layer:
         report = rank_layers(chosen)
@@ -141,29 +166,35 @@ def sweep(
     return Result(report, lambda: render_sweep(report), as_json, exit_code=1 if report["failed"] else 0)
 
 
-def _check_modes(
-    *,
-    per_layer: bool,
-    search: bool,
-    sweep_only: dict[str, object],
-    layer_only: dict[str, object],
-    search_only: dict[str, object],
-    either: dict[str, object],
-) -> None:
+_READ_BY = {
+    "--grid": ("sweep",),
+    "--ignore-text": ("sweep",),
+    "--keep": ("sweep", "search"),
+    "--kl": ("sweep",),
+    "--repeats": ("sweep", "search"),
+    "--runtime": ("sweep", "search"),
+    "--draw": ("per-layer",),
+    "--budget": ("per-layer", "search"),
+    "--trials": ("search",),
+    "--objective": ("search",),
+    "--seed": ("search",),
+}
+"""Options that not every mode reads, and the modes that do."""
+
+
+def _check_modes(*, per_layer: bool, search: bool, given: dict[str, object]) -> None:
     """Refuse options that the chosen mode would not read."""
     from export.errors import UserError
 
     if per_layer and search:
         raise UserError("--per-layer and --search: are two things; run one after the other with the same --output")
-    given = {
-        "is for a sweep; leave it out": sweep_only if per_layer or search else {},
-        "goes with --per-layer; add that": {} if per_layer else layer_only,
-        "goes with --search; add that": {} if search else search_only,
-        "goes with --search or --per-layer; add one": {} if search or per_layer else either,
-    }
-    for remedy, options in given.items():
-        for name, value in options.items():
-            if value not in (None, False, [], ()):
-                raise UserError(f"{name}: {remedy}")
-    if layer_only["--draw"] is not None and either["--budget"] is not None:
+    mode = "per-layer" if per_layer else "search" if search else "sweep"
+    for name, value in given.items():
+        readers = _READ_BY[name]
+        if value is None or value is False or value == [] or mode in readers:
+            continue
+        modes = " or ".join(f"--{reader}" for reader in readers if reader != "sweep")
+        remedy = f"goes with {modes}; add that" if mode == "sweep" else f"is not read with --{mode}; leave it out"
+        raise UserError(f"{name}: {remedy}")
+    if given["--draw"] is not None and given["--budget"] is not None:
         raise UserError("--draw and --budget: both say how many groups are kept; give one")

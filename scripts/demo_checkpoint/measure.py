@@ -27,8 +27,7 @@ def measure_streaming(
 ) -> list[dict[str, float | str]]:
     """Error rates per language, in per cent, of NeMo's streaming: one row for each lookahead and kind of prompt."""
     from export.checkpoint import load_model, open_checkpoint
-    from verify.audio import load_audio
-    from verify.manifest import read_manifest
+    from verify.manifest import load_utterance, read_manifest
     from verify.nemo_reference import NemoStreaming
 
     checkpoint = open_checkpoint(checkpoint_path)
@@ -41,7 +40,7 @@ def measure_streaming(
             heard = []
             with task(f"streaming, lookahead {lookahead}, {prompt} prompt", len(utterances)) as progress:
                 for utterance in utterances:
-                    audio = load_audio(utterance.audio_filepath, checkpoint.sample_rate)
+                    audio = load_utterance(utterance, checkpoint.sample_rate)
                     language = AUTO if prompt == AUTO else utterance.target_lang
                     transcript = reference.transcribe(audio, language)
                     heard.append((transcript.text, transcript.language))
@@ -55,8 +54,7 @@ def measure_offline(checkpoint_path: Path, manifest: Path, lookahead: int = LOOK
     import torch
 
     from export.checkpoint import load_model, open_checkpoint
-    from verify.audio import load_audio
-    from verify.manifest import read_manifest
+    from verify.manifest import load_utterance, read_manifest
     from verify.transcript import detokenize
 
     torch.set_num_threads(1)  # its operations are too short to be shared out
@@ -68,7 +66,7 @@ def measure_offline(checkpoint_path: Path, manifest: Path, lookahead: int = LOOK
     heard = []
     with torch.inference_mode(), task("offline, auto prompt", len(utterances)) as progress:
         for utterance in utterances:
-            audio = torch.from_numpy(load_audio(utterance.audio_filepath, checkpoint.sample_rate))[None]
+            audio = torch.from_numpy(load_utterance(utterance, checkpoint.sample_rate))[None]
             encoded, length = model.forward(
                 input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]]), prompt_indices=prompt
             )

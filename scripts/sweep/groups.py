@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from export.bundle import GRAPHS, Bundle
 from quantize.effect import is_ignored, weights
+from quantize.modes import INTEGER_8
 from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS
 
@@ -91,13 +92,21 @@ def _order(group: Group) -> tuple[int, int, str]:
     return (place.index(kind) if kind in place else len(place), int(number[1]) if number else 0, group.name)
 
 
+def whole(step: WeightCompression) -> WeightCompression:
+    """A compression of every product that it is given: it chooses none by a ratio, and leaves none to its backup."""
+    if step.mode in INTEGER_8:
+        return step
+    plain = step.model_copy(update={"ratio": None, "sensitivity_metric": None, "all_layers": True})
+    return plain if plain.needs_calibration else plain.model_copy(update={"subset_size": None})
+
+
 def step_for(group: Group, groups: Sequence[Group], step: WeightCompression) -> WeightCompression:
-    """A recipe's compression of one group alone."""
+    """A recipe's compression of one group alone, all of it."""
     others = {name for other in groups if other.graph == group.graph for name in other.operations}
     names = sorted(others - set(group.operations))
     encoder = group.graph == "encoder"
     scope = IgnoredScope(names=tuple(names), patterns=(POSITIONS,) * encoder, must_match=not encoder)
-    return step.model_copy(update={"ignored_scope": scope})
+    return whole(step).model_copy(update={"ignored_scope": scope})
 
 
 def is_compressed(group: Group, recipe: Recipe, step: WeightCompression) -> bool:

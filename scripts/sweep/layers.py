@@ -13,8 +13,10 @@ from export.progress import note
 from quantize.recipe import Recipe
 from quantize.recipe_file import dump_recipe
 from scripts.bench.children import ChildError
-from scripts.sweep.groups import Group, find_groups, is_compressed, without
-from scripts.sweep.plan import Options, Plan, lessons_identity, make_plan
+from scripts.sweep.calibration import with_calibration
+from scripts.sweep.groups import Group, find_groups, is_compressed, whole, without
+from scripts.sweep.identity import probe_identity
+from scripts.sweep.plan import Options, Plan, make_plan
 from scripts.sweep.probe import BASE
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.task import Task
@@ -31,7 +33,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
         ``kept`` and ``drawn`` (the recipe's file, or None).
 
     Raises:
-        UserError: bad input; nothing was written.
+        UserError: bad input; nothing was written. Or the default calibration set cannot be collected.
         TrialError: FP32 itself cannot be run.
         NemotronOVError: the probing process died.
     """
@@ -45,6 +47,8 @@ def rank_layers(options: Options) -> dict[str, Any]:
             "draw fewer"
         )
     with claimed(plan) as store:
+        if whole(recipe.encoder.compression[0]).needs_calibration:
+            plan = with_calibration(plan)
         found = _probe(plan, store, recipe, groups)
         report = _report(plan, recipe, groups, found)
         kept = _kept(options, [group.name for group in candidates], report["groups"])
@@ -63,7 +67,7 @@ def _single_recipe(plan: Plan) -> Recipe:
             "recipe of weight compression"
         )
     if plan.options.draw is None and plan.options.kl_budget is None:
-        note("no recipe is drawn without --draw or --kl-budget")
+        note("no recipe is drawn without --draw or --budget")
     return recipe
 
 
@@ -71,19 +75,16 @@ def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) ->
     """Results by group, those of earlier runs taken where they are."""
     step = recipe.encoder.compression[0]
     lessons = ensure_lessons(plan, store)
-    used = plan.calibration.sha256 if plan.calibration and step.needs_calibration else ""
-    facts = step.model_dump_json(exclude={"ignored_scope"}) + used
-    files = {
-        name: store.result_file("probed", lessons_identity(plan), facts if name != BASE else "", name)
-        for name in (BASE, *(group.name for group in groups))
-    }
+    used = plan.calibration if whole(step).needs_calibration else None
+    members: list[tuple[str, Group | None]] = [(BASE, None), *((group.name, group) for group in groups)]
+    files = {name: store.result_file("probed", probe_identity(plan, group, groups, step)) for name, group in members}
     wanted = {name: str(file) for name, file in files.items() if store.read(file) is None}
     if wanted:
         task = Task(
             kind="layers",
             source=plan.source.path,
             folder=plan.output,
-            calibration=plan.calibration.path if used and plan.calibration else None,
+            calibration=used.path if used else None,
             threads=plan.threads,
             lessons=lessons,
             step=step,

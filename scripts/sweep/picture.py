@@ -1,4 +1,4 @@
-"""A picture of the sweep: size and step time against what they cost in accuracy."""
+"""A picture of the sweep: size and step time against how much of FP32's text is lost."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def save_picture(report: Mapping[str, Any], path: Path) -> None:
     _panel(left, rows, "size", [row["mb"] for row in rows], "folder, MB")
     base = rows[0]["encoder_step_ms"] or 1.0
     _panel(right, rows, "step", [base * row["step_share"] for row in rows], "encoder step, ms (scaled to one fp32)")
-    what = "WER, points over fp32" if report["text_scored"] else "WER against fp32's text, %"
-    left.set_ylabel(what)
+    left.set_ylabel("error rate against fp32's text, %")
     facts = report["machine"]
     figure.suptitle(
         f"{report['checkpoint'].get('source', report['source'])}: {report['utterances']} utterances of "
@@ -45,13 +44,13 @@ def save_picture(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Any, rows: list[Mapping[str, Any]], panel: str, across: list[float], label: str) -> None:
-    best = sorted((x, row["error"]) for x, row in zip(across, rows, strict=True) if panel in row["front"])
+    best = sorted((x, row["wer_between"]) for x, row in zip(across, rows, strict=True) if panel in row["front"])
     axes.plot(*zip(*best, strict=True), drawstyle="steps-post", color="0.6", zorder=1, label="Pareto front")
     for index, (x, row) in enumerate(zip(across, rows, strict=True)):
         on_front = panel in row["front"]
-        axes.scatter(x, row["error"], s=70 if on_front else 30, color=f"C{index % 10}", zorder=3,
+        axes.scatter(x, row["wer_between"], s=70 if on_front else 30, color=f"C{index % 10}", zorder=3,
                      marker="D" if on_front else "o", edgecolors="black" if on_front else "none")  # fmt: skip
-        axes.annotate(row["name"], (x, row["error"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(row["name"], (x, row["wer_between"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
     axes.set_xlim(0, 1.25 * max(across))
     axes.set_xlabel(label)
     axes.legend(loc="best", fontsize=8)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from export.bundle import GRAPHS, Bundle, file_facts
 from export.errors import UserError
-from quantize.calibration import CalibrationData, graph_hashes
-from quantize.recipe import GraphRecipe, Recipe, Tolerance
+from quantize.calibration import CalibrationData
+from quantize.recipe import GraphRecipe, Recipe
 from quantize.recipes import RECIPES, get_recipe
 from scripts.bench.plan import default_threads
 from scripts.regenerate.plan import existing_parent
 from scripts.selection import choose_utterances
+from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
 from scripts.sweep.grid import Variant, expand, parse_axis
+from scripts.sweep.identity import source_identity
 from verify.manifest import Utterance
-from verify.runs import Runtime, manifest_sha256
+from verify.runs import Runtime
 
 Keep = Literal["all", "front", "none"]
 
@@ -31,7 +29,6 @@ LESSONS = 8
 """Utterances of teacher-forced decoding, where nothing is said."""
 
 _SLACK = 32_000_000  # bytes: results, lessons, transcripts
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,10 @@ class Plan:
         options: as given.
         source: the FP32 folder.
         recipes: as chosen, in order.
-        variants: rows of a sweep; none in the other modes.
+        variants: rows of a sweep; in the other modes, the recipes themselves.
         utterances: what WER is measured on.
         score_text: whether the manifest's text means anything to this model.
-        calibration: for recipes that need it.
+        calibration: for recipes that need it; None also where the default set is still to be collected.
         threads: CPU threads of everything.
         identity: of everything that all results depend on.
     """
@@ -99,38 +96,39 @@ class Plan:
         return min(self.options.lessons or LESSONS, len(self.utterances))
 
 
-def make_plan(options: Options, *, default: Sequence[str] | None = None, extra: str = "matplotlib") -> Plan:
+def make_plan(options: Options, *, default: Sequence[str] | None = None, extra: str | None = None) -> Plan:
     """Resolve and check everything.
 
     Args:
         options: as given.
-        default: recipes where none is given; None for every one that can be made.
+        default: recipes where none is given; None for every one but fp32.
         extra: a module that the mode needs beyond the toolkit's own.
 
     Raises:
         UserError: folder, recipe, grid, manifest or calibration cannot be used, or a library is missing.
     """
-    if find_spec(extra) is None:
+    if extra is not None and find_spec(extra) is None:
         raise UserError(f"sweep: {extra} is not installed; pip install 'nemotron-ov[sweep]'")
     source = _source(options.source)
-    calibration = CalibrationData.open(options.calibration) if options.calibration else None
-    if calibration is not None:
-        calibration.check_fits(source)
-    recipes = _recipes(options, default, calibration)
+    given = open_given(options, source)
+    recipes = _recipes(options, default)
     variants = expand(recipes, [parse_axis(text) for text in options.grid])
-    _check_calibration(variants, options, calibration)
+    _check_variants(variants, options)
     utterances = choose_utterances(options.manifest, options.limit)
-    score_text = not options.ignore_text and _text_counts(options, source, utterances)
+    identity = source_identity(source)
+    needed = any(variant.recipe is not None and variant.recipe.needs_calibration for variant in variants)
+    if given is not None and needed:
+        check_apart(given, source, utterances, options.manifest)
     return Plan(
         options,
         source,
         tuple(recipes),
         tuple(variants),
         tuple(utterances),
-        score_text,
-        calibration,
+        not options.ignore_text and _text_counts(options, source, utterances),
+        given or (open_collected(options, identity) if needed else None),
         options.threads or default_threads(),
-        _identity(source),
+        identity,
     )
 
 
@@ -145,24 +143,23 @@ def _source(path: Path) -> Bundle:
     return bundle
 
 
-def _recipes(options: Options, default: Sequence[str] | None, calibration: CalibrationData | None) -> list[Recipe]:
-    if default is None:
-        able = [name for name, recipe in RECIPES.items() if calibration is not None or not recipe.needs_calibration]
-        default = [name for name in able if name != "fp32"]
-    recipes = [get_recipe(name) for name in dict.fromkeys(options.recipes or default)]
+def _recipes(options: Options, default: Sequence[str] | None) -> list[Recipe]:
+    names = options.recipes or default or [name for name in RECIPES if name != "fp32"]
+    recipes = [get_recipe(name) for name in dict.fromkeys(names)]
     for index, recipe in enumerate(recipes):
         if any(other.name == recipe.name for other in recipes[:index]):
             raise UserError(f"--recipe {recipe.name}: two recipes have this name; rename one in its file")
     return recipes
 
 
-def _check_calibration(variants: Sequence[Variant], options: Options, calibration: CalibrationData | None) -> None:
-    for variant in variants:
-        if variant.recipe is not None and variant.recipe.needs_calibration and calibration is None:
-            raise UserError(
-                f"recipe {variant.name}: needs calibration data; add --calibration DIR, made by "
-                f"`nemotron-ov calibrate {options.source} DIR`, or leave the recipe out"
-            )
+def _check_variants(variants: Sequence[Variant], options: Options) -> None:
+    """Refuse a grid that leaves nothing to try."""
+    if not any(variant.recipe is not None for variant in variants):
+        first = variants[0]
+        raise UserError(
+            f"--grid {' --grid '.join(options.grid)}: leaves no recipe to try; {first.name} breaks a rule "
+            f"({first.refused}); choose another value"
+        )
 
 
 def _text_counts(options: Options, source: Bundle, utterances: Sequence[Utterance]) -> bool:
@@ -172,73 +169,6 @@ def _text_counts(options: Options, source: Bundle, utterances: Sequence[Utteranc
     if options.manifest is None and demo.CHECKPOINT.exists():
         return bool(source.metadata.checkpoint.get("sha256") == file_facts(demo.CHECKPOINT)["sha256"])
     return any(utterance.text.strip() for utterance in utterances)
-
-
-def _identity(source: Bundle) -> dict[str, Any]:
-    tools = ("nemotron-ov", "openvino", "nncf")
-    return {
-        "source": graph_hashes(source),
-        "tools": {name: version(name) for name in tools},
-        "code": _code_sha256(),
-    }
-
-
-@functools.cache
-def _code_sha256() -> str:
-    """Identity of the code that makes and measures; recipes have hashes of their own."""
-    files = [file for package in ("quantize", "verify") for file in sorted((_ROOT / package).rglob("*.py"))]
-    files += [_ROOT / "scripts" / "bench" / "worker.py", _ROOT / "scripts" / "sweep" / "teacher.py"]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.name != "recipes.py":
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def recipe_identity(plan: Plan, recipe: Recipe) -> str:
-    """Address of a recipe's folder: what it does to which graphs, by which tools, with which calibration.
-
-    The recipe's name and limits do not count, so that a grid's value which a recipe has anyway is the recipe itself.
-    """
-    limits = Tolerance(exact_match=0.0, wer_delta=0.0)
-    content = recipe.model_copy(update={"name": "x", "tolerance": limits}).hash
-    used = plan.calibration.sha256 if plan.calibration and recipe.needs_calibration else None
-    return digest([plan.identity, content, used])
-
-
-def stage_identity(plan: Plan, stage: str) -> str:
-    """What a stage's result depends on beside the folder."""
-    options = plan.options
-    facts: dict[str, Any] = {"threads": plan.threads, "runtime": options.runtime}
-    if stage == "verified":
-        facts["audio"] = manifest_sha256(plan.utterances)
-        facts["texts"] = [utterance.text for utterance in plan.utterances] if plan.score_text else None
-    elif stage == "measured":
-        from verify.resources import machine
-
-        facts |= {"machine": machine(), "repeats": options.repeats}
-        facts["audio"] = [file_facts(each.audio_filepath)["sha256"] for each in measured_audio(plan)]
-    elif stage == "diverged":
-        facts["lessons"] = lessons_identity(plan)
-    return digest([stage, facts])
-
-
-def lessons_identity(plan: Plan) -> str:
-    """Address of the lessons: FP32's graphs and the utterances."""
-    chosen = choose_utterances(plan.options.manifest, plan.lesson_limit)
-    return digest([plan.identity, manifest_sha256(chosen), plan.threads])
-
-
-def measured_audio(plan: Plan) -> list[Utterance]:
-    """What the pipeline's time is taken on: utterances from all over the manifest, 20 seconds of them at most."""
-    from scripts.selection import first_seconds, spread
-
-    return first_seconds(spread(plan.utterances, 8), 20.0)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def check_room(plan: Plan, recipes: Sequence[Recipe]) -> None:
@@ -257,6 +187,8 @@ def check_room(plan: Plan, recipes: Sequence[Recipe]) -> None:
         return
     kept = max(estimates) if plan.options.keep == "none" else sum(estimates)
     need = kept + 0.5 * max(sizes.values()) + _SLACK  # half-precision copy of the graph at work
+    if plan.calibration is None and any(recipe.needs_calibration for recipe in recipes):
+        need += collected_bytes(plan.source)
     free = shutil.disk_usage(existing_parent(plan.output)).free
     if free < need:
         remedy = "choose another --output" if plan.options.keep == "none" else "use --keep none, another --output"

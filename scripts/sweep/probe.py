@@ -15,7 +15,7 @@ from export.errors import NemotronOVError
 from export.progress import task as shown
 from quantize.calibration import CalibrationData
 from quantize.compression import Samples, compress
-from quantize.effect import check_effect
+from quantize.effect import check_effect, weights
 from quantize.recipe import GraphRecipe
 from scripts.sweep.groups import Group, step_for
 from scripts.sweep.teacher import Transducer, diverge, encode, joint_shapes, lessons
@@ -44,8 +44,9 @@ def probe(task: Task) -> list[str]:
                 result = builds.measure(groups.get(name))
             except NemotronOVError as error:
                 result = {"failed": " ".join(str(error).split())}
-            except RuntimeError as error:  # OpenVINO's
-                result = {"failed": f"OpenVINO cannot run it ({str(error).strip().splitlines()[-1][:200]})"}
+            except Exception as error:  # OpenVINO's, NNCF's: what one group meets says nothing about the others
+                said = str(error).strip().splitlines() or [""]
+                result = {"failed": f"{type(error).__name__}: {said[-1][:200]}"}
             write_atomically(Path(file), json.dumps(result) + "\n")
             gc.collect()
             progress.advance()
@@ -66,6 +67,12 @@ def _half_graphs(bundle: Bundle) -> Iterator[Path]:
         yield Path(folder)
 
 
+def compressed_share(model: ov.Model, group: Group) -> float:
+    """The share of a group's weights that are compressed: what its groups or its backup do not fit may be left."""
+    own = {weight.name: weight for weight in weights(model) if weight.operation in group.operations}.values()
+    return sum(weight.elements for weight in own if weight.compressed) / sum(weight.elements for weight in own)
+
+
 class _Builds:
     """The f16 build, and one with a group compressed at a time; what does not change is computed once."""
 
@@ -84,11 +91,14 @@ class _Builds:
         self._said = [self._transducer.states(lesson.tokens.tolist()) for lesson in self._taught]
 
     def measure(self, group: Group | None) -> dict[str, Any]:
-        """The divergence with one group compressed, or none."""
+        """The divergence with one group compressed, or none; ``compressed`` is the share of its weights that were."""
         encoded, transducer, said = self._encoded, self._transducer, self._said
         blank = self._bundle.metadata.blank_idx
+        share = 0.0
         if group is not None:
-            changed = self._compile(group.graph, self._compressed(group))
+            model = self._compressed(group)
+            share = compressed_share(model, group)
+            changed = self._compile(group.graph, model)
             if group.graph == "encoder":
                 encoded = [encode(changed, lesson) for lesson in self._taught]
             elif group.graph == "joint":
@@ -96,7 +106,7 @@ class _Builds:
             else:
                 transducer = Transducer(changed, self._joint, blank)
                 said = [transducer.states(lesson.tokens.tolist()) for lesson in self._taught]
-        return vars(diverge(self._taught, encoded, transducer, said))
+        return vars(diverge(self._taught, encoded, transducer, said)) | {"compressed": share}
 
     def _compressed(self, group: Group) -> ov.Model:
         assert self._task.step is not None  # noqa: S101  # a task of this kind has one

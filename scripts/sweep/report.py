@@ -30,16 +30,22 @@ def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
         )
     table = Table("recipe")
     columns = ["MB", "step ms", "× as fast", "× real time", "peak MB"]
-    columns += ["WER %", "points"] if text else ["WER to fp32 %"]
-    columns += ["same tokens %", *(["KL"] if any("kl" in row for row in report["rows"]) else []), "limits", "front"]
+    columns += ["WER %", "points"] if text else []
+    columns += [
+        "from fp32 %",
+        "same tokens %",
+        *(["KL"] if any("kl" in row for row in report["rows"]) else []),
+        "limits",
+        "front",
+    ]
     for column in columns:
         table.add_column(column, justify="right")
     _keep_whole(table, (row["name"] for row in report["rows"]))
     for row in report["rows"]:
         cells = [_number(row["mb"], ".1f"), _number(row["encoder_step_ms"], ".4g"), _number(row["step_ratio"], ".2f")]
         cells += [_number(row["times_real_time"], ".3g"), _number(row["peak_rss_mb"], ".0f")]
-        cells += [f"{row['wer']:.2f}", f"{row['wer_delta']:+.2f}"] if text else [f"{row['wer_between']:.2f}"]
-        cells += [f"{100 * row['exact_match']:.1f}"]
+        cells += [f"{row['wer']:.2f}", f"{row['wer_delta']:+.2f}"] if text else []
+        cells += [f"{row['wer_between']:.2f}", f"{100 * row['exact_match']:.1f}"]
         cells += [_number(row.get("kl"), ".2e")] if "KL" in columns else []
         cells += ["held" if row["within_limits"] else "missed", ", ".join(row["front"])]
         table.add_row(escape(row["name"]), *cells)
@@ -57,7 +63,7 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
         title=f"each alone by {escape(report['recipe'])} ({report['mode']}), all else f16",
         title_justify="left",
     )
-    for column in ("million", "KL", "× f16's", "same best token %", "until first other %", "drawn"):
+    for column in ("million", "compressed %", "KL", "× f16's", "same best token %", "until first other %", "drawn"):
         table.add_column(column, justify="right")
     _keep_whole(table, (group["name"] for group in report["groups"]))
     base = report["f16"]["kl"]
@@ -66,6 +72,7 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(
             escape(group["name"]),
             f"{group['elements'] / 1e6:.2f}",
+            f"{100 * group['compressed']:.0f}",
             f"{group['kl']:.2e}",
             f"{group['kl'] / base:.1f}" if base > 0 else "",
             f"{100 * group['agreement']:.2f}",
@@ -86,7 +93,8 @@ def render_search(report: Mapping[str, Any]) -> list[RenderableType]:
     from rich.table import Table
 
     table = Table("trial", title=f"mixed recipes within {report['budget']:g} points of fp32", title_justify="left")
-    for column in ("MB", "step share", "KL", "points", "state", "4 / 8 / 16 bits"):
+    columns = ("MB", "step share", "KL", "points", "from fp32 %", "same tokens %", "state", "4 / 8 / 16 bits")
+    for column in columns:
         table.add_column(column, justify="right")
     for trial in report["trials"]:
         table.add_row(
@@ -94,16 +102,19 @@ def render_search(report: Mapping[str, Any]) -> list[RenderableType]:
             _number(trial["mb"], ".2f"),
             _number(trial["step_share"], ".2f"),
             _number(trial["kl"], ".2e"),
-            _number(trial["error"], "+.2f"),
+            _number(trial["points"], "+.2f"),
+            _number(trial["wer_between"], ".2f"),
+            "" if trial["exact_match"] is None else f"{100 * trial['exact_match']:.1f}",
             trial["state"],
             " / ".join(str(list(trial["choices"].values()).count(bits)) for bits in report["choices"]),
         )
     best = report["best"]
     found = (
-        f"best: trial {best['number']}, {best['mb']:.2f} MB, {best['error']:+.2f} points; written to "
-        f"{escape(report['recipe'])}"
+        f"best: trial {best['number']}, {best['mb']:.2f} MB, {best['points']:+.2f} points, "
+        f"{best['wer_between']:.2f} % from fp32's text; written to {escape(report['recipe'])}"
         if best
-        else "no trial stayed within the budget; allow more --trials or a larger --budget"
+        else f"no trial stayed within the budget with {100 * report['exact_match']:g} % identical tokens, as "
+        f"{escape(report['base'])} asks; allow more --trials or a larger --budget"
     )
     return [table, found, *(f"[bold]{escape(name)}[/]: {escape(why)}" for name, why in report["failed"].items())]
 

@@ -3,6 +3,10 @@
 Every conformer layer, pre-encode, prompt kernel, embedding and joint is stored in the recipe's own mode, in INT8 or in
 f16. A trial is made, asked for its teacher-forced divergence, which takes seconds, and compared with FP32 on the
 manifest only where that leaves hope. The study lies in the output, so that a stopped search goes on.
+
+What is found loses at most the budget against the manifest's text, where a gain over FP32 counts as nothing lost: it is
+luck and pays for no loss. Because points alone are noisy, it also gives FP32's tokens as often as the recipe's own
+``exact_match`` asks; of equally good ones, that nearest to FP32's text is taken.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +24,10 @@ from export.progress import note
 from quantize.recipe import Recipe, WeightCompression
 from quantize.recipe_file import dump_recipe
 from scripts.bench.rounds import time_left
-from scripts.sweep.groups import find_groups, mixed
-from scripts.sweep.plan import Options, Plan, check_room, digest, lessons_identity, make_plan, stage_identity
+from scripts.sweep.calibration import with_calibration
+from scripts.sweep.groups import find_groups, mixed, whole
+from scripts.sweep.identity import study_identity
+from scripts.sweep.plan import Options, Plan, check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import Trial
 
@@ -30,11 +36,17 @@ if TYPE_CHECKING:
 
 REPORT, STUDY = "search.json", "search.journal"
 
+STUDY_VERSION = 2
+"""Raised when trials mean something else than before, so that old ones are not compared with new ones."""
+
 HALF = "f16"
 _INT8 = WeightCompression(mode="int8_sym")
 
 MARGIN = 1.25
 """A divergence counts as larger than another one where it is so many times as large."""
+
+_ACCURACY = {"points": "wer_delta", "wer_between": "wer_between", "exact_match": "exact_match"}
+"""What is kept of a comparison with FP32, and its name there."""
 
 Choices = dict[str, str]
 
@@ -51,7 +63,7 @@ def search(options: Options) -> dict[str, Any]:
         (its file).
 
     Raises:
-        UserError: bad input; nothing was written.
+        UserError: bad input; nothing was written. Or the default calibration set cannot be collected.
     """
     plan = make_plan(options, default=("int4",), extra="optuna")
     base = _base(plan)
@@ -61,6 +73,8 @@ def search(options: Options) -> dict[str, Any]:
         members += [group.layer] * (group.layer not in members)
     check_room(plan, [base, base])
     with claimed(plan) as store:
+        if whole(base.encoder.compression[0]).needs_calibration:
+            plan = with_calibration(plan)
         hunt = _Hunt(plan, store, base, units)
         hunt.run()
         report = hunt.report()
@@ -92,9 +106,7 @@ class _Hunt:
     def __init__(self, plan: Plan, store: Store, base: Recipe, units: dict[str, list[str]]) -> None:
         self._plan, self._store, self._base, self._units = plan, store, base, units
         first = base.encoder.compression[0]
-        # A ratio, and data that only the encoder's products have, are for a whole graph to say.
-        self._small = first.model_copy(update={"ratio": None, "sensitivity_metric": None})
-        self._steps = (self._small, _INT8)
+        self._steps = (whole(first), _INT8)
         self._labels = (str(first.mode), _INT8.mode, HALF)
         self._names = [unit for members in units.values() for unit in members]
         self._failed: dict[str, str] = {}
@@ -132,11 +144,12 @@ class _Hunt:
         file = None if best is None else self._write(best)
         options = self._plan.options
         return {
-            "report_version": 1,
+            "report_version": 2,
             "source": str(self._plan.source.path),
             "checkpoint": self._plan.source.metadata.checkpoint,
             "base": self._base.name,
             "budget": options.budget,
+            "exact_match": self._base.tolerance.exact_match,
             "objective": options.objective,
             "utterances": len(self._plan.utterances),
             "choices": list(self._labels),
@@ -154,8 +167,7 @@ class _Hunt:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan, options = self._plan, self._plan.options
-        facts = [self._base.hash, self._names, options.budget, options.objective]
-        name = digest([*facts, plan.identity["source"], stage_identity(plan, "verified"), lessons_identity(plan)])
+        name = study_identity(plan, self._base, self._names, STUDY_VERSION)
         storage = JournalStorage(JournalFileBackend(str(plan.output / STUDY)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -169,7 +181,7 @@ class _Hunt:
         return study
 
     def _evaluate(self, trial: optuna.Trial, choices: Choices) -> float:
-        """The objective; the constraint and all facts are set on the trial."""
+        """The objective; constraints and all facts are set on the trial."""
         plan, budget = self._plan, self._plan.options.budget
         tried = Trial(plan, self._store, f"trial {trial.number}", self._recipe(choices, f"trial-{trial.number}"))
         try:
@@ -180,9 +192,12 @@ class _Hunt:
             reason = hopeless(kl, self._known(), budget)
             if reason:
                 raise HopelessError(reason)
-            error = tried.verified()["wer_delta"]
-            trial.set_user_attr("error", error)
-            trial.set_constraint("points over the budget", error - budget)
+            verified = tried.verified()
+            facts = {name: verified[field] for name, field in _ACCURACY.items()}
+            for name, value in facts.items():
+                trial.set_user_attr(name, value)
+            for name, excess in self._excess(facts).items():
+                trial.set_constraint(name, excess)
             if plan.options.objective == "size":
                 return float(megabytes)
             share = 1.0 / tried.measured()["ratios"]["encoder_step"]
@@ -190,6 +205,13 @@ class _Hunt:
             return float(share)
         finally:
             tried.drop_folder()
+
+    def _excess(self, facts: Mapping[str, float]) -> dict[str, float]:
+        """By how much a trial misses each limit, in points and in percent of utterances; 0 or less where it holds."""
+        return {
+            "points over the budget": lost(facts["points"]) - self._plan.options.budget,
+            "identical tokens too few": 100.0 * (self._base.tolerance.exact_match - facts["exact_match"]),
+        }
 
     def _recipe(self, choices: Choices, name: str, description: str = "") -> Recipe:
         return mixed(
@@ -207,17 +229,17 @@ class _Hunt:
         return [trial for trial in trials if trial.state.name != "FAIL" or "why" in trial.user_attrs]
 
     def _known(self) -> list[tuple[float, float]]:
-        """Divergence and points of every trial that was compared with FP32."""
+        """Divergence and lost points of every trial that was compared with FP32."""
         facts = [trial.user_attrs for trial in self._finished()]
-        return [(each["kl"], each["error"]) for each in facts if "error" in each]
+        return [(each["kl"], lost(each["points"])) for each in facts if "points" in each]
 
     def _best(self) -> optuna.trial.FrozenTrial | None:
         within = [
             trial
             for trial in self._finished()
-            if trial.value is not None and trial.user_attrs["error"] <= self._plan.options.budget
+            if trial.value is not None and all(excess <= 1e-9 for excess in self._excess(trial.user_attrs).values())
         ]
-        return min(within, key=lambda trial: (trial.value, trial.number), default=None)
+        return min(within, key=_merit, default=None)
 
     def _write(self, best: optuna.trial.FrozenTrial) -> Path:
         """The best trial as a recipe's file, measured, its numbers in the description."""
@@ -232,10 +254,10 @@ class _Hunt:
         name = f"{self._base.name}-search"
         description = (
             f"found by trial {best.number} of {len(self._finished())} for at most {plan.options.budget:g} points: "
-            f"{best.user_attrs['mb']:.2f} MB, {best.user_attrs['error']:+.2f} WER points and "
-            f"{100 * verified['exact_match']:.1f} % identical tokens on {len(plan.utterances)} utterances, encoder "
-            f"step {ratios['encoder_step']:.2f}× as fast as fp32; checkpoint "
-            f"{str(plan.source.metadata.checkpoint.get('sha256', 'unknown'))[:12]}"
+            f"{best.user_attrs['mb']:.2f} MB, {best.user_attrs['points']:+.2f} WER points, "
+            f"{verified['wer_between']:.2f} % from FP32's text and {100 * verified['exact_match']:.1f} % identical "
+            f"tokens on {len(plan.utterances)} utterances, encoder step {ratios['encoder_step']:.2f}× as fast as fp32; "
+            f"checkpoint {str(plan.source.metadata.checkpoint.get('sha256', 'unknown'))[:12]}"
         )
         recipe = self._recipe(best.params, name, description)
         file = plan.output / f"{name}.toml"
@@ -246,8 +268,13 @@ class _Hunt:
         trial = self._study.trials[number]
         facts = trial.user_attrs
         size = f"{facts['mb']:.2f} MB, " if "mb" in facts else ""
-        said = facts.get("why") or f"{facts['error']:+.2f} points"
+        said = facts.get("why") or f"{facts['points']:+.2f} points, {facts['wer_between']:.2f} % from fp32's text"
         note(f"{len(self._finished())} of {wanted}, trial {number}: {size}{said}{left}")
+
+
+def lost(points: float) -> float:
+    """WER points that count against a trial: a gain over FP32 is luck and counts as none."""
+    return max(points, 0.0)
 
 
 def hopeless(kl: float, known: Sequence[tuple[float, float]], budget: float) -> str | None:
@@ -258,7 +285,7 @@ def hopeless(kl: float, known: Sequence[tuple[float, float]], budget: float) -> 
 
     Args:
         kl: teacher-forced divergence of the trial.
-        known: divergence and WER points of trials that were compared.
+        known: divergence and lost WER points of trials that were compared.
         budget: WER points.
     """
     if any(error <= budget and MARGIN * other >= kl for other, error in known):
@@ -275,5 +302,10 @@ def _facts(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.name.lower(),
         "choices": dict(trial.params),
-        **{name: attributes.get(name) for name in ("mb", "kl", "error", "step_share", "why")},
+        **{name: attributes.get(name) for name in ("mb", "kl", *_ACCURACY, "step_share", "why")},
     }
+
+
+def _merit(trial: optuna.trial.FrozenTrial) -> tuple[float, float, int]:
+    """Smaller is better: the objective to 0.01 MB or 1 % of FP32's step, then the distance from FP32's text."""
+    return (round(trial.value or 0.0, 2), trial.user_attrs["wer_between"], trial.number)

@@ -13,7 +13,8 @@ from typing import Any
 from export.bundle import write_atomically
 from export.errors import UserError
 from scripts.claim import claimed_folder
-from scripts.sweep.plan import Plan, digest
+from scripts.sweep.identity import digest
+from scripts.sweep.plan import Plan
 
 FOLDERS = "folders"
 _STATE, _LOCK = ".sweep.json", ".sweep.lock"

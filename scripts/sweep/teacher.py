@@ -20,9 +20,8 @@ from export.bundle import Bundle, new_directory
 from export.contract import expected_ports
 from export.errors import UserError
 from export.progress import task
-from verify.audio import load_audio
 from verify.generation1 import MAX_SYMBOLS, Generation1, compile_graph, properties
-from verify.manifest import Utterance
+from verify.manifest import Utterance, load_utterance
 from verify.transcript import prompt_id_for
 
 Array = NDArray[Any]
@@ -178,7 +177,7 @@ def record(bundle: Bundle, utterances: Sequence[Utterance], directory: Path, *, 
     with new_directory(directory, force=True) as temporary, task("teaching with fp32", len(utterances)) as progress:
         for number, utterance in enumerate(utterances):
             windows, encoded = [], []
-            for step in recognizer.steps(load_audio(utterance.audio_filepath, meta.sample_rate), utterance.target_lang):
+            for step in recognizer.steps(load_utterance(utterance, meta.sample_rate), utterance.target_lang):
                 windows.append(step.mel[0].copy())
                 encoded.append(step.encoded[0].T.copy())
             tokens, visited, logits = transducer.greedy(np.concatenate(encoded))

@@ -17,7 +17,8 @@ from scripts.bench import plan as bench_plan
 from scripts.bench.children import ChildError, run_module
 from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
-from scripts.sweep.plan import Plan, lessons_identity, measured_audio, recipe_identity, stage_identity
+from scripts.sweep.identity import lessons_identity, measured_audio, recipe_identity, stage_identity
+from scripts.sweep.plan import Plan
 from scripts.sweep.store import Store
 from scripts.sweep.task import Task
 from verify.runs import best_runtime
@@ -114,7 +115,8 @@ class Trial:
     def _make(self) -> Outcome:
         if self.recipe.name == BASE:
             encoder = self.plan.source.graph_path("encoder").with_suffix(".bin").stat().st_size
-            return {"bytes": self.plan.source.size_bytes, "encoder_bytes": encoder}
+            constants = self.plan.source.metadata.constants
+            return {"bytes": self.plan.source.size_bytes, "encoder_bytes": encoder, "constants": constants}
         calibration = self.plan.calibration.path if self.plan.calibration and self.recipe.needs_calibration else None
         table = self.recipe.as_table()
         start = time.monotonic()

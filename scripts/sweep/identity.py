@@ -1,0 +1,130 @@
+"""Addresses of results: the hash of everything that one depends on, code and machine among them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.bundle import Bundle, file_facts
+from quantize.calibration import graph_hashes
+from quantize.recipe import Recipe, Tolerance, WeightCompression
+from scripts.selection import choose_utterances, first_seconds, spread
+from scripts.sweep.groups import Group, step_for, whole
+from verify.manifest import Utterance
+from verify.resources import machine
+from verify.runs import manifest_sha256
+
+if TYPE_CHECKING:
+    from scripts.sweep.plan import Plan
+
+CODE = (
+    *(f"{package}/**/*.py" for package in ("export", "quantize", "verify")),
+    *(f"scripts/bench/{name}.py" for name in ("encoders", "plan", "report", "rounds", "worker")),
+    *(f"scripts/sweep/{name}.py" for name in ("groups", "probe", "teacher", "trial", "worker")),
+)
+"""The code that makes and measures; recipes have hashes of their own."""
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def source_identity(source: Bundle) -> dict[str, Any]:
+    """What all results depend on: the FP32 graphs, the tools and the code."""
+    tools = ("nemotron-ov", "openvino", "nncf")
+    return {
+        "source": graph_hashes(source),
+        "tools": {name: version(name) for name in tools},
+        "code": code_sha256(),
+    }
+
+
+@functools.cache
+def code_sha256(root: Path = _ROOT) -> str:
+    """Identity of :data:`CODE`."""
+    found = hashlib.sha256()
+    for pattern in CODE:
+        for file in sorted(root.glob(pattern)):
+            if file.name != "recipes.py":
+                found.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def recipe_identity(plan: Plan, recipe: Recipe) -> str:
+    """Address of a recipe's folder: what it does to which graphs, by which tools, with which calibration.
+
+    The recipe's name and limits do not count, so that whatever does the same has the same results.
+    """
+    limits = Tolerance(exact_match=0.0, wer_delta=0.0)
+    content = recipe.model_copy(update={"name": "x", "tolerance": limits}).hash
+    return digest([plan.identity, content, _calibration(plan, recipe.needs_calibration)])
+
+
+def stage_identity(plan: Plan, stage: str) -> str:
+    """What a stage's result depends on beside the folder; integer kernels make the machine a part of every one."""
+    options = plan.options
+    facts: dict[str, Any] = {"machine": machine(), "threads": plan.threads, "runtime": options.runtime}
+    if stage == "verified":
+        facts["audio"] = manifest_sha256(plan.utterances)
+        facts["texts"] = [utterance.text for utterance in plan.utterances] if plan.score_text else None
+    elif stage == "measured":
+        facts["repeats"] = options.repeats
+        facts["audio"] = [file_facts(each.audio_filepath)["sha256"] for each in measured_audio(plan)]
+    elif stage == "diverged":
+        facts["lessons"] = lessons_identity(plan)
+    return digest([stage, facts])
+
+
+def lessons_identity(plan: Plan) -> str:
+    """Address of the lessons: FP32's graphs, the utterances and the machine."""
+    chosen = choose_utterances(plan.options.manifest, plan.lesson_limit)
+    return digest([plan.identity, manifest_sha256(chosen), plan.threads, machine()])
+
+
+def probe_identity(plan: Plan, group: Group | None, groups: Sequence[Group], step: WeightCompression) -> str:
+    """Address of a group's divergence: the lessons, which operations are compressed and how; None for no group."""
+    done: list[Any] = []
+    if group is not None:
+        alone = step_for(group, groups, step)
+        done = [
+            group.graph,
+            group.operations,
+            alone.model_dump(mode="json"),
+            _calibration(plan, alone.needs_calibration),
+        ]
+    return digest([lessons_identity(plan), done])
+
+
+def study_identity(plan: Plan, base: Recipe, names: Sequence[str], form: int) -> str:
+    """Name of a search's study: all that a trial's facts depend on, so that unlike ones are never compared.
+
+    Args:
+        plan: what trials are compared on.
+        base: the recipe that is searched from.
+        names: of the units that take a storage each.
+        form: which facts a trial holds.
+    """
+    options = plan.options
+    needs = whole(base.encoder.compression[0]).needs_calibration
+    facts: list[Any] = [form, base.hash, list(names), options.budget, options.objective, plan.identity]
+    facts += [_calibration(plan, needs), stage_identity(plan, "verified"), stage_identity(plan, "diverged")]
+    if options.objective == "step":
+        facts += [stage_identity(plan, "measured")]
+    return digest(facts)
+
+
+def measured_audio(plan: Plan) -> list[Utterance]:
+    """What the pipeline's time is taken on: utterances from all over the manifest, 20 seconds of them at most."""
+    return first_seconds(spread(plan.utterances, 8), 20.0)
+
+
+def _calibration(plan: Plan, needed: bool) -> str | None:
+    return plan.calibration.sha256 if plan.calibration and needed else None
