@@ -6,8 +6,8 @@ Every error of the toolkit is one line that names the file, the value and the re
     ├── UserError            bad input: wrong file, wrong value, no room (exit status 2)
     └── ParityError          the work was done, and its result is not good enough (exit status 1)
 
-The command line prints the message after ``error:`` and exits with ``exit_code``; anything else that
-escapes is a bug and keeps its traceback.
+The command line prints the message after ``error:`` and exits with ``exit_code``; so it does, with 2, for what the
+operating system refuses (``OSError``). Anything else that escapes is a bug and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Index(BaseModel):
     files: dict[str, str]  # SHA-256 of the source folder's graphs
     audio: list[dict[str, str]]  # name, language and SHA-256 of the decoded samples of every recording that was run
     excluded: int  # recordings left out because they belong to an evaluation manifest
+    evaluation: list[dict[str, str]] = Field(default_factory=list)  # name and SHA-256 of every such manifest
     tools: dict[str, str] = Field(default_factory=dict)
     graphs: dict[str, GraphSamples] = Field(default_factory=dict)
 

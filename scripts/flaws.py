@@ -37,7 +37,7 @@ class Flaws:
 
     edges: bool = False  # each chunk's mel alone: pre-emphasis and windows begin and end at its edges
     carry: bool = False  # the carried frames end in the zero frame that NeMo's preprocessor puts after a chunk
-    begin: bool = False  # the graph is not told that the frames before the signal are none
+    begin: bool = False  # the graph is not told how many frames come before the signal
 
 
 class Flawed(Streaming):
@@ -127,7 +127,7 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         streamed("streaming runtime", near),
         streamed("… each chunk's mel alone", near, Flaws(edges=True)),
         streamed("… carried frames shifted", near, Flaws(carry=True)),
-        streamed("… the clients' first chunk", old_beginning(near)),
+        streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
         streamed("… the same, `--graph nemo`", with_encoder(plain, near, work / "mixed"), Flaws(begin=True)),
         streamed("… recordings that end with the last sound", near, heard=cut),
         streamed("… the same, flushed", near, heard=cut, flush=True),

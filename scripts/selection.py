@@ -24,7 +24,7 @@ def choose_utterances(manifest: Path | None, limit: int | None = None, *, ignore
     Raises:
         UserError: the manifest cannot be used.
     """
-    chosen = spread(read_manifest(manifest or default_manifest()), limit)
+    chosen = spread(read_manifest(manifest or default_manifest(), text=not ignore_text), limit)
     return [each.model_copy(update={"text": ""}) for each in chosen] if ignore_text else chosen
 
 

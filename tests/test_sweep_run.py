@@ -215,17 +215,16 @@ def test_search_finds_a_recipe_and_goes_on(
     changes = {"name": "lenient", "tolerance": Tolerance(exact_match=0.0, wer_delta=100.0)}
     lenient.write_text(dump_recipe(RECIPES["int4"].model_copy(update=changes)))
     options = Options(
-        small_fp32.path, tmp_path / "out", (str(lenient),), manifest=short_manifest, budget=1000.0, trials=2, repeats=1,
+        small_fp32.path, tmp_path / "out", (str(lenient),), manifest=short_manifest, budget=1000.0, trials=1, repeats=1,
         threads=1, keep="none",
     )  # fmt: skip
     first = search(options)
-    assert [trial["state"] for trial in first["trials"]] == ["complete"] * 2
-    sizes = [trial["mb"] for trial in first["trials"]]
-    assert sizes[0] < sizes[1]  # all in 4 bits, then all in 8
-    assert first["best"]["number"] == 0
-    more = search(Options(**vars(options) | {"trials": 3}))
-    assert more["trials"][:2] == first["trials"]
-    assert len(more["trials"]) == 3
+    assert [trial["state"] for trial in first["trials"]] == ["complete"]
+    more = search(Options(**vars(options) | {"trials": 2}))
+    assert more["trials"][:1] == first["trials"]
+    assert [trial["number"] for trial in more["trials"]] == [0, 1]
+    four, eight = (trial["mb"] for trial in more["trials"])
+    assert four < eight
+    assert more["best"]["number"] == 0
     found = get_recipe(more["recipe"])
     assert f"{more['best']['mb']:.2f} MB" in found.description
-    assert {trial["number"] for trial in more["trials"]} == {0, 1, 2}

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from export.bundle import Bundle, FolderKind, file_facts, new_directory, refuse_existing
 from export.checkpoint import DEFAULT_LANGUAGE
@@ -62,12 +61,6 @@ See = Callable[[str, Mapping[str, NDArray[Any]], Callable[[str], NDArray[Any]]],
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
 """What is taken from a folder; all of it formats that libsndfile reads."""
-
-
-class CollectedIndex(Index):
-    """``calibration.json`` as it is written: with what was kept out, for people to read."""
-
-    evaluation: list[dict[str, str]] = Field(default_factory=list)  # name and SHA-256 of every manifest kept out
 
 
 @dataclass(frozen=True)
@@ -124,7 +117,7 @@ def collect(
                 drawn = Drawn(Path(folder), languages, samples, seed)
                 _run(bundle, recordings, drawn, threads)
                 graphs = {graph: _store(temporary, graph, drawn) for graph in CALIBRATED}
-            index = CollectedIndex(
+            index = Index(
                 seed=seed,
                 requested=samples,
                 source=source_facts(bundle),
@@ -190,12 +183,12 @@ def _evaluation_audio(manifests: Sequence[Path], rate: int) -> set[str]:
     with task("hashing evaluation audio", len(listed)) as progress:
         hashes: set[str] = set()
         for utterance in listed:
-            hashes |= _hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)
+            hashes |= utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)
             progress.advance()
     return hashes
 
 
-def _hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int) -> set[str]:
+def utterance_hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int) -> set[str]:
     """Hashes of an utterance and of the whole file that it is cut from: other parts of that may overlap it."""
     part = cut_utterance(utterance, audio, rate)
     return {audio_sha256(audio)} if part is audio else {audio_sha256(audio), audio_sha256(part)}
@@ -222,7 +215,7 @@ def _choose(
             whole = load_audio(group[place].audio_filepath, meta.sample_rate)
             audio = cut_utterance(group[place], whole, meta.sample_rate)
             digest = audio_sha256(audio)
-            if not evaluated.isdisjoint(_hashes(group[place], whole, meta.sample_rate)):
+            if not evaluated.isdisjoint(utterance_hashes(group[place], whole, meta.sample_rate)):
                 excluded.append(group[place].audio_filepath.name)
             elif digest not in known:
                 known.add(digest)

@@ -12,11 +12,13 @@ Against NeMo's modules (``encoder_nemo``):
 - the first chunk begins as NeMo's streams do (below);
 - views keep a free batch axis.
 
-The first chunk. NeMo's streams begin with the zero padding of every convolution stage; clients of a fixed graph
-begin with carried mel frames of zeros instead, which the first convolution's bias turns into something else. While
-``cache_len`` is not positive, the frames of the lead are therefore masked after every stage: ``cache_len`` 0 says that
-the lead is the carried frames, as the published clients send it, a negative ``cache_len`` that it is so many mel
-frames. With a lead of twice the subsampling factor the step is exactly NeMo's first one.
+The first chunk. NeMo's streams begin with the zero padding of every convolution stage; a fixed graph is given zero mel
+frames before the signal instead, which the first convolution's bias turns into something else. A negative ``cache_len``
+says how many mel frames this lead has: they are masked after every stage, and with twice the subsampling factor of
+them the step is exactly NeMo's first one. The published clients send ``cache_len`` 0 and the carried frames as zeros,
+which would put the signal between NeMo's frames and leave out the nearly empty one with which its streams begin. The
+graph therefore moves their first window back to that lead. What this pushes out at the end, less than an encoder frame,
+is in no frame of the first step; the next one still carries most of it. That costs far less.
 
 Parameters are shared with the NeMo model where they are not joined, and submodules carry NeMo's names, so that the
 names of the traced nodes are NeMo's module paths.
@@ -155,7 +157,8 @@ class Encoder(nn.Module):
         self.frames = geometry.chunk_frames
         self.left_context = geometry.left_context
         self.drop = geometry.drop_extra_pre_encoded
-        self.carried = geometry.pre_encode_cache
+        self.lead = geometry.lead_mel_frames
+        self.late = self.lead - geometry.pre_encode_cache
         self.xscale: float | None = encoder.xscale
         self.pre_encode = PreEncode(encoder.pre_encode)
         rows = self.left_context + self.frames
@@ -177,7 +180,10 @@ class Encoder(nn.Module):
         self, mel: Tensor, mel_length: Tensor, cache_channel: Tensor, cache_time: Tensor, cache_len: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As :meth:`export.graphs.encoder_nemo.NemoEncoderStep.forward`, before the prompt, encoded [B, T, d]."""
-        lead = torch.clamp(-cache_len, min=0) + self.carried * (cache_len == 0).to(torch.int32)
+        begins = (cache_len == 0).to(torch.int32)
+        mel = _moved(mel, self.late, begins)
+        mel_length = torch.clamp(mel_length + self.late * begins, max=mel.shape[2])
+        lead = torch.clamp(-cache_len, min=0) + self.lead * begins
         cache_len = torch.clamp(cache_len, min=0)
         x, length = self.pre_encode(mel, mel_length, lead)
         x = x[:, self.drop :]
@@ -258,6 +264,13 @@ class FusedEncoderStep(nn.Module):
         if self.prompt_kernel is not None and prompt_id is not None:
             x = self.prompt_kernel(x, prompt_id)
         return x.transpose(1, 2), length.to(torch.int32), channel, time, next_len.to(torch.int32)
+
+
+def _moved(mel: Tensor, frames: int, moves: Tensor) -> Tensor:
+    """Mel [B, mel, T], later by so many frames of zeros in the rows where ``moves`` [B] is 1 and not 0."""
+    moves = moves.to(mel.dtype).reshape(-1, 1, 1)
+    later = nn.functional.pad(mel, (frames, 0))[:, :, : mel.shape[2]]
+    return mel * (1.0 - moves) + later * moves
 
 
 def _time_mask(x: Tensor, length: Tensor, lead: Tensor, stride: int) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -74,42 +72,24 @@ class NemoStreamStart(NemoEncoderStep):
         cache_len: Tensor,
         prompt_id: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As the parent's, and ``cache_len`` <= 0 begins a stream.
+        """As the parent's, and ``cache_len`` <= 0 begins a stream with NeMo's own first step: nothing dropped.
 
-        With a lead of :attr:`~export.geometry.Geometry.lead_mel_frames`, NeMo's own first step runs: real frames only,
-        nothing dropped. With the carried frames as lead, NeMo's modules run with their masks extended to the lead.
+        A negative one says how many zero frames come before the signal,
+        :attr:`~export.geometry.Geometry.lead_mel_frames`; with 0 it is the carried ones. The step takes no more of the
+        signal than with the whole lead.
         """
-        start = int(cache_len)
+        if int(cache_len) > 0:
+            return super().forward(mel, mel_length, cache_channel, cache_time, cache_len, prompt_id)
+        lead = self.geometry.lead_mel_frames if int(cache_len) else self.geometry.pre_encode_cache
+        most = self.geometry.total_mel_frames - self.geometry.lead_mel_frames
+        length = torch.clamp(mel_length - lead, max=most)
         caches = cache_channel, cache_time, cache_len.clamp(min=0)
-        if start == -self.geometry.lead_mel_frames:
-            streaming = self.encoder.streaming_cfg
-            kept, streaming.drop_extra_pre_encoded = streaming.drop_extra_pre_encoded, 0
-            try:
-                return super().forward(mel[:, :, -start:], mel_length + start, *caches, prompt_id)
-            finally:
-                streaming.drop_extra_pre_encoded = kept
-        if start == 0:
-            with _lead_masked(self.encoder.pre_encode.conv, self.geometry.pre_encode_cache, mel.shape[2]):
-                return super().forward(mel, mel_length, *caches, prompt_id)
-        return super().forward(mel, mel_length, *caches, prompt_id)
-
-
-@contextmanager
-def _lead_masked(conv: Any, lead: int, frames: int) -> Iterator[None]:
-    """Let NeMo's ``MaskedConvSequential`` also mask every stage's frames that lie before ``lead`` mel frames."""
-    original = conv._create_mask
-
-    def create_mask(tensor: Tensor, lengths: Tensor) -> Tensor:
-        stride = round(frames / tensor.shape[2])
-        behind = torch.arange(tensor.shape[2]) * stride >= lead
-        mask: Tensor = original(tensor, lengths) * behind[None, :, None]
-        return mask
-
-    conv._create_mask = create_mask
-    try:
-        yield
-    finally:
-        del conv._create_mask
+        streaming = self.encoder.streaming_cfg
+        kept, streaming.drop_extra_pre_encoded = streaming.drop_extra_pre_encoded, 0
+        try:
+            return super().forward(mel[:, :, lead : lead + most], length, *caches, prompt_id)
+        finally:
+            streaming.drop_extra_pre_encoded = kept
 
 
 def configure_streaming(model: EncDecRNNTBPEModel, geometry: Geometry) -> None:

@@ -105,7 +105,7 @@ OptionalRuntime = Annotated[
     RuntimeName | None,
     typer.Option(help="As in `transcribe`. (default: 'streaming' against a checkpoint, 'generation1' else)"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a folder of ours that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 

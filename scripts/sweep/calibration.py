@@ -20,8 +20,9 @@ from export.progress import note, task
 from quantize.calibration import CalibrationData
 from scripts.bench.children import ChildError, run_module
 from scripts.sweep.identity import digest
-from verify.calibration import SAMPLES, audio_sha256, default_utterances
-from verify.manifest import Utterance, load_utterance, read_manifest
+from verify.audio import load_audio
+from verify.calibration import SAMPLES, default_utterances, utterance_hashes
+from verify.manifest import Utterance, read_manifest
 from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ def check_apart(given: CalibrationData, source: Bundle, utterances: Sequence[Utt
         UserError: naming the recordings.
     """
     calibrated = {each["sha256"] for each in given.index.audio}
-    seen = []
+    seen, rate = [], source.metadata.sample_rate
     with task("hashing evaluation audio", len(utterances)) as progress:
         for utterance in utterances:
-            if audio_sha256(load_utterance(utterance, source.metadata.sample_rate)) in calibrated:
+            if not calibrated.isdisjoint(utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)):
                 seen.append(utterance.audio_filepath.name)
             progress.advance()
     if seen:

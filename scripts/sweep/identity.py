@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import Bundle, file_facts
+from export.bundle import Bundle
 from quantize.calibration import graph_hashes
 from quantize.recipe import Recipe, Tolerance, WeightCompression
 from scripts.selection import choose_utterances, first_seconds, spread
@@ -77,7 +77,7 @@ def stage_identity(plan: Plan, stage: str) -> str:
         facts["texts"] = [utterance.text for utterance in plan.utterances] if plan.score_text else None
     elif stage == "measured":
         facts["repeats"] = options.repeats
-        facts["audio"] = [file_facts(each.audio_filepath)["sha256"] for each in measured_audio(plan)]
+        facts["audio"] = manifest_sha256(measured_audio(plan))
     elif stage == "diverged":
         facts["lessons"] = lessons_identity(plan)
     return digest([stage, facts])

@@ -174,7 +174,7 @@ def record(bundle: Bundle, utterances: Sequence[Utterance], directory: Path, *, 
     """
     meta, cells = bundle.metadata, 0
     recognizer, transducer = Generation1(bundle, threads=threads), open_transducer(bundle, threads)
-    with new_directory(directory, force=True) as temporary, task("teaching with fp32", len(utterances)) as progress:
+    with new_directory(directory) as temporary, task("teaching with fp32", len(utterances)) as progress:
         for number, utterance in enumerate(utterances):
             windows, encoded = [], []
             for step in recognizer.steps(load_utterance(utterance, meta.sample_rate), utterance.target_lang):
