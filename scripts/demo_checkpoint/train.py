@@ -28,7 +28,7 @@ from scripts.demo_checkpoint.model import train_tokenizer
 from scripts.demo_checkpoint.speech import require_synthesizer
 
 DEFAULT_MINUTES = 90.0
-DEFAULT_SHARDS = 10
+DEFAULT_SHARDS = 8
 DEFAULT_WORKERS = 2
 SHARD_BYTES = 250_000_000
 CURRICULUM_STEPS = 2500  # after which the shards of short sentences are left out
