@@ -208,6 +208,7 @@ def test_a_group_alone_is_compressed_whole(small_fp32: Bundle) -> None:
                 assert not any(weight.compressed for weight in found if weight not in own), group.name
 
 
+@pytest.mark.heavy
 def test_search_finds_a_recipe_and_goes_on(
     small_fp32: Bundle, short_manifest: Path, tmp_path: Path, here: list[str]
 ) -> None:
