@@ -26,6 +26,7 @@ from export.progress import task
 from quantize.compression import Samples, compress, quantize
 from quantize.effect import check_effect, check_runtime_options, check_scope
 from quantize.recipe import GraphRecipe
+from quantize.source import require_fp32
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -81,9 +82,7 @@ def quantize_bundle(
 
 
 def _check_source(source: Bundle, directory: Path) -> None:
-    name = source.metadata.recipe.get("name", source.metadata.precision.lower())
-    if name != "fp32":
-        raise UserError(f"{source.path}: was made by recipe {name}; give the fp32 folder, every recipe starts from it")
+    require_fp32(source)
     if directory.exists() and directory.samefile(source.path):
         raise UserError(f"{directory}: is the source folder itself; choose another folder")
     if directory.exists() and any(directory.samefile(parent) for parent in source.path.resolve().parents):

@@ -38,6 +38,7 @@ from quantize.calibration import (
     write_index,
     write_shards,
 )
+from quantize.source import require_fp32, require_undamaged
 from verify.audio import load_audio
 from verify.generation1 import Generation1
 from verify.manifest import Utterance, cut_utterance, default_manifest, load_utterance, read_manifest
@@ -105,7 +106,8 @@ def collect(
     """
     _check_target(bundle, directory)
     refuse_existing(directory, force=force, kind=CALIBRATION_SET)
-    _check_source(bundle)
+    require_fp32(bundle)
+    require_undamaged(bundle)
     rate = bundle.metadata.sample_rate
     manifests = list(dict.fromkeys((default_manifest(), *exclude)))
     evaluated = _evaluation_audio(manifests, rate)
@@ -166,15 +168,6 @@ def _check_target(bundle: Bundle, directory: Path) -> None:
     target, source = directory.resolve(), bundle.path.resolve()
     if target == source or target in source.parents:
         raise UserError(f"{directory}: is or holds the source folder {bundle.path}; choose another folder")
-
-
-def _check_source(bundle: Bundle) -> None:
-    name = bundle.metadata.recipe.get("name", bundle.metadata.precision.lower())
-    if name != "fp32":
-        raise UserError(f"{bundle.path}: was made by recipe {name}; give the fp32 folder that recipes start from")
-    damaged = bundle.damaged_files()
-    if damaged:
-        raise UserError(f"{bundle.path / damaged[0]}: differs from what was written; export the folder again")
 
 
 def _evaluation_audio(manifests: Sequence[Path], rate: int) -> set[str]:

@@ -14,6 +14,7 @@ from export.errors import UserError
 from quantize.calibration import CalibrationData
 from quantize.recipe import GraphRecipe, Recipe
 from quantize.recipes import RECIPES, get_recipe
+from quantize.source import require_fp32, require_undamaged
 from scripts.bench.plan import default_threads
 from scripts.regenerate.plan import existing_parent
 from scripts.selection import choose_utterances
@@ -109,7 +110,9 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None, extra: 
     """
     if extra is not None and find_spec(extra) is None:
         raise UserError(f"sweep: {extra} is not installed; pip install 'nemotron-ov[sweep]'")
-    source = _source(options.source)
+    source = Bundle.open(options.source)
+    require_fp32(source)
+    require_undamaged(source)
     given = open_given(options, source)
     recipes = _recipes(options, default)
     variants = expand(recipes, [parse_axis(text) for text in options.grid])
@@ -130,17 +133,6 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None, extra: 
         options.threads or default_threads(),
         identity,
     )
-
-
-def _source(path: Path) -> Bundle:
-    bundle = Bundle.open(path)
-    name = bundle.metadata.recipe.get("name", bundle.metadata.precision.lower())
-    if name != "fp32":
-        raise UserError(f"{path}: was made by recipe {name}; give the fp32 folder, every recipe starts from it")
-    damaged = bundle.damaged_files()
-    if damaged:
-        raise UserError(f"{path / damaged[0]}: differs from what was written; export the folder again")
-    return bundle
 
 
 def _recipes(options: Options, default: Sequence[str] | None) -> list[Recipe]:
