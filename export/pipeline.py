@@ -9,23 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export import parity
-from export.bundle import (
-    GRAPHS,
-    Bundle,
-    Metadata,
-    graph_file,
-    new_directory,
-    refuse_existing,
-    write_metadata,
-    write_vocabulary,
-)
-from export.checkpoint import Checkpoint, load_model
-from export.constants import count_constants
+from export.bundle import BUNDLE, GRAPHS, Bundle, Metadata, graph_file, write_metadata, write_vocabulary
+from export.checkpoint import Checkpoint
+from export.checkpoint.nemo import load_model
 from export.contract import expected_ports
 from export.errors import UserError
+from export.folders import new_directory, refuse_existing
 from export.profiles import profile_name, tier_warnings
 from export.progress import note, task
 from export.vocabulary import prune_vocabulary
+from export.weight_types import count_constants
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -80,17 +73,17 @@ def export_checkpoint(
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
-    refuse_existing(directory, force=force)
+    refuse_existing(directory, kind=BUNDLE, force=force)
     for warning in warnings:
         note(f"warning: {warning}")
-    with new_directory(directory, force=force) as temporary:
+    with new_directory(directory, kind=BUNDLE, force=force) as temporary:
         with task(f"restoring {checkpoint.path.name}"):
             model = load_model(checkpoint)
         metadata = _metadata(pruning.checkpoint, model, geometry, graph, cache, warnings)
         ports = expected_ports(metadata)
         with task("running NeMo on the parity inputs"):
             recordings = parity.record(model, geometry, metadata, ports, pruning.rows)
-        from export.trace import trace  # OpenVINO and torch together
+        from export.graphs.trace import trace  # OpenVINO and torch together
 
         constants = {}
         for name, module in _modules(model, geometry, graph, cache, pruning.rows).items():
@@ -113,8 +106,8 @@ def export_checkpoint(
 def _modules(
     model: EncDecRNNTBPEModel, geometry: Geometry, graph: str, cache: str, rows: Sequence[int] | None
 ) -> dict[str, nn.Module]:
-    from export.graphs.encoder_fused import FusedEncoderStep
     from export.graphs.encoder_nemo import NemoEncoderStep
+    from export.graphs.encoder_rewritten import FusedEncoderStep
     from export.graphs.preprocessor import LogMel, NemoMel
     from export.graphs.transducer import DecoderStep, JointStep
 

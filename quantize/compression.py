@@ -13,14 +13,14 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
-from export.constants import constants, stored_type
 from export.errors import NemotronOVError, UserError
+from export.weight_types import constants, stored_type
 
 if TYPE_CHECKING:
     import openvino as ov
 
-    from quantize.calibration import CalibrationData, Inputs
     from quantize.recipe import IgnoredScope, Quantization, WeightCompression
+    from quantize.samples import CalibrationData, Inputs
 
 
 AWQ_SCALE = "/awq_mul/scale"

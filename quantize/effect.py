@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from export.constants import constants, elements, stored_type
 from export.errors import ParityError, UserError
+from export.weight_types import constants, elements, stored_type
 from quantize.modes import INTEGER_8
 from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
 

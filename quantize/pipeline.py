@@ -11,18 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import (
-    VOCABULARY,
-    Bundle,
-    Metadata,
-    graph_file,
-    new_directory,
-    refuse_existing,
-    write_metadata,
-)
-from export.constants import Counts, count_constants
+from export.bundle import BUNDLE, VOCABULARY, Bundle, Metadata, graph_file, write_metadata
 from export.errors import ParityError, UserError
+from export.folders import new_directory, refuse_existing
 from export.progress import task
+from export.weight_types import Counts, count_constants
 from quantize.compression import Samples, compress, quantize
 from quantize.effect import check_effect, check_runtime_options, check_scope
 from quantize.recipe import GraphRecipe
@@ -31,8 +24,8 @@ from quantize.source import require_fp32
 if TYPE_CHECKING:
     import openvino as ov
 
-    from quantize.calibration import CalibrationData
     from quantize.recipe import Recipe
+    from quantize.samples import CalibrationData
 
 
 READING_REMEDY = "export the folder again"
@@ -65,11 +58,14 @@ def quantize_bundle(
     """
     _check_source(source, directory)
     _check_calibration(source, recipe, calibration)
-    refuse_existing(directory, force=force)
+    refuse_existing(directory, kind=BUNDLE, force=force)
     _check_whole(source)
     recipe = recipe if runtime_options else recipe.without_runtime_options()
     constants: dict[str, Counts] = {}
-    with _failures(directory, "written", WRITING_REMEDY), new_directory(directory, force=force) as temporary:
+    with (
+        _failures(directory, "written", WRITING_REMEDY),
+        new_directory(directory, kind=BUNDLE, force=force) as temporary,
+    ):
         for graph, part in recipe.graphs.items():
             with task(f"recipe {recipe.name}: {graph}"):
                 where = f"recipe {recipe.name}: {source.graph_path(graph)}"

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from export.bundle import write_atomically
 from export.errors import UserError
+from export.folders import write_atomically
 from quantize.recipe import Recipe
 
 SUFFIX = ".toml"

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint, open_checkpoint
-from scripts.random_checkpoint import write_random_checkpoint
+from scripts.checkpoints.random.checkpoint import write_random_checkpoint
 from tests.helpers import run_process
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
@@ -130,7 +130,7 @@ def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
 @pytest.fixture
 def short_manifest(tmp_path: Path) -> Path:
     """Two short utterances of the demo set."""
-    from verify.manifest import default_manifest, read_manifest
+    from verify.data.manifest import default_manifest, read_manifest
 
     chosen = sorted(read_manifest(default_manifest()), key=lambda utterance: utterance.duration)[:2]
     file = tmp_path / "short.jsonl"

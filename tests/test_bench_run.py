@@ -13,9 +13,9 @@ from export.bundle import Bundle, graph_file
 from scripts.bench import onnx_export, worker
 from tests.helpers import run_here
 from tests.verify_helpers import tiny_bundle
-from verify.generation1 import Generation1
-from verify.manifest import default_manifest, read_manifest
-from verify.transcript import Transcript
+from verify.data.manifest import default_manifest, read_manifest
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.transcript import Transcript
 
 
 def test_folders_side_by_side_with_one_that_cannot_run(

@@ -18,12 +18,12 @@ from export.bundle import Bundle
 from export.contract import expected_ports
 from export.demo import CALIBRATION, MANIFEST
 from export.errors import UserError
-from quantize.calibration import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
+from quantize.samples import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
 from tests.helpers import assert_user_error, run_here, run_process
 from tests.verify_helpers import speech, tiny_bundle
-from verify import calibration
-from verify.calibration import collect, default_utterances, folder_utterances
-from verify.manifest import Utterance, read_manifest
+from verify import collect as calibration
+from verify.collect import collect, default_utterances, folder_utterances
+from verify.data.manifest import Utterance, read_manifest
 from verify.reservoirs import Drawn, Reservoir, generator
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from export.bundle import Bundle
 from export.errors import UserError
-from quantize import calibration
-from quantize.calibration import (
+from quantize import samples as calibration
+from quantize.samples import (
     INDEX,
     CalibrationData,
     GraphSamples,

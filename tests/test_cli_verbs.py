@@ -21,7 +21,7 @@ from export.bundle import Bundle, graph_file, write_metadata
 from export.checkpoint import Checkpoint
 from quantize.recipes import RECIPES
 from tests.helpers import ROOT, run_here, run_process
-from verify.manifest import read_manifest
+from verify.data.manifest import read_manifest
 
 
 def one_object(stdout: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from export.errors import UserError
-from scripts.demo_checkpoint import train
-from scripts.demo_checkpoint.batches import CARRY_FRAMES, DROPPED_FRAMES, MEL_FRAMES_PER_BATCH, Batch, Corpus
-from scripts.demo_checkpoint.corpus import LANGUAGES, generator
-from scripts.demo_checkpoint.features import (
+from scripts.checkpoints.demo import train
+from scripts.checkpoints.demo.batches import CARRY_FRAMES, DROPPED_FRAMES, MEL_FRAMES_PER_BATCH, Batch, Corpus
+from scripts.checkpoints.demo.corpus import LANGUAGES, generator
+from scripts.checkpoints.demo.features import (
     CHUNK_FRAMES,
     CURRICULUM_SHARDS,
     Recording,
@@ -19,8 +19,8 @@ from scripts.demo_checkpoint.features import (
     shard_path,
     token_spots,
 )
-from scripts.demo_checkpoint.model import AUTO_PROMPT_ID, MEL_BINS
-from scripts.demo_checkpoint.trainer import EARLY, LATE, emission_windows, frame_targets
+from scripts.checkpoints.demo.model import AUTO_PROMPT_ID, MEL_BINS
+from scripts.checkpoints.demo.trainer import EARLY, LATE, emission_windows, frame_targets
 
 
 def recording(number: int, *, chunked: bool) -> Recording:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from export.errors import UserError
-from scripts.demo_checkpoint import speech
-from scripts.demo_checkpoint.corpus import (
+from scripts.checkpoints.demo import speech
+from scripts.checkpoints.demo.corpus import (
     LANGUAGES,
     MAX_WORDS,
     MIN_WORDS,
@@ -23,7 +23,7 @@ from scripts.demo_checkpoint.corpus import (
     split_of,
     vocabulary,
 )
-from scripts.demo_checkpoint.evaluation_set import build_evaluation_set
+from scripts.checkpoints.demo.evaluation_set import build_evaluation_set
 
 by_language = pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.tag)
 JAPANESE = LANGUAGES[-1]

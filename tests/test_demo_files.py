@@ -14,8 +14,8 @@ import soundfile
 import yaml
 
 from export.demo import CALIBRATION, CHECKPOINT, MANIFEST
-from scripts.demo_checkpoint.corpus import LANGUAGES, Split, split_of
-from scripts.demo_checkpoint.speech import VARIANTS
+from scripts.checkpoints.demo.corpus import LANGUAGES, Split, split_of
+from scripts.checkpoints.demo.speech import VARIANTS
 
 MAX_BYTES = 15_000_000
 MAX_CALIBRATION_BYTES = 2_000_000

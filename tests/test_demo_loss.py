@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.demo_checkpoint.loss import Lattice, band, cell_labels, cell_scores, rnnt_loss, scatter_lattice
+from scripts.checkpoints.demo.loss import Lattice, band, cell_labels, cell_scores, rnnt_loss, scatter_lattice
 
 BATCH, FRAMES, LABELS, PIECES = 4, 9, 5, 7
 BLANK = PIECES - 1

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import Bundle, file_facts, new_directory, refuse_existing, write_atomically
+from export.bundle import BUNDLE, Bundle
+from export.digest import file_facts
 from export.errors import UserError
+from export.folders import new_directory, refuse_existing, write_atomically
 
 
 def old_folder(target: Path) -> Path:
@@ -23,7 +25,7 @@ def old_folder(target: Path) -> Path:
 
 def test_new_directory_appears_only_when_the_body_succeeds(tmp_path: Path) -> None:
     target = tmp_path / "fp32"
-    with new_directory(target) as temporary:
+    with new_directory(target, kind=BUNDLE) as temporary:
         (temporary / "file").write_text("x")
         assert not target.exists()
     assert (target / "file").read_text() == "x"
@@ -34,7 +36,7 @@ def test_failure_leaves_nothing_behind_and_the_old_folder_alone(tmp_path: Path) 
     target = old_folder(tmp_path / "fp32")
 
     def fail() -> None:
-        with new_directory(target, force=True) as temporary:
+        with new_directory(target, force=True, kind=BUNDLE) as temporary:
             (temporary / "new").write_text("new")
             raise RuntimeError
 
@@ -45,9 +47,9 @@ def test_failure_leaves_nothing_behind_and_the_old_folder_alone(tmp_path: Path) 
 
 def test_existing_folder_needs_force(tmp_path: Path) -> None:
     target = old_folder(tmp_path / "fp32")
-    with pytest.raises(UserError, match="already exists; add --force"), new_directory(target):
+    with pytest.raises(UserError, match="already exists; add --force"), new_directory(target, kind=BUNDLE):
         pytest.fail("the body must not run")
-    with new_directory(target, force=True) as temporary:
+    with new_directory(target, force=True, kind=BUNDLE) as temporary:
         (temporary / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new"]
 
@@ -58,7 +60,7 @@ def test_a_bundle_can_be_replaced_whole_and_in_part(tmp_path: Path, small_fp32: 
         shutil.copytree(small_fp32.path, target)
         if missing:
             (target / missing).unlink()
-        with new_directory(target, force=True):
+        with new_directory(target, force=True, kind=BUNDLE):
             pass
         target.rmdir()  # it is empty now
 
@@ -72,7 +74,7 @@ def test_force_deletes_nothing_that_is_not_ours(foreign: str, tmp_path: Path) ->
         for name in (foreign, *ours):
             (target / name).write_text("mine")
         refused = f"holds {foreign.split('/', maxsplit=1)[0]}, which is no part of an exported or quantized folder"
-        with pytest.raises(UserError, match=refused), new_directory(target, force=True):
+        with pytest.raises(UserError, match=refused), new_directory(target, force=True, kind=BUNDLE):
             pytest.fail("the body must not run")
         assert (target / foreign).read_text() == "mine"
 
@@ -81,7 +83,7 @@ def test_a_foreign_metadata_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text("{}")
     for force in (False, True):
         with pytest.raises(UserError, match=r"holds nothing but metadata\.json, which may be anybody's"):
-            refuse_existing(tmp_path, force=force)
+            refuse_existing(tmp_path, kind=BUNDLE, force=force)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -89,7 +91,7 @@ def test_files_that_came_in_the_meantime_are_kept(force: bool, tmp_path: Path) -
     target = tmp_path / "fp32"
 
     def come_and_go() -> None:
-        with new_directory(target, force=force):
+        with new_directory(target, force=force, kind=BUNDLE):
             target.mkdir()
             (target / "thesis.txt").write_text("mine")
 
@@ -112,7 +114,7 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_be_placed(
     monkeypatch.setattr(Path, "rename", stubborn)
     with (
         pytest.raises(UserError, match=r"fp32: cannot be written \(Input/output error\); choose"),
-        new_directory(target, force=True),
+        new_directory(target, force=True, kind=BUNDLE),
     ):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["fp32", "nemotron_encoder.xml"]
@@ -120,7 +122,7 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_be_placed(
 
 def test_a_file_in_the_way_is_refused_even_with_force(tmp_path: Path) -> None:
     (tmp_path / "fp32").write_text("mine")
-    with pytest.raises(UserError, match="is a file"), new_directory(tmp_path / "fp32", force=True):
+    with pytest.raises(UserError, match="is a file"), new_directory(tmp_path / "fp32", force=True, kind=BUNDLE):
         pytest.fail("the body must not run")
     assert (tmp_path / "fp32").read_text() == "mine"
 

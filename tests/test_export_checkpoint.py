@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from export.checkpoint import Checkpoint, load_model, open_checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint.nemo import load_model
 from export.errors import UserError
 
 

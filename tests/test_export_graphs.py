@@ -12,14 +12,15 @@ import torch
 
 from export import parity
 from export.bundle import GRAPHS, Bundle
-from export.checkpoint import Checkpoint, load_model
+from export.checkpoint import Checkpoint
+from export.checkpoint.nemo import load_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError
-from export.graphs.encoder_fused import FusedEncoderStep
 from export.graphs.encoder_nemo import NemoEncoderStep
+from export.graphs.encoder_rewritten import FusedEncoderStep
 from export.graphs.preprocessor import LogMel
+from export.graphs.trace import trace
 from export.pipeline import export_checkpoint
-from export.trace import trace
 
 GEOMETRIES = [
     ("fused", "channel", 0, None),

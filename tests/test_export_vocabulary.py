@@ -17,20 +17,22 @@ from sentencepiece import SentencePieceProcessor
 
 from export import parity
 from export.bundle import Bundle
-from export.checkpoint import LANGUAGE_TAG, Checkpoint, load_model
+from export.checkpoint import Checkpoint
+from export.checkpoint.nemo import load_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError, UserError
+from export.graphs.trace import trace
 from export.graphs.transducer import DecoderStep, JointStep
+from export.languages import LANGUAGE_TAG
 from export.pipeline import export_checkpoint
-from export.trace import trace
 from export.vocabulary import checkpoint_ids, is_needed, prune_vocabulary, vocabulary_scripts
 from quantize.pipeline import quantize_bundle
 from quantize.recipes import get_recipe
-from scripts.random_tokenizer import TAGS, make_pieces, serialize
+from scripts.checkpoints.random.tokenizer import TAGS, make_pieces, serialize
 from scripts.regenerate.plan import Options, make_plan
 from scripts.regenerate.stages import is_finished
 from tests.helpers import assert_user_error, run_here
-from verify.manifest import Utterance, default_manifest, read_manifest
+from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.pipeline import verify_bundle
 
 LATIN = "en-US", "es-US", "fr-FR", "de-DE"

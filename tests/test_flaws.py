@@ -12,11 +12,11 @@ import pytest
 from export.bundle import Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import UserError
-from scripts.flaws import Flawed, Flaws, exported, old_beginning, with_encoder
 from tests.helpers import run_process
 from tests.test_verify_streaming import speechlike
-from verify.generation1 import Generation1
-from verify.streaming import Audio, Streaming
+from verify.flaws import Flawed, Flaws, exported, old_beginning, with_encoder
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.streaming import Audio, Streaming
 
 AUDIO = speechlike(4.0, 3)
 

@@ -122,6 +122,6 @@ def heavy_modules(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 def first_audio() -> Path:
-    from verify.manifest import default_manifest, read_manifest
+    from verify.data.manifest import default_manifest, read_manifest
 
     return read_manifest(default_manifest())[0].audio_filepath

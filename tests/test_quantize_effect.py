@@ -7,8 +7,8 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from export.constants import count_constants
 from export.errors import ParityError, UserError
+from export.weight_types import count_constants
 from quantize.compression import Samples, compress
 from quantize.effect import check_effect, check_runtime_options, check_scope, is_ignored, weights
 from quantize.modes import MODES

@@ -16,15 +16,15 @@ import pytest
 from openvino import opset13 as ops
 
 from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
-from export.constants import Counts, count_constants
 from export.errors import ParityError, UserError
+from export.weight_types import Counts, count_constants
 from quantize import compression, pipeline
-from quantize.calibration import CalibrationData
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
+from quantize.samples import CalibrationData
 from tests import tiny_graphs
-from verify.calibration import collect, default_utterances
+from verify.collect import collect, default_utterances
 
 
 def contents(directory: Path) -> dict[str, str]:

@@ -8,10 +8,13 @@ import pytest
 import sentencepiece
 import yaml
 
-from export.checkpoint import Checkpoint, load_model, open_checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint.nemo import load_model
 from export.errors import UserError
-from scripts import random_calibration, random_checkpoint, random_tokenizer
-from scripts.random_checkpoint import write_random_checkpoint
+from scripts.checkpoints.random import blank_bias as random_calibration
+from scripts.checkpoints.random import checkpoint as random_checkpoint
+from scripts.checkpoints.random import tokenizer as random_tokenizer
+from scripts.checkpoints.random.checkpoint import write_random_checkpoint
 
 
 def test_prompt_dictionary_has_the_known_rows_and_the_known_number() -> None:

@@ -19,8 +19,8 @@ from scripts.regenerate import regenerate, stages
 from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
 from scripts.regenerate.stages import StageError
 from scripts.regenerate.state import REPORT, STATE, State
-from scripts.selection import choose_utterances, first_seconds, spread
 from tests.helpers import assert_user_error, run_here
+from verify.data.selection import choose_utterances, first_seconds, spread
 
 Calls = list[str]
 

@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from export.errors import UserError
+from quantize.grid import expand, parse_axis
+from quantize.groups import Group, is_compressed, mixed, module_pattern, step_for, whole, without
 from quantize.recipe import Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
 from scripts.sweep.front import pareto
-from scripts.sweep.grid import expand, parse_axis
-from scripts.sweep.groups import Group, is_compressed, mixed, module_pattern, step_for, whole, without
 from scripts.sweep.layers import _kept
 from scripts.sweep.plan import Options
 from scripts.sweep.report import render_sweep
@@ -27,9 +27,9 @@ from scripts.sweep.rows import _mark
 from scripts.sweep.search import hopeless
 from scripts.sweep.store import claimed
 from scripts.sweep.task import Task
-from scripts.sweep.teacher import kl
 from tests.helpers import assert_user_error, run_here
 from tests.verify_helpers import tiny_bundle
+from verify.scoring.divergence import kl
 
 
 @pytest.mark.parametrize("seed", range(20))

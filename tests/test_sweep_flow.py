@@ -14,20 +14,20 @@ import soundfile
 
 from export.bundle import Bundle
 from export.errors import UserError
-from quantize.calibration import CalibrationData
+from quantize.groups import Group
 from quantize.recipe import Recipe, Tolerance
 from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES, get_recipe
-from scripts.bench.children import ChildError
+from quantize.samples import CalibrationData
+from scripts.processes import ChildError
 from scripts.sweep import calibration, rows, search, sweep, trial
-from scripts.sweep.groups import Group
 from scripts.sweep.plan import Options, check_room, make_plan
 from scripts.sweep.task import Task
 from scripts.sweep.trial import Trial
 from tests.helpers import assert_user_error, run_here
 from tests.verify_helpers import speech, tiny_bundle
-from verify.calibration import collect
-from verify.manifest import read_manifest
+from verify.collect import collect
+from verify.data.manifest import read_manifest
 
 UNITS = ("pre_encode", "layers.0", "layers.1", "embedding", "joint")
 HARM = {"pre_encode": 2.0, "layers.0": 1.0, "layers.1": 1.0, "embedding": 1.0, "joint": 20.0}

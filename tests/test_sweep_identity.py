@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import soundfile
 
+from export.digest import code_sha256
+from quantize.grid import expand, parse_axis
+from quantize.groups import Group
 from quantize.recipe import Recipe, Tolerance
 from quantize.recipes import RECIPES
 from scripts.sweep import identity
-from scripts.sweep.grid import expand, parse_axis
-from scripts.sweep.groups import Group
 from scripts.sweep.plan import Options, Plan, make_plan
 from tests.helpers import ROOT
 from tests.verify_helpers import speech, tiny_bundle
@@ -166,26 +167,37 @@ def code(tmp_path: Path) -> Iterator[Path]:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
     yield tmp_path / "code"
-    identity.code_sha256.cache_clear()
+    code_sha256.cache_clear()
 
 
 def test_code(code: Path) -> None:
     """Every module that makes, hears, measures or scores; recipes have hashes of their own."""
-    before = identity.code_sha256(code)
+    before = identity.code_identity(code)
     names = [
-        *("export/constants.py", "export/graphs/attention.py", "quantize/compression.py", "quantize/effect.py"),
-        *("verify/score.py", "verify/streaming/stream.py", "verify/report.py"),
+        *(
+            "export/weight_types.py",
+            "export/graphs/attention.py",
+            "quantize/compression.py",
+            "quantize/effect.py",
+            "quantize/groups.py",
+        ),
+        *(
+            "verify/scoring/rates.py",
+            "verify/scoring/divergence.py",
+            "verify/runtimes/streaming/stream.py",
+            "verify/report.py",
+        ),
         *(f"scripts/bench/{name}.py" for name in ("encoders", "plan", "report", "rounds", "worker")),
-        *(f"scripts/sweep/{name}.py" for name in ("groups", "probe", "teacher", "trial", "worker")),
+        *(f"scripts/sweep/{name}.py" for name in ("probe", "trial", "worker")),
     ]
     for name in names:
         file = code / name
         content = file.read_bytes()
         file.write_bytes(content + b"\n")
-        identity.code_sha256.cache_clear()
-        assert identity.code_sha256(code) != before, name
+        code_sha256.cache_clear()
+        assert identity.code_identity(code) != before, name
         file.write_bytes(content)
     with (code / "quantize" / "recipes.py").open("a") as file_object:
         file_object.write("\n")
-    identity.code_sha256.cache_clear()
-    assert identity.code_sha256(code) == before
+    code_sha256.cache_clear()
+    assert identity.code_identity(code) == before

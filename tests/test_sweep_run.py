@@ -19,22 +19,22 @@ from export.bundle import Bundle, graph_file
 from export.errors import UserError
 from quantize.compression import compress
 from quantize.effect import weights
+from quantize.groups import find_groups, step_for
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import Tolerance
 from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES, get_recipe
 from scripts.bench import rounds
 from scripts.bench import worker as bench_worker
-from scripts.bench.children import ChildError
+from scripts.processes import ChildError
 from scripts.sweep import layers, probe, rank_layers, search, sweep, trial, worker
-from scripts.sweep.groups import find_groups, step_for
 from scripts.sweep.plan import Options
 from scripts.sweep.task import Task
-from scripts.sweep.teacher import diverge, encode, lessons, open_transducer, record
 from tests.helpers import ROOT
-from verify.audio import load_audio
-from verify.generation1 import FP32_CONFIG, Generation1
-from verify.manifest import read_manifest
+from verify.data.audio import load_audio
+from verify.data.manifest import read_manifest
+from verify.runtimes.generation1 import FP32_CONFIG, Generation1
+from verify.scoring.divergence import diverge, encode, lessons, open_transducer, record
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle
 from export.errors import UserError
+from export.languages import prompt_id_for
 from tests.verify_helpers import CHUNK, CHUNK_SAMPLES, FRAMES, LEAD, MEL, speech, tiny_bundle
-from verify.generation1 import MAX_SYMBOLS, Generation1
-from verify.transcript import Timings, prompt_id_for
+from verify.runtimes.generation1 import MAX_SYMBOLS, Generation1
+from verify.runtimes.transcript import Timings
 
 
 def by_the_book(bundle: Bundle, audio: NDArray[np.float32], language: str) -> tuple[list[int], list[int]]:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from export.errors import UserError
 from tests.verify_helpers import transcript
-from verify.audio import load_audio
-from verify.manifest import Utterance, load_utterance, read_manifest
+from verify.data.audio import load_audio
+from verify.data.manifest import Utterance, load_utterance, read_manifest
 from verify.runs import manifest_sha256, transcribe_manifest
-from verify.transcript import Transcript
+from verify.runtimes.transcript import Transcript
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:

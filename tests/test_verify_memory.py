@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verify.mapped_weights import _mapping_of, _mappings, pages_given_back
+from verify.runtimes.mapped_weights import _mapping_of, _mappings, pages_given_back
 
 SIZE = 64 * 2**20
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from export.checkpoint import Checkpoint, load_model
+from export.checkpoint import Checkpoint
+from export.checkpoint.nemo import load_model
 from tests.verify_helpers import speech
-from verify.nemo_reference import MAX_SYMBOLS, NemoStreaming
+from verify.references.nemo import MAX_SYMBOLS, NemoStreaming
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel

@@ -14,14 +14,14 @@ import soundfile
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
+from export.host import machine, peak_rss_mb
 from quantize.recipe import Tolerance
 from tests.verify_helpers import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
-from verify.generation1 import Generation1
-from verify.manifest import Utterance, default_manifest, read_manifest
+from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.pipeline import runtime_for, verify_bundle
-from verify.resources import machine, peak_rss_mb
 from verify.runs import checkpoint_side, record_bundle, transcribe_manifest
+from verify.runtimes.generation1 import Generation1
 
 
 @pytest.fixture

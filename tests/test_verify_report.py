@@ -13,7 +13,7 @@ from tests.verify_helpers import transcript
 from verify.pipeline import IDENTICAL, NEMO_TOLERANCE, compare_runs
 from verify.report import Report, Row, score_again, score_rows
 from verify.runs import Run, Side, load_transcripts, save_transcripts
-from verify.transcript import Transcript
+from verify.runtimes.transcript import Transcript
 
 TEXTS = [("en-US", "The cat sat down."), ("en-US", "Hello there"), ("ja-JP", "今日は晴れ"), ("es", "Sí")]
 REFERENCE = [
@@ -31,7 +31,7 @@ TARGET = [
 
 
 def utterances(folder: Path) -> list:  # type: ignore[type-arg]
-    from verify.manifest import Utterance
+    from verify.data.manifest import Utterance
 
     return [
         Utterance(audio_filepath=folder / f"{index}.wav", text=text, target_lang=language)

@@ -13,18 +13,19 @@ import psutil
 import pytest
 
 from export.bundle import Bundle
-from export.checkpoint import Checkpoint, load_model
+from export.checkpoint import Checkpoint
+from export.checkpoint.nemo import load_model
 from export.errors import UserError
 from export.pipeline import export_checkpoint
-from scripts.flaws import without_silence
-from scripts.selection import spread
-from verify.audio import load_audio
-from verify.generation1 import Generation1
-from verify.manifest import default_manifest, read_manifest
-from verify.nemo_reference import NemoStreaming
+from verify.data.audio import load_audio
+from verify.data.manifest import default_manifest, read_manifest
+from verify.data.selection import spread
+from verify.flaws import without_silence
 from verify.pipeline import verify_bundle
-from verify.streaming import Audio, Stream, Streaming
-from verify.streaming.stream import LONGEST_WORD
+from verify.references.nemo import NemoStreaming
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.streaming import Audio, Stream, Streaming
+from verify.runtimes.streaming.stream import LONGEST_WORD
 
 
 def speechlike(seconds: float, seed: int) -> Audio:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from export.languages import prompt_id_for
 from tests.verify_helpers import PIECES
 from verify.compare import exact_match, first_divergence, text_diff
-from verify.score import Score, metric_for, normalize, score_text, score_texts, total
-from verify.transcript import Timings, detokenize, prompt_id_for
+from verify.runtimes.transcript import Timings, detokenize
+from verify.scoring.normalization import normalize
+from verify.scoring.rates import Score, metric_for, score_text, total
 
 TAGS = [1, 2]
 
@@ -101,7 +103,7 @@ def test_raw_score_keeps_case_and_punctuation() -> None:
 
 
 def test_total_is_weighted_by_length() -> None:
-    scores = score_texts(["a b c d e f g h i", "x"], ["a b c d e f g h i", "y"], ["wer", "wer"])
+    scores = [score_text("a b c d e f g h i", "a b c d e f g h i", "wer"), score_text("x", "y", "wer")]
     assert total(scores).rate == pytest.approx(10.0)  # not the mean of 0 and 100
     assert total([]).rate == 0.0
     assert Score(3, 0).rate == 100.0

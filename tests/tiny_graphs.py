@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from export.bundle import GRAPHS, Bundle, Metadata, graph_file, write_metadata, write_vocabulary
-from quantize.calibration import (
-    CalibrationData,
-    GraphSamples,
-    Index,
-    Origin,
-    source_facts,
-    write_index,
-    write_shards,
-)
+from quantize.samples import CalibrationData, GraphSamples, Index, Origin, source_facts, write_index, write_shards
 
 WIDTH = 32
 FRAMES = 6

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 
 from export.bundle import Bundle, Metadata, graph_file, write_metadata, write_vocabulary
-from verify.transcript import Timings, Transcript
+from verify.runtimes.transcript import Timings, Transcript
 
 PIECES = ("<unk>", "<en-US>", "<de-DE>", "▁a", "b", "▁c", "d", "▁")
 MEL, DIM, HIDDEN, LAYERS, LEAD, CHUNK, FRAMES = 4, 6, 5, 1, 1, 16, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from verify.score import Metric
+from verify.scoring.rates import Metric
 
 
 def first_divergence(reference: Sequence[int], target: Sequence[int]) -> int | None:

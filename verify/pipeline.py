@@ -12,7 +12,7 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.vocabulary import checkpoint_ids
 from quantize.recipe import Tolerance
-from verify.manifest import Utterance
+from verify.data.manifest import Utterance
 from verify.report import Output, Report, Row, Speed, score_rows
 from verify.runs import (
     MANIFEST_LANGUAGE,
@@ -29,7 +29,7 @@ from verify.runs import (
     save_transcripts,
     transcribe_manifest,
 )
-from verify.transcript import Timings, Transcript
+from verify.runtimes.transcript import Timings, Transcript
 
 __all__ = [
     "IDENTICAL",

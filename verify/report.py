@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from export.bundle import write_atomically
-from export.checkpoint import DEFAULT_LANGUAGE
 from export.errors import UserError
+from export.folders import write_atomically
+from export.languages import DEFAULT_LANGUAGE
 from quantize.recipe import Tolerance
 from verify.compare import exact_match, first_divergence, text_diff
 from verify.runs import Side
-from verify.score import Metric, Score, metric_for, score_text, total
+from verify.scoring.rates import Metric, Score, metric_for, score_text, total
 
 REPORT_VERSION = 1
 WORST_EXAMPLES = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantize.calibration import CALIBRATED, Inputs, Origin
+from quantize.samples import CALIBRATED, Inputs, Origin
 
 Kept = tuple[Path, Origin]
 """A file with one sample, and where that was met."""

@@ -6,8 +6,6 @@ of the folder's or checkpoint's contents, of the audio and its languages, and of
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.bundle import GRAPHS, VOCABULARY, Bundle, file_facts, graph_file, write_atomically
+from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
 from export.checkpoint import Checkpoint
+from export.digest import code_sha256, digest, file_facts
 from export.errors import UserError
+from export.folders import write_atomically
+from export.host import machine
 from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
-from verify.generation1 import Generation1, properties
-from verify.manifest import Utterance, load_utterance
-from verify.resources import machine
-from verify.streaming import Streaming
-from verify.transcript import Recognizer, Transcript
+from verify.data.manifest import Utterance, load_utterance
+from verify.runtimes.generation1 import Generation1, properties
+from verify.runtimes.streaming import Streaming
+from verify.runtimes.transcript import Recognizer, Transcript
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -35,6 +35,9 @@ MANIFEST_LANGUAGE = "manifest"
 
 Runtime = Literal["generation1", "streaming"]
 """How a folder is run: the published clients' loop, or the runtime without its flaws."""
+
+RUNTIME_CODE = ("export/languages.py", *(f"verify/{room}/**/*.py" for room in ("data", "runtimes", "references")))
+"""What transcribes: an edited loop never reuses what an older loop gave."""
 
 RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {"generation1": Generation1, "streaming": Streaming}
 
@@ -194,7 +197,7 @@ def record_checkpoint(
     side = checkpoint_side(checkpoint, lookahead, chunk_frames)
 
     def make() -> list[Transcript]:
-        from verify.nemo_reference import NemoStreaming
+        from verify.references.nemo import NemoStreaming
 
         return transcribe_manifest(
             NemoStreaming(checkpoint, lookahead, model, chunk_frames=chunk_frames),
@@ -220,7 +223,7 @@ def _record(
     if cache is None:
         return Run(side=side, manifest_sha256=audio, language=language, transcripts=make())
     facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint"})
-    file = cache / f"{_digest([facts, contents(), audio, language, _runtime_sha256()])}.json"
+    file = cache / f"{digest([facts, contents(), audio, language, code_sha256(*RUNTIME_CODE)])}.json"
     if file.is_file():
         try:
             run = load_transcripts(file)
@@ -233,20 +236,12 @@ def _record(
     return run
 
 
-def _runtime_sha256() -> str:
-    """Identity of the code that transcribes, so that an edited loop never reuses what an older one heard."""
-    here = Path(__file__).parent
-    names = ("audio.py", "generation1.py", "manifest.py", "nemo_reference.py", "transcript.py")
-    files = [here / name for name in names]
-    return _digest([file_facts(file) for file in [*files, *sorted((here / "streaming").glob("*.py"))]])
-
-
 def manifest_sha256(utterances: Sequence[Utterance]) -> str:
     """Identity of what is transcribed: every audio file's contents, the part meant, and language, in order.
 
     Texts do not count, and an utterance that is all of its file is the same with and without a duration.
     """
-    return _digest(
+    return digest(
         [[file_facts(each.audio_filepath)["sha256"], each.target_lang, *(each.cut or ())] for each in utterances]
     )
 
@@ -268,8 +263,3 @@ def load_transcripts(path: Path) -> Run:
         raise UserError(f"{path}: cannot be read ({error.strerror}); record the reference again") from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no recorded run; delete it and record the reference again") from error
-
-
-def _digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -6,8 +6,6 @@ files are as they were is used again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +13,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.bundle import Bundle, write_atomically
+from export.bundle import Bundle
+from export.digest import code_sha256, digest
 from export.errors import UserError
+from export.folders import write_atomically
 from export.progress import note
-from scripts.bench.children import ChildError, run_module
 from scripts.bench.make import ONNX_EXPORT, ONNX_QUANTIZE, QUANTIZE
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import KV, Build, Plan, recipe_of
 from scripts.claim import claimed_folder
+from scripts.processes import ChildError, run_module
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -34,7 +34,6 @@ FULL_BYTES = 2_600_000_000
 
 MAKE = "scripts.bench.make"
 
-_ROOT = Path(__file__).resolve().parents[2]
 _TOOLS = ("nemotron-ov", "openvino", "nncf", "torch", "nemo-toolkit", "onnx", "onnxruntime")
 
 Paths = dict[str, Path]
@@ -124,27 +123,27 @@ class _Maker:
         if recipe.needs_calibration:
             source = self._calibration(fp32)
             command += ["--calibration", source]
-        key = _key(_read_key(source), recipe.hash, str(published), _code("quantize", but="recipes.py"))
+        key = _key(_read_key(source), recipe.hash, str(published), code_sha256("quantize/**/*.py", but="recipes.py"))
         return self._kept(target, key, _whole_bundle, lambda: run_module(MAKE, command, show=True))
 
     def _calibration(self, fp32: Path) -> Path:
         """Samples of the folder's graphs, from the audio that travels with the demo checkpoint."""
         target = fp32.with_name(f"{fp32.name}-calibration")
-        key = _key(_read_key(fp32), _code("verify"), _code("quantize", only="calibration.py"))
+        key = _key(_read_key(fp32), code_sha256("verify/**/*.py"), code_sha256("quantize/samples.py"))
         command = ["calibrate", fp32, target, "--json", "--force"]
         return self._kept(target, key, Path.is_dir, lambda: run_module("scripts.cli", command, show=True))
 
     def _exported(self, graph: str, cache: str = "channel") -> Path:
         name = "published-fp32" if graph == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
         target = self._folder / name
-        key = _key(self._checkpoint.sha256, graph, cache, _code("export"))
+        key = _key(self._checkpoint.sha256, graph, cache, code_sha256("export/**/*.py"))
         command = ["export", self._checkpoint.path, target, "--graph", graph, "--cache", cache, "--json", "--force"]
         return self._kept(target, key, _whole_bundle, lambda: run_module("scripts.cli", command, show=True))
 
     def _onnx(self, precision: str) -> Path:
         source = self._exported("nemo") if precision == "fp32" else self._onnx("fp32")
         target = self._folder / f"onnxruntime-{precision}"
-        key = _key(_read_key(source), precision, _code("scripts/bench", only="onnx_export.py"))
+        key = _key(_read_key(source), precision, code_sha256("scripts/bench/onnx_export.py"))
         task = ONNX_EXPORT if precision == "fp32" else ONNX_QUANTIZE
         command = [task, source, target, "--checkpoint", self._checkpoint.path]
 
@@ -192,16 +191,7 @@ def _read_key(target: Path) -> str:
 
 def _key(*facts: str) -> str:
     """Identity of all that a folder is made from: these facts and the tools' versions."""
-    return hashlib.sha256(json.dumps([facts, installed_versions()]).encode()).hexdigest()
-
-
-def _code(package: str, *, only: str = "*.py", but: str = "") -> str:
-    """Identity of a package's source."""
-    digest = hashlib.sha256()
-    for file in sorted((_ROOT / package).rglob(only)):
-        if file.name != but:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return digest([facts, installed_versions()])
 
 
 def installed_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle
 from export.contract import Port, expected_ports
-from verify.generation1 import EncoderStep, compile_graph
+from verify.runtimes.generation1 import EncoderStep, compile_graph
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -40,7 +40,7 @@ class OpenVINOEncoder:
         self.input_names = {name for port in compiled.inputs for name in port.get_names()}
 
     def input(self, port: Port) -> Array:
-        """See :class:`verify.generation1.EncoderStep`."""
+        """See :class:`verify.runtimes.generation1.EncoderStep`."""
         tensor = self._tensor(self._model.input(port.name).get_element_type(), list(port.shape))
         self._request.set_tensor(port.name, tensor)
         array: Array = tensor.data
@@ -48,12 +48,12 @@ class OpenVINOEncoder:
         return array
 
     def output(self, name: str) -> Array:
-        """See :class:`verify.generation1.EncoderStep`."""
+        """See :class:`verify.runtimes.generation1.EncoderStep`."""
         data: Array = self._request.get_tensor(name).data
         return data
 
     def run(self) -> None:
-        """See :class:`verify.generation1.EncoderStep`."""
+        """See :class:`verify.runtimes.generation1.EncoderStep`."""
         start = time.perf_counter()
         self._request.start_async()
         self._request.wait()
@@ -62,7 +62,7 @@ class OpenVINOEncoder:
 
 
 class _ArrayEncoder:
-    """What engines share that take and return arrays; see :class:`verify.generation1.EncoderStep`."""
+    """What engines share that take and return arrays; see :class:`verify.runtimes.generation1.EncoderStep`."""
 
     def __init__(self) -> None:
         self.seconds, self.calls = 0.0, 0
@@ -93,7 +93,7 @@ class OnnxEncoder(_ArrayEncoder):
         self.input_names = {port.name for port in self._session.get_inputs()}
 
     def run(self) -> None:
-        """See :class:`verify.generation1.EncoderStep`."""
+        """See :class:`verify.runtimes.generation1.EncoderStep`."""
         start = time.perf_counter()
         self._outputs = dict(zip(self._names, self._session.run(self._names, self._inputs), strict=True))
         self.seconds += time.perf_counter() - start
@@ -113,7 +113,7 @@ class TorchEncoder(_ArrayEncoder):
             self.input_names.add("prompt_id")
 
     def run(self) -> None:
-        """See :class:`verify.generation1.EncoderStep`."""
+        """See :class:`verify.runtimes.generation1.EncoderStep`."""
         import torch
 
         start = time.perf_counter()

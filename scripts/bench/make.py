@@ -28,9 +28,9 @@ def make(arguments: Any) -> None:
 
 
 def _quantize(arguments: Any) -> None:
-    from quantize.calibration import CalibrationData
     from quantize.pipeline import quantize_bundle
     from quantize.recipes import get_recipe
+    from quantize.samples import CalibrationData
 
     quantize_bundle(
         Bundle.open(arguments.source),

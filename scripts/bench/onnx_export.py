@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from export.bundle import GRAPHS, METADATA, VOCABULARY, Bundle, graph_file, new_directory
+from export.bundle import BUNDLE, GRAPHS, METADATA, VOCABULARY, Bundle, graph_file
 from export.contract import expected_ports
+from export.folders import new_directory
 
 ENCODER = "encoder.onnx"
 
@@ -29,7 +30,8 @@ def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
     import onnx
     import torch
 
-    from export.checkpoint import load_model, open_checkpoint
+    from export.checkpoint import open_checkpoint
+    from export.checkpoint.nemo import load_model
     from export.graphs.encoder_nemo import NemoEncoderStep
 
     opened = open_checkpoint(checkpoint)
@@ -38,7 +40,10 @@ def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
     example = tuple(
         torch.zeros(port.shape, dtype=torch.float32 if port.dtype == "f32" else torch.int32) for port in ports.inputs
     )
-    with new_directory(directory) as target, tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx.") as scratch:
+    with (
+        new_directory(directory, kind=BUNDLE) as target,
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx.") as scratch,
+    ):
         with torch.inference_mode():
             torch.onnx.export(
                 NemoEncoderStep(load_model(opened), geometry).eval(),
@@ -59,7 +64,7 @@ def quantize_encoder(source: Path, directory: Path) -> None:
     """Write a folder whose ONNX encoder is the source's in dynamic INT8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with new_directory(directory) as target:
+    with new_directory(directory, kind=BUNDLE) as target:
         quantize_dynamic(
             source / ENCODER, target / ENCODER, weight_type=QuantType.QUInt8, use_external_data_format=True
         )

@@ -19,7 +19,7 @@ from scripts.outputs import check_output
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from quantize.recipe import Recipe
-    from verify.manifest import Utterance
+    from verify.data.manifest import Utterance
     from verify.runs import Runtime
 
 Size = Literal["small", "full"]
@@ -115,8 +115,8 @@ def make_plan(options: Options) -> Plan:
         UserError: bad input; nothing was written.
     """
     from export.checkpoint import open_checkpoint
-    from scripts.selection import choose_utterances
-    from verify.manifest import load_utterance
+    from verify.data.manifest import load_utterance
+    from verify.data.selection import choose_utterances
 
     _check_outputs(options)
     given = _given_builds(options)

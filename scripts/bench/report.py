@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.bundle import Bundle
+from export.host import machine
 from scripts.bench.builds import installed_versions
 from scripts.bench.plan import BASELINE, Build, Plan
 from scripts.bench.rounds import Measured
 from scripts.bench.worker import Measurement
-from verify.resources import machine
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

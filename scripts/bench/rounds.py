@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from export.progress import note
-from scripts.bench.children import ChildError, run_module
 from scripts.bench.plan import Build, Plan
 from scripts.bench.worker import Measurement, Task
+from scripts.processes import ChildError, run_module
 
 Measured = dict[str, list[Measurement]]
 

@@ -23,6 +23,8 @@ from pydantic import BaseModel, Field
 from export.bundle import METADATA, Bundle, Metadata, graph_file
 from export.contract import Port, expected_ports
 from export.errors import NemotronOVError
+from export.host import peak_rss_mb
+from export.languages import prompt_id_for
 from scripts.bench.encoders import (
     Array,
     OnnxEncoder,
@@ -35,10 +37,9 @@ from scripts.bench.encoders import (
 )
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import Engine
-from verify.generation1 import EncoderStep
-from verify.manifest import Utterance, load_utterance
-from verify.resources import peak_rss_mb
-from verify.transcript import Timings, Transcript, prompt_id_for
+from verify.data.manifest import Utterance, load_utterance
+from verify.runtimes.generation1 import EncoderStep
+from verify.runtimes.transcript import Timings, Transcript
 
 if TYPE_CHECKING:
     from export.geometry import Geometry
@@ -110,7 +111,7 @@ def _onnxruntime(task: Task) -> dict[str, Any]:
     import onnxruntime  # noqa: F401
     import openvino  # noqa: F401
 
-    from verify.generation1 import Generation1
+    from verify.runtimes.generation1 import Generation1
 
     start = time.perf_counter()
     metadata = Metadata.model_validate_json((task.path / METADATA).read_text(encoding="utf-8"))
@@ -128,8 +129,8 @@ def _nemo(task: Task) -> dict[str, Any]:
     import torch
 
     from export.checkpoint import open_checkpoint
-    from export.nemo import quiet, restore
-    from verify.nemo_reference import NemoStreaming
+    from export.checkpoint.nemo import load_model, quiet
+    from verify.references.nemo import NemoStreaming
 
     torch.set_num_threads(task.threads)
     quiet()
@@ -137,7 +138,7 @@ def _nemo(task: Task) -> dict[str, Any]:
 
     start = time.perf_counter()
     checkpoint = open_checkpoint(task.path)
-    model = restore(checkpoint)
+    model = load_model(checkpoint)
     geometry, _ = checkpoint.geometry(0)
     recognizer = NemoStreaming(checkpoint, geometry.lookahead, model, chunk_frames=geometry.chunk_frames)
     threads = recognizer.threads or task.threads
@@ -199,7 +200,7 @@ def _time_folder(encoder: EncoderStep, bundle: Bundle, task: Task, config: dict[
     """The encoder alone, on the mel of the folder's own preprocessor."""
     import openvino as ov
 
-    from verify.generation1 import compile_graph
+    from verify.runtimes.generation1 import compile_graph
 
     metadata = bundle.metadata
     signal = _signal(task, metadata.sample_rate)

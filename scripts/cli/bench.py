@@ -67,7 +67,7 @@ def bench(
 
     Every measurement is a process of its own, and the builds take turns. Exit status 1: some build failed.
     """
-    from export.bundle import write_atomically
+    from export.folders import write_atomically
     from scripts.bench.picture import save_picture
     from scripts.bench.plan import Options
     from scripts.bench.report import render

@@ -34,14 +34,15 @@ def quantize(
     as_json: options.Json = False,
 ) -> Result:
     """Derive a smaller folder from an FP32 one by a recipe."""
-    from export.bundle import Bundle, refuse_existing
-    from quantize.calibration import CalibrationData
+    from export.bundle import BUNDLE, Bundle
+    from export.folders import refuse_existing
+    from export.host import peak_rss_mb
     from quantize.pipeline import quantize_bundle
     from quantize.recipes import get_recipe
-    from verify.resources import peak_rss_mb
+    from quantize.samples import CalibrationData
 
     chosen = get_recipe(recipe)
-    refuse_existing(directory, force=force)
+    refuse_existing(directory, kind=BUNDLE, force=force)
     bundle = quantize_bundle(
         Bundle.open(source),
         directory,

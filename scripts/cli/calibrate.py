@@ -12,7 +12,7 @@ from scripts.cli import options
 from scripts.cli.result import Result, facts_table, megabytes, verb
 
 if TYPE_CHECKING:
-    from verify.manifest import Utterance
+    from verify.data.manifest import Utterance
 
 
 @verb
@@ -40,9 +40,9 @@ def calibrate(
 ) -> Result:
     """Collect calibration samples: audio through an FP32 folder, and what its graphs were given on the way."""
     from export.bundle import Bundle
-    from quantize.calibration import CALIBRATED
-    from verify.calibration import SAMPLES, collect
-    from verify.resources import peak_rss_mb
+    from export.host import peak_rss_mb
+    from quantize.samples import CALIBRATED
+    from verify.collect import SAMPLES, collect
 
     bundle = Bundle.open(source)
     utterances = _utterances(manifest, audio)
@@ -80,8 +80,8 @@ def calibrate(
 
 def _utterances(manifest: Path | None, audio: Path | None) -> list[Utterance]:
     from export.errors import UserError
-    from verify.calibration import default_utterances, folder_utterances
-    from verify.manifest import read_manifest
+    from verify.collect import default_utterances, folder_utterances
+    from verify.data.manifest import read_manifest
 
     if manifest and audio:
         raise UserError(f"--manifest {manifest} and --audio {audio}: both given; choose one")

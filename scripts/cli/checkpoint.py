@@ -42,7 +42,7 @@ def random(
     as_json: options.Json = False,
 ) -> Result:
     """Write a checkpoint of the published configuration with seeded random weights: true size and speed, no sense."""
-    from scripts.random_checkpoint import write_random_checkpoint
+    from scripts.checkpoints.random.checkpoint import write_random_checkpoint
 
     write_random_checkpoint(output, size.value, seed=seed, force=force, variant=variant.value)
     return _written(output, as_json)
@@ -64,7 +64,7 @@ def demo(
 ) -> Result:
     """Train the demo checkpoint on synthetic speech again (hours on 2 cores; continues where it was stopped)."""
     from export.errors import UserError
-    from scripts.demo_checkpoint.train import train_demo_checkpoint
+    from scripts.checkpoints.demo.train import train_demo_checkpoint
 
     work = work_dir or output.with_name(output.name + ".work")
     if output.exists() and not (force or work.exists()):  # an interrupted run has left both
@@ -78,7 +78,7 @@ def demo(
 
 def _written(output: Path, as_json: bool) -> Result:
     """What was written, with its hash."""
-    from export.bundle import file_facts
+    from export.digest import file_facts
 
     facts = {"checkpoint": str(output), **file_facts(output)}
     return Result(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from verify.report import Report
     from verify.runs import Run, Runtime, Side
-    from verify.transcript import Transcript
+    from verify.runtimes.transcript import Transcript
 
 
 @verb
@@ -43,10 +43,10 @@ def verify(
 ) -> Result:
     """Does a folder transcribe like its reference? Exit status 1 where its recipe's limits do not hold."""
     from export.bundle import Bundle
+    from export.host import peak_rss_mb
     from scripts.outputs import check_output
-    from scripts.selection import choose_utterances
+    from verify.data.selection import choose_utterances
     from verify.pipeline import verify_bundle
-    from verify.resources import peak_rss_mb
 
     check_output("--report", report)
     check_output("--cache", cache, folder=True)
@@ -118,9 +118,9 @@ def record(
 ) -> Result:
     """Run NeMo over a manifest and keep its transcripts, so that `verify` need not hold both models at once."""
     from export.checkpoint import open_checkpoint
+    from export.host import peak_rss_mb
     from scripts.outputs import check_output
-    from scripts.selection import choose_utterances
-    from verify.resources import peak_rss_mb
+    from verify.data.selection import choose_utterances
     from verify.runs import record_checkpoint
 
     check_output("--cache", cache, folder=True)
@@ -153,9 +153,9 @@ def transcribe(
 ) -> Result:
     """Transcribe recordings with a finished folder, chunk by chunk."""
     from export.bundle import Bundle
-    from verify.audio import load_audio
+    from export.host import peak_rss_mb
+    from verify.data.audio import load_audio
     from verify.pipeline import speed
-    from verify.resources import peak_rss_mb
     from verify.runs import RUNTIMES, best_runtime
 
     bundle = Bundle.open(directory)

@@ -25,13 +25,14 @@ def export(
     as_json: options.Json = False,
 ) -> Result:
     """Export a checkpoint to an FP32 folder, each graph checked against PyTorch before it is written."""
-    from export.bundle import refuse_existing
+    from export.bundle import BUNDLE
     from export.checkpoint import open_checkpoint
+    from export.folders import refuse_existing
+    from export.host import peak_rss_mb
     from export.pipeline import export_checkpoint
     from export.profiles import choose_settings
-    from verify.resources import peak_rss_mb
 
-    refuse_existing(directory, force=force)
+    refuse_existing(directory, kind=BUNDLE, force=force)
     source = open_checkpoint(checkpoint, revision)
     settings = choose_settings(
         source, profile, lookahead=lookahead, chunk_ms=chunk_ms, cache=cache.value if cache else None

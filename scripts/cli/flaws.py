@@ -13,7 +13,7 @@ from scripts.cli import options
 from scripts.cli.result import Result, verb
 
 if TYPE_CHECKING:
-    from scripts.flaws import Row
+    from verify.flaws import Row
 
 
 @verb
@@ -31,8 +31,8 @@ def flaws(
     from dataclasses import asdict
 
     from export.checkpoint import open_checkpoint
-    from scripts.flaws import measure
-    from scripts.selection import choose_utterances
+    from verify.data.selection import choose_utterances
+    from verify.flaws import measure
 
     opened = open_checkpoint(checkpoint, revision)
     utterances = choose_utterances(manifest, limit)

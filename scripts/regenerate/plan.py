@@ -108,7 +108,7 @@ def make_plan(options: Options) -> Plan:
         UserError: checkpoint, lookahead, chunk, recipe or manifest cannot be used.
     """
     from quantize.recipes import get_recipe
-    from verify.manifest import read_manifest
+    from verify.data.manifest import read_manifest
 
     wanted = dict.fromkeys(options.recipes or DEFAULT_RECIPES)  # each once, in the order given
     recipes = tuple(get_recipe(name) for name in wanted if name != FP32)
@@ -146,7 +146,7 @@ def make_plan(options: Options) -> Plan:
 def _manifest(options: Options, checkpoint: Checkpoint) -> tuple[Path, int | None, bool]:
     """Manifest, limit, and whether its text can be scored: the demo set means nothing to another model."""
     from export import demo
-    from verify.manifest import default_manifest
+    from verify.data.manifest import default_manifest
 
     if options.manifest is not None:
         return options.manifest, options.limit, True

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import Bundle, write_atomically
+from export.bundle import Bundle
+from export.folders import write_atomically
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.stages import Outcome
 from scripts.regenerate.state import REPORT, REPORTS
@@ -20,7 +21,7 @@ NEMO = "NeMo"
 
 def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
     """Write ``report.json`` and return its content."""
-    from verify.resources import machine
+    from export.host import machine
 
     rows = [folder_row(plan, name, results) for name in results]
     report = {

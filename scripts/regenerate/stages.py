@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from export.bundle import METADATA, Bundle, write_atomically
+from export.bundle import METADATA, Bundle
 from export.errors import NemotronOVError, UserError
+from export.folders import write_atomically
 from export.progress import note
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import REPORTS, STAGES, State
@@ -132,7 +133,7 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
 
 def measure_folder(plan: Plan, state: State, name: str) -> Outcome:
     """Transcribe a little in a fresh process: its encoder step time, speed and peak memory."""
-    from scripts.selection import choose_utterances, first_seconds
+    from verify.data.selection import choose_utterances, first_seconds
 
     folder = plan.output / name
     audio = first_seconds(choose_utterances(plan.manifest, MEASURED_UTTERANCES), MEASURED_SECONDS)

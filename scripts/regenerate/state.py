@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.bundle import write_atomically
 from export.errors import UserError
+from export.folders import write_atomically
 from export.progress import note
 from scripts.claim import claimed_folder
 from scripts.regenerate.plan import Plan, check_disk

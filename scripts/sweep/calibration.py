@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from export.bundle import Bundle
 from export.contract import expected_ports
+from export.digest import digest
 from export.errors import UserError
 from export.progress import note, task
-from quantize.calibration import CalibrationData
-from scripts.bench.children import ChildError, run_module
-from scripts.sweep.identity import digest
-from verify.audio import load_audio
-from verify.calibration import SAMPLES, default_utterances, utterance_hashes
-from verify.manifest import Utterance, read_manifest
+from quantize.samples import CalibrationData
+from scripts.processes import ChildError, run_module
+from verify.collect import SAMPLES, default_utterances, utterance_hashes
+from verify.data.audio import load_audio
+from verify.data.manifest import Utterance, read_manifest
 from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.bundle import Bundle
-from quantize.calibration import graph_hashes
+from export.digest import ROOT, code_sha256, digest
+from export.host import machine
+from quantize.groups import Group, step_for, whole
 from quantize.recipe import Recipe, Tolerance, WeightCompression
-from scripts.selection import choose_utterances, first_seconds, spread
-from scripts.sweep.groups import Group, step_for, whole
-from verify.manifest import Utterance
-from verify.resources import machine
+from quantize.samples import graph_hashes
+from verify.data.manifest import Utterance
+from verify.data.selection import choose_utterances, first_seconds, spread
 from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:
@@ -25,16 +23,9 @@ if TYPE_CHECKING:
 CODE = (
     *(f"{package}/**/*.py" for package in ("export", "quantize", "verify")),
     *(f"scripts/bench/{name}.py" for name in ("encoders", "plan", "report", "rounds", "worker")),
-    *(f"scripts/sweep/{name}.py" for name in ("groups", "probe", "teacher", "trial", "worker")),
+    *(f"scripts/sweep/{name}.py" for name in ("probe", "trial", "worker")),
 )
 """The code that makes and measures; recipes have hashes of their own."""
-
-_ROOT = Path(__file__).resolve().parents[2]
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def source_identity(source: Bundle) -> dict[str, Any]:
@@ -43,19 +34,13 @@ def source_identity(source: Bundle) -> dict[str, Any]:
     return {
         "source": graph_hashes(source),
         "tools": {name: version(name) for name in tools},
-        "code": code_sha256(),
+        "code": code_identity(),
     }
 
 
-@functools.cache
-def code_sha256(root: Path = _ROOT) -> str:
+def code_identity(root: Path = ROOT) -> str:
     """Identity of :data:`CODE`."""
-    found = hashlib.sha256()
-    for pattern in CODE:
-        for file in sorted(root.glob(pattern)):
-            if file.name != "recipes.py":
-                found.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
-    return found.hexdigest()
+    return code_sha256(*CODE, but="recipes.py", root=root)
 
 
 def recipe_identity(plan: Plan, recipe: Recipe) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.bundle import write_atomically
 from export.errors import NemotronOVError, UserError
+from export.folders import write_atomically
 from export.progress import note
+from quantize.groups import Group, find_groups, is_compressed, whole, without
 from quantize.recipe import Recipe
 from quantize.recipe_file import dump_recipe
-from scripts.bench.children import ChildError
+from scripts.processes import ChildError
 from scripts.sweep.calibration import with_calibration
-from scripts.sweep.groups import Group, find_groups, is_compressed, whole, without
 from scripts.sweep.identity import probe_identity
 from scripts.sweep.plan import Options, Plan, make_plan
 from scripts.sweep.probe import BASE

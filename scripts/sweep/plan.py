@@ -9,19 +9,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from export.bundle import GRAPHS, Bundle, file_facts
+from export.bundle import GRAPHS, Bundle
+from export.digest import file_facts
 from export.errors import UserError
-from quantize.calibration import CalibrationData
+from quantize.grid import Variant, expand, parse_axis
 from quantize.recipe import GraphRecipe, Recipe
 from quantize.recipes import RECIPES, get_recipe
+from quantize.samples import CalibrationData
 from quantize.source import require_fp32, require_undamaged
 from scripts.bench.plan import default_threads
 from scripts.regenerate.plan import existing_parent
-from scripts.selection import choose_utterances
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
-from scripts.sweep.grid import Variant, expand, parse_axis
 from scripts.sweep.identity import source_identity
-from verify.manifest import Utterance
+from verify.data.manifest import Utterance
+from verify.data.selection import choose_utterances
 from verify.runs import Runtime
 
 Keep = Literal["all", "front", "none"]

@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import GRAPHS, Bundle, graph_file, write_atomically
+from export.bundle import GRAPHS, Bundle, graph_file
 from export.errors import NemotronOVError
+from export.folders import write_atomically
 from export.progress import task as shown
-from quantize.calibration import CalibrationData
 from quantize.compression import Samples, compress
 from quantize.effect import check_effect, weights
+from quantize.groups import Group, step_for
 from quantize.recipe import GraphRecipe
-from scripts.sweep.groups import Group, step_for
-from scripts.sweep.teacher import Transducer, diverge, encode, joint_shapes, lessons
-from verify.generation1 import properties
+from quantize.samples import CalibrationData
+from verify.runtimes.generation1 import properties
+from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, lessons
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from export.bundle import write_atomically
 from export.errors import NemotronOVError
+from export.folders import write_atomically
 from export.progress import note
 from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES
@@ -214,7 +214,7 @@ def _accuracy_text(plan: Plan, row: Row) -> str:
 
 
 def _report(plan: Plan, rows: list[Row], failed: dict[str, str], run: dict[str, Any]) -> dict[str, Any]:
-    from verify.resources import machine
+    from export.host import machine
 
     bases = [row["base"] for row in rows[1:]]
     for name, field in (

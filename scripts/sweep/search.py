@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.bundle import write_atomically
 from export.errors import NemotronOVError, UserError
+from export.folders import write_atomically
 from export.progress import note
+from quantize.groups import find_groups, mixed, whole
 from quantize.recipe import Recipe, WeightCompression
 from quantize.recipe_file import dump_recipe
 from scripts.bench.rounds import time_left
 from scripts.sweep.calibration import with_calibration
-from scripts.sweep.groups import find_groups, mixed, whole
 from scripts.sweep.identity import study_identity
 from scripts.sweep.plan import Options, Plan, check_room, make_plan
 from scripts.sweep.store import Store, claimed

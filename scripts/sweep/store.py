@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.bundle import write_atomically
+from export.digest import digest
 from export.errors import UserError
+from export.folders import write_atomically
 from scripts.claim import claimed_folder
-from scripts.sweep.identity import digest
 from scripts.sweep.plan import Plan
 
 FOLDERS = "folders"

@@ -14,9 +14,9 @@ from export.errors import NemotronOVError, UserError
 from export.progress import note
 from quantize.recipe import Recipe
 from scripts.bench import plan as bench_plan
-from scripts.bench.children import ChildError, run_module
 from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
+from scripts.processes import ChildError, run_module
 from scripts.sweep.identity import lessons_identity, measured_audio, recipe_identity, stage_identity
 from scripts.sweep.plan import Plan
 from scripts.sweep.store import Store

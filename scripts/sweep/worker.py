@@ -23,8 +23,8 @@ def work(task: Task) -> dict[str, Any]:
 
 
 def _quantize(task: Task) -> dict[str, Any]:
-    from quantize.calibration import CalibrationData
     from quantize.pipeline import quantize_bundle
+    from quantize.samples import CalibrationData
 
     bundle = quantize_bundle(
         Bundle.open(task.source),
@@ -38,7 +38,7 @@ def _quantize(task: Task) -> dict[str, Any]:
 
 
 def _verify(task: Task) -> dict[str, Any]:
-    from scripts.selection import choose_utterances
+    from verify.data.selection import choose_utterances
     from verify.pipeline import verify_bundle
 
     report = verify_bundle(
@@ -59,8 +59,8 @@ def _verify(task: Task) -> dict[str, Any]:
 
 
 def _teach(task: Task) -> dict[str, Any]:
-    from scripts.selection import choose_utterances
-    from scripts.sweep.teacher import record
+    from verify.data.selection import choose_utterances
+    from verify.scoring.divergence import record
 
     utterances = choose_utterances(task.manifest, task.limit)
     return {"cells": record(Bundle.open(task.source), utterances, task.folder, threads=task.threads)}
@@ -69,8 +69,8 @@ def _teach(task: Task) -> dict[str, Any]:
 def _diverge(task: Task) -> dict[str, Any]:
     import openvino as ov
 
-    from scripts.sweep.teacher import diverge, encode, lessons, open_transducer
-    from verify.generation1 import compile_graph, properties
+    from verify.runtimes.generation1 import compile_graph, properties
+    from verify.scoring.divergence import diverge, encode, lessons, open_transducer
 
     bundle = Bundle.open(task.folder)
     encoder = compile_graph(ov.Core(), bundle, "encoder", "CPU", properties(task.threads, None))

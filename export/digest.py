@@ -1,0 +1,36 @@
+"""Hashes: of files, of values, and of the code that results depend on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds the packages."""
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@functools.cache
+def code_sha256(*patterns: str, but: str = "", root: Path = ROOT) -> str:
+    """Identity of source files: of their paths and contents.
+
+    Args:
+        patterns: globs below ``root``; each file counts once.
+        but: name of files that do not count.
+        root: the folder that holds the packages.
+    """
+    files = sorted({file for pattern in patterns for file in root.glob(pattern) if file.name != but})
+    return digest([[file.relative_to(root).as_posix(), file_facts(file)["sha256"]] for file in files])

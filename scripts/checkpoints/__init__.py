@@ -1,0 +1,1 @@
+"""Checkpoints that are made here: the full-size random ones, and the trained demo one."""

@@ -1,0 +1,1 @@
+"""The published configuration with seeded random weights."""

@@ -1,0 +1,329 @@
+"""Collect calibration samples: audio through an FP32 folder, and what its graphs were given on the way.
+
+A folder is run as clients run it, by our streaming runtime where its graph allows that and by the published clients'
+loop, so that caches, prompts, tokens and LSTM states are real ones. Which of all calls are kept is drawn by seeded
+reservoirs on disk, one for each graph and language: memory holds one sample, however long the audio is.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import Bundle
+from export.contract import expected_ports
+from export.digest import file_facts
+from export.errors import UserError
+from export.folders import FolderKind, new_directory, refuse_existing
+from export.languages import DEFAULT_LANGUAGE
+from export.progress import note, task
+from quantize.samples import (
+    CALIBRATED,
+    INDEX,
+    CalibrationData,
+    GraphSamples,
+    Index,
+    Inputs,
+    Origin,
+    graph_hashes,
+    source_facts,
+    write_index,
+    write_shards,
+)
+from quantize.source import require_fp32, require_undamaged
+from verify.data.audio import load_audio
+from verify.data.manifest import Utterance, cut_utterance, default_manifest, load_utterance, read_manifest
+from verify.reservoirs import Drawn, generator
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.streaming import Streaming
+
+CALIBRATION_SET = FolderKind("a calibration set", INDEX, re.compile(rf"({'|'.join(CALIBRATED)})-\d{{3,}}\.npz"))
+"""What ``--force`` may replace."""
+
+SAMPLES = 96
+"""Encoder steps of a set by default: 0.6 GB for the full-size model."""
+
+AUTO_EVERY = 3
+"""One stream in three is prompted with ``auto``, the others with their language."""
+
+ENOUGH = 4
+"""Recordings are run until a language has so many times the encoder steps that it shall give."""
+
+See = Callable[[str, Mapping[str, NDArray[Any]], Callable[[str], NDArray[Any]]], None]
+"""Told a graph's name, its inputs by name, and how to get an output by name."""
+
+AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
+"""What is taken from a folder; all of it formats that libsndfile reads."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An utterance that is used, and the hash of its decoded samples."""
+
+    utterance: Utterance
+    sha256: str
+
+    def as_listed(self) -> dict[str, str]:
+        """Its line in the index: no path, so that equal audio gives equal sets."""
+        name, language = self.utterance.audio_filepath.name, self.utterance.target_lang
+        return {"name": name, "language": language, "sha256": self.sha256}
+
+
+def collect(
+    bundle: Bundle,
+    utterances: Sequence[Utterance],
+    directory: Path,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    exclude: Sequence[Path] = (),
+    threads: int | None = None,
+    force: bool = False,
+) -> CalibrationData:
+    """Run audio through an FP32 folder and store what encoder, decoder and joint were given.
+
+    Args:
+        bundle: the FP32 folder.
+        utterances: audio and language of each; a seeded choice of them where there is more than is needed.
+        directory: the new set; appears only when complete.
+        samples: encoder steps, in equal shares for every language; four times as many decoder and joint inputs. Fewer
+            where a language has too few.
+        seed: of every choice; equal arguments give equal files.
+        exclude: evaluation manifests, besides the demo set's. Their audio is never used, whatever file it is in.
+        threads: CPU threads; None leaves the choice to OpenVINO.
+        force: replace an existing set.
+
+    Raises:
+        UserError: the folder is not FP32 or damaged, audio cannot be read, nothing is left, or ``directory`` is taken.
+    """
+    _check_target(bundle, directory)
+    refuse_existing(directory, force=force, kind=CALIBRATION_SET)
+    require_fp32(bundle)
+    require_undamaged(bundle)
+    rate = bundle.metadata.sample_rate
+    manifests = list(dict.fromkeys((default_manifest(), *exclude)))
+    evaluated = _evaluation_audio(manifests, rate)
+    recordings, excluded = _choose(bundle, utterances, evaluated, samples, seed)
+    languages = sorted({each.utterance.target_lang for each in recordings})
+    try:
+        with new_directory(directory, force=force, kind=CALIBRATION_SET) as temporary:
+            with tempfile.TemporaryDirectory(dir=temporary) as folder:
+                drawn = Drawn(Path(folder), languages, samples, seed)
+                _run(bundle, recordings, drawn, threads)
+                graphs = {graph: _store(temporary, graph, drawn) for graph in CALIBRATED}
+            index = Index(
+                seed=seed,
+                requested=samples,
+                source=source_facts(bundle),
+                files=graph_hashes(bundle),
+                audio=[each.as_listed() for each in recordings],
+                excluded=excluded,
+                evaluation=[{"name": each.name, "sha256": file_facts(each)["sha256"]} for each in manifests],
+                tools={name: version(name) for name in ("openvino", "numpy", "nemotron-ov")},
+                graphs=graphs,
+            )
+            write_index(temporary, index)
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot be written ({error.strerror or error}); make room, or choose fewer --samples"
+        ) from error
+    return CalibrationData.open(directory)
+
+
+def default_utterances() -> list[Utterance]:
+    """The calibration set that travels with the demo checkpoint."""
+    from export import demo
+
+    return read_manifest(demo.CALIBRATION, text=False)
+
+
+def folder_utterances(folder: Path) -> list[Utterance]:
+    """All recordings below a folder, in the order of their paths, language unknown.
+
+    Raises:
+        UserError: there is no such folder, or no audio in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that holds audio, or a manifest with --manifest")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(f"{folder}: holds no audio; give a folder of WAV, FLAC, OGG or MP3 files")
+    return [Utterance(audio_filepath=file.resolve(), target_lang=DEFAULT_LANGUAGE) for file in files]
+
+
+def audio_sha256(audio: NDArray[np.float32]) -> str:
+    """Hash of decoded samples: the same for every lossless copy of a recording."""
+    return hashlib.sha256(np.ascontiguousarray(audio, "<f4").tobytes()).hexdigest()
+
+
+def _check_target(bundle: Bundle, directory: Path) -> None:
+    target, source = directory.resolve(), bundle.path.resolve()
+    if target == source or target in source.parents:
+        raise UserError(f"{directory}: is or holds the source folder {bundle.path}; choose another folder")
+
+
+def _evaluation_audio(manifests: Sequence[Path], rate: int) -> set[str]:
+    """Hashes of all recordings that results are measured on."""
+    listed = [utterance for manifest in manifests for utterance in read_manifest(manifest, text=False)]
+    with task("hashing evaluation audio", len(listed)) as progress:
+        hashes: set[str] = set()
+        for utterance in listed:
+            hashes |= utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)
+            progress.advance()
+    return hashes
+
+
+def utterance_hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int) -> set[str]:
+    """Hashes of an utterance and of the whole file that it is cut from: other parts of that may overlap it."""
+    part = cut_utterance(utterance, audio, rate)
+    return {audio_sha256(audio)} if part is audio else {audio_sha256(audio), audio_sha256(part)}
+
+
+def _choose(
+    bundle: Bundle, utterances: Sequence[Utterance], evaluated: set[str], samples: int, seed: int
+) -> tuple[list[Recording], int]:
+    """Recordings to run, drawn language by language, and how many were left out as evaluation audio."""
+    meta = bundle.metadata
+    hop = meta.chunk_mel_frames * meta.sample_rate // 100  # samples of new audio a step
+    by_language: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        by_language.setdefault(utterance.target_lang, []).append(utterance)
+    wanted = ENOUGH * -(-samples // len(by_language))
+    chosen: list[Recording] = []
+    excluded: list[str] = []
+    known: set[str] = set()
+    for language in sorted(by_language):
+        group, steps = by_language[language], 0
+        for place in generator(seed, "recordings", language).permutation(len(group)):
+            if steps >= wanted:
+                break
+            whole = load_audio(group[place].audio_filepath, meta.sample_rate)
+            audio = cut_utterance(group[place], whole, meta.sample_rate)
+            digest = audio_sha256(audio)
+            if not evaluated.isdisjoint(utterance_hashes(group[place], whole, meta.sample_rate)):
+                excluded.append(group[place].audio_filepath.name)
+            elif digest not in known:
+                known.add(digest)
+                chosen.append(Recording(group[place], digest))
+                steps += -(-len(audio) // hop)
+    if not chosen:
+        raise UserError(
+            f"{utterances[0].audio_filepath}: belongs to an evaluation set, and so does all other audio given; "
+            "calibrate with recordings that nothing is measured on"
+        )
+    if excluded:
+        note(f"left out {len(excluded)} recordings that belong to an evaluation set, {excluded[0]} among them")
+    return chosen, len(excluded)
+
+
+def _run(bundle: Bundle, recordings: Sequence[Recording], drawn: Drawn, threads: int | None) -> None:
+    """Every recording through every runtime of the folder, one runtime in memory at a time."""
+    runtimes: list[type[Streaming | Generation1]] = [Generation1]
+    if bundle.metadata.lead_mel_frames:
+        runtimes.insert(0, Streaming)
+    for turn, runtime in enumerate(runtimes):
+        name = runtime.__name__.lower()
+        recognizer = runtime(bundle, threads=threads)
+        watch = _Watch(bundle, drawn)
+        for graph in CALIBRATED:
+            attribute = graph if isinstance(recognizer, Streaming) else f"_{graph}"
+            setattr(recognizer, attribute, _Tap(graph, getattr(recognizer, attribute), watch.see))
+        with task(f"collecting, {name}", len(recordings)) as progress:
+            for number, recording in enumerate(recordings):
+                language = recording.utterance.target_lang
+                prompt = DEFAULT_LANGUAGE if (number + turn) % AUTO_EVERY == 0 else language
+                watch.begin(Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0))
+                _recognize(recognizer, load_utterance(recording.utterance, bundle.metadata.sample_rate), prompt)
+                progress.advance()
+        del recognizer, watch
+        gc.collect()
+
+
+def _recognize(recognizer: Streaming | Generation1, audio: NDArray[np.float32], prompt: str) -> None:
+    """One recording as a live stream, in blocks of a second."""
+    if isinstance(recognizer, Generation1):
+        recognizer.transcribe(audio, prompt)
+        return
+    rate = recognizer.bundle.metadata.sample_rate
+    stream = recognizer.stream(prompt)
+    for first in range(0, len(audio), rate):
+        stream.push(audio[first : first + rate])
+    stream.finish(flush=False)
+
+
+class _Tap:
+    """A runtime's graph that shows what it was given and what it gave; everything else is the graph's own."""
+
+    def __init__(self, name: str, graph: Any, see: See) -> None:
+        self._name, self._graph, self._see = name, graph, see
+
+    def run(self) -> None:
+        """Run it; its inputs hold their values until the runtime writes the next."""
+        self._graph.run()
+        inputs = {name: self._graph.output(name) for name in self._graph.input_names}
+        self._see(self._name, inputs, self._graph.output)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._graph, name)
+
+
+class _Watch:
+    """Offers what the graphs of a runtime are given to the drawing, sample by sample."""
+
+    def __init__(self, bundle: Bundle, drawn: Drawn) -> None:
+        ports = expected_ports(bundle.metadata)
+        self._ports = {graph: ports[graph].inputs for graph in CALIBRATED}
+        self._blank = bundle.metadata.blank_idx
+        self._drawn = drawn
+        self._calls: dict[str, int] = {}
+        self._last: Inputs = {}
+
+    def begin(self, origin: Origin) -> None:
+        """A new stream."""
+        self._origin = origin
+        self._calls = dict.fromkeys(CALIBRATED, 0)
+        self._last = {}
+
+    def see(self, graph: str, given: Mapping[str, NDArray[Any]], output: Callable[[str], NDArray[Any]]) -> None:
+        """A graph ran on these inputs."""
+        inputs = {port.name: given[port.name] for port in self._ports[graph]}
+        call = self._calls[graph]
+        self._calls[graph] += 1
+        if graph == "decoder":
+            if self._last and all(np.array_equal(array, self._last[name]) for name, array in inputs.items()):
+                return  # the clients' loop runs it again after every blank
+            self._last = {name: array.copy() for name, array in inputs.items()}
+        origin = self._origin.model_copy(update={"call": call})
+        if graph == "joint":
+            # The streaming runtime shows it all frames that are left; those behind an emission get another state.
+            emitting = np.flatnonzero(output("logits")[0, :, 0].argmax(axis=1) != self._blank)
+            for frame in range(emitting[0] + 1 if len(emitting) else inputs["encoder"].shape[2]):
+                self._drawn.offer(graph, inputs | {"encoder": inputs["encoder"][:, :, frame : frame + 1]}, origin)
+        else:
+            self._drawn.offer(graph, inputs, origin)
+
+
+def _store(directory: Path, graph: str, drawn: Drawn) -> GraphSamples:
+    """A graph's samples in their final order; each file of the drawing goes when it has been copied."""
+    ordered = drawn.ordered(graph)
+    if not ordered:
+        raise UserError(f"{directory}: the {graph} never ran on this audio; give longer recordings")
+
+    def read() -> Iterator[Inputs]:
+        for file, _ in ordered:
+            with np.load(file, allow_pickle=False) as arrays:
+                yield {name: arrays[name] for name in arrays.files}
+            file.unlink()
+
+    shards = write_shards(directory, graph, read())
+    return GraphSamples(origins=[origin for _, origin in ordered], shards=shards)

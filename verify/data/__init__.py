@@ -1,0 +1,1 @@
+"""What is transcribed: audio files, manifests, and which of their utterances."""

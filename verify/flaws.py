@@ -1,0 +1,191 @@
+"""What each flaw of the published clients' loop costs: the streaming runtime with one of them switched on at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.bundle import Bundle, graph_file
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from export.pipeline import GRAPH_KINDS, export_checkpoint
+from export.progress import task
+from verify.data.manifest import Utterance, load_utterance
+from verify.runs import record_checkpoint
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.streaming import Audio, Stream, Streaming
+from verify.runtimes.streaming.recognizer import CACHES
+from verify.runtimes.streaming.stream import MARGIN
+from verify.runtimes.transcript import Transcript
+from verify.scoring.rates import metric_for, score_text, total
+
+BATCH = 8
+"""Streams a step: the same tokens as one, sooner."""
+
+FAR = 13
+"""The right context that fits the same chunk as 0 does."""
+
+
+@dataclass(frozen=True)
+class Flaws:
+    """What is done wrong on purpose."""
+
+    edges: bool = False  # each chunk's mel alone: pre-emphasis and windows begin and end at its edges
+    carry: bool = False  # the carried frames end in the zero frame that NeMo's preprocessor puts after a chunk
+    begin: bool = False  # the graph is not told how many frames come before the signal
+
+
+class Flawed(Streaming):
+    """The streaming runtime with flaws; what begins otherwise is said by the bundle's ``lead_mel_frames``."""
+
+    def __init__(self, bundle: Bundle, flaws: Flaws, **options: Any) -> None:
+        super().__init__(bundle, **options)
+        self._flaws = flaws
+        if flaws.begin:
+            # What every stream begins with: the carried mel frames, the caches, the decoder's state.
+            self._beginning[1 + CACHES.index("cache_len")][:] = 0
+
+    def _take_window(self, row: int, stream: Stream) -> int:
+        lead = super()._take_window(row, stream)
+        if self._flaws.edges:
+            first = MARGIN * self.geometry.hop
+            self._audio[row, :first] = 0.0
+            last = first + self.geometry.new * self.geometry.hop
+            self._audio_length[row] = min(self._audio_length[row], last)
+        return lead
+
+    def _encode(self, members: dict[int, Stream], leads: dict[int, int]) -> None:
+        super()._encode(members, leads)
+        if self._flaws.carry:
+            carried = self.geometry.carried
+            for row in members:
+                self._mel[row, :, : carried - 1] = self._mel[row, :, 1:carried].copy()
+                self._mel[row, :, carried - 1] = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to transcribe the manifest, and how well it does."""
+
+    name: str
+    lookahead: int
+    error_rate: float  # %, words, or characters where a language is written without spaces
+    points: float  # more than NeMo's own streaming at this lookahead
+    identical: float  # % of the utterances have its tokens
+
+
+def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path) -> list[Row]:
+    """Export what is needed to ``work`` (or use what lies there) and transcribe the manifest in every way.
+
+    Raises:
+        UserError: an input cannot be used, the checkpoint was not trained with the lookaheads that are compared, or
+            ``work`` holds other folders.
+    """
+    checkpoint.geometry(FAR)
+    near, plain = (exported(checkpoint, work / f"fp32-{graph}", graph=graph) for graph in GRAPH_KINDS)
+    far, far_plain = (
+        exported(checkpoint, work / f"fp32-{graph}-r{FAR}", lookahead=FAR, graph=graph) for graph in GRAPH_KINDS
+    )
+    audios = [load_utterance(each, checkpoint.sample_rate) for each in utterances]
+    languages = [each.target_lang for each in utterances]
+    chunk_frames = near.metadata.chunk_mel_frames // near.metadata.subsampling_factor
+    nemo = {
+        lookahead: record_checkpoint(
+            checkpoint, lookahead, utterances, chunk_frames=chunk_frames, cache=work
+        ).transcripts
+        for lookahead in (0, FAR)
+    }
+
+    def row(name: str, lookahead: int, transcripts: Sequence[Transcript]) -> Row:
+        reference = nemo[lookahead]
+        same = sum(ours.tokens == theirs.tokens for ours, theirs in zip(transcripts, reference, strict=True))
+        rate = error_rate(utterances, transcripts)
+        return Row(name, lookahead, rate, rate - error_rate(utterances, reference), 100.0 * same / len(utterances))
+
+    cut = [without_silence(audio, checkpoint.sample_rate) for audio in audios]
+
+    def streamed(
+        name: str, bundle: Bundle, flaws: Flaws = Flaws(), *, heard: Sequence[Audio] = audios, flush: bool = False
+    ) -> Row:
+        with task(f"transcribing: {name}"):
+            transcripts = Flawed(bundle, flaws, batch=BATCH).transcribe_all(heard, languages, flush=flush)
+        return row(name, bundle.metadata.lookahead, transcripts)
+
+    def looped(name: str, bundle: Bundle) -> Row:
+        with task(f"transcribing: {name}"):
+            loop = Generation1(bundle)
+            transcripts = [loop.transcribe(audio, said) for audio, said in zip(audios, languages, strict=True)]
+        return row(name, bundle.metadata.lookahead, transcripts)
+
+    return [
+        row("NeMo's own streaming", 0, nemo[0]),
+        streamed("streaming runtime", near),
+        streamed("… each chunk's mel alone", near, Flaws(edges=True)),
+        streamed("… carried frames shifted", near, Flaws(carry=True)),
+        streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
+        streamed("… the same, `--graph nemo`", with_encoder(plain, near, work / "mixed"), Flaws(begin=True)),
+        streamed("… recordings that end with the last sound", near, heard=cut),
+        streamed("… the same, flushed", near, heard=cut, flush=True),
+        looped("clients' loop", near),
+        looped("clients' loop, `--graph nemo`", plain),
+        row("NeMo's own streaming", FAR, nemo[FAR]),
+        streamed("streaming runtime", far),
+        streamed("… recordings that end with the last sound", far, heard=cut),
+        streamed("… the same, flushed", far, heard=cut, flush=True),
+        looped("clients' loop", far),
+        looped("clients' loop, `--graph nemo`", far_plain),
+    ]
+
+
+def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, graph: str = "fused") -> Bundle:
+    """The folder, exported now unless an earlier call left it there.
+
+    Raises:
+        UserError: what lies there is another one.
+    """
+    if not folder.is_dir():
+        return export_checkpoint(checkpoint, folder, lookahead=lookahead, graph=graph)
+    bundle = Bundle.open(folder)
+    geometry, _ = checkpoint.geometry(lookahead)
+    meta = bundle.metadata
+    there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.graph, meta.cache)
+    if there != (checkpoint.sha256, lookahead, geometry.chunk_ms, graph, "channel") or meta.vocabulary:
+        raise UserError(
+            f"{folder}: is not this checkpoint's {graph} graph of lookahead {lookahead}; give another --work"
+        )
+    return bundle
+
+
+def old_beginning(bundle: Bundle) -> Bundle:
+    """The folder, with streams begun as the clients do: carried frames of zeros before the first chunk."""
+    meta = bundle.metadata
+    return Bundle(bundle.path, meta.model_copy(update={"lead_mel_frames": meta.pre_encode_cache}))
+
+
+def with_encoder(plain: Bundle, bundle: Bundle, folder: Path) -> Bundle:
+    """A copy of ``bundle`` with the encoder of ``plain``, begun as the clients do."""
+    shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+    encoder = graph_file("encoder")
+    for name in (encoder, encoder.replace(".xml", ".bin")):
+        shutil.copyfile(plain.path / name, folder / name)
+    return old_beginning(Bundle.open(folder))
+
+
+def without_silence(audio: Audio, sample_rate: int) -> Audio:
+    """The recording up to its last 10 ms that are louder than a hundredth of its loudest."""
+    hop = sample_rate // 100
+    whole = len(audio) // hop * hop
+    level = np.square(audio[:whole].reshape(-1, hop)).mean(axis=1)
+    sounding = np.flatnonzero(level > 1e-4 * level.max(initial=0.0))
+    return audio[: (int(sounding[-1]) + 1) * hop] if len(sounding) else audio
+
+
+def error_rate(utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> float:
+    """Errors against the manifest's text, %."""
+    pairs = zip(utterances, transcripts, strict=True)
+    return total(score_text(said.text, heard.text, metric_for(said.target_lang)) for said, heard in pairs).rate

@@ -1,0 +1,287 @@
+"""A folder as a streaming recognizer: any number of streams, stepped together in batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import Bundle
+from export.errors import UserError
+from export.languages import DEFAULT_LANGUAGE
+from verify.runtimes.generation1 import properties
+from verify.runtimes.streaming.graph import Graph, batch_shapes
+from verify.runtimes.streaming.greedy import Greedy
+from verify.runtimes.streaming.stream import MARGIN, Audio, StepGeometry, Stream
+from verify.runtimes.transcript import Transcript
+
+CACHES = ("cache_channel", "cache_time", "cache_len")
+
+
+class Streaming:
+    """A folder as a streaming recognizer; any number of :meth:`stream` at a time, from any threads.
+
+    The graphs are compiled for ``batch`` rows, and a step costs all of them, whoever is in it. A stream has a row
+    from its first step to its end; where there are more streams than rows, the state of one that waits is copied out
+    and in again. Nobody waits for others: a step begins as soon as one stream is ready, and takes along all that are
+    ready then, so that streams pushed from several threads gather while a step runs. To fill a batch on purpose,
+    push with ``run=False`` and call :meth:`step`, or hand whole recordings to :meth:`transcribe_all`.
+
+    Args:
+        bundle: a folder whose graph knows how streams begin (``--graph fused``).
+        batch: rows of a step.
+        device: OpenVINO device of encoder, decoder and joint; the preprocessor always runs on the CPU.
+        threads: CPU threads; None leaves the choice to OpenVINO.
+        config: OpenVINO properties that override :data:`verify.runtimes.generation1.FP32_CONFIG`.
+
+    Raises:
+        UserError: the folder's graph cannot begin a stream as NeMo does, or cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        batch: int = 1,
+        device: str = "CPU",
+        threads: int | None = None,
+        config: dict[str, str] | None = None,
+    ) -> None:
+        import openvino as ov
+
+        meta = bundle.metadata
+        if not meta.lead_mel_frames:
+            raise UserError(
+                f"{bundle.path}: its {meta.graph} graph cannot begin a stream as NeMo does; "
+                "use --runtime generation1, or export with --graph fused"
+            )
+        if batch < 1:
+            raise UserError(f"batch {batch}: use 1 or more streams a step")
+        self.bundle = bundle
+        self.batch = batch
+        self.config = properties(threads, config)
+        self.geometry = StepGeometry(meta)
+        self.tags = frozenset(meta.lang_tag_token_ids)
+        self.turn = threading.Condition()  # held for a moment: streams' audio, the queue, who steps
+        self._queue: dict[Stream, None] = {}  # those with a step due, in the order they became so
+        self._stepping = False
+        self._rows: list[Stream | None] = [None] * batch
+        self._used = [0] * batch  # when a row was last in a step
+        self._steps = 0
+
+        core = ov.Core()
+        samples: dict[str, list[int]] = {"audio": [batch, self.geometry.samples], "audio_length": [batch]}
+        self.preprocessor = Graph(core, bundle, "preprocessor", "CPU", self.config, samples)
+        self.encoder, self.decoder = (
+            Graph(core, bundle, name, device, self.config, batch_shapes(bundle, name, batch))
+            for name in ("encoder", "decoder")
+        )
+        rows = 1 if batch == 1 else -1
+        free = {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]}
+        self.joint = Graph(core, bundle, "joint", device, self.config, free)
+        self._audio = self.preprocessor.input("audio")
+        self._audio_length = self.preprocessor.input("audio_length")
+        self._mel = self.encoder.input("mel")  # the carried frames stay at each row's head
+        self._mel_length = self.encoder.input("mel_length")
+        self._prompt = self.encoder.input("prompt_id") if "prompt_id" in self.encoder.input_names else None
+        self.encoder.swapped(CACHES)
+        self._greedy = Greedy(self)
+        # Row 0 is as every stream begins.
+        self.encoder.output("cache_len")[0] = -meta.lead_mel_frames
+        self._beginning = [array.copy() for array in self._row(0)]
+
+    def stream(self, language: str = DEFAULT_LANGUAGE) -> Stream:
+        """A new stream; see :func:`export.languages.prompt_id_for` for ``language``."""
+        return Stream(self, language)
+
+    def transcribe(self, audio: Audio, language: str = DEFAULT_LANGUAGE, *, flush: bool = False) -> Transcript:
+        """Recognize one utterance; see :class:`verify.runtimes.transcript.Recognizer`.
+
+        Args:
+            audio: [samples] at the folder's sample rate.
+            language: prompt.
+            flush: end with silence; without it the tokens are NeMo's.
+        """
+        start = time.perf_counter()
+        transcript = self.transcribe_all([audio], language, flush=flush)[0]
+        return replace(transcript, timings=replace(transcript.timings, wall=time.perf_counter() - start))
+
+    def transcribe_all(
+        self, audios: Sequence[Audio], languages: Sequence[str] | str = DEFAULT_LANGUAGE, *, flush: bool = False
+    ) -> list[Transcript]:
+        """Recognize utterances in full batches; the longest begin first, so that few rows stay empty at the end.
+
+        Args:
+            audios: of shape [samples] each, at the folder's sample rate.
+            languages: a prompt each, or one for all.
+            flush: as in :meth:`transcribe`.
+
+        Returns:
+            In the order given. ``timings`` are an utterance's share of the steps it was in: seconds add up to those
+            of the whole, calls count each row.
+
+        Raises:
+            ValueError: as many languages are not given as audios, or one is no audio.
+            UserError: a step failed.
+        """
+        prompts = [languages] * len(audios) if isinstance(languages, str) else languages
+        if len(prompts) != len(audios):
+            raise ValueError(f"{len(prompts)} languages for {len(audios)} utterances")
+        waiting = sorted(range(len(audios)), key=lambda index: len(audios[index]))
+        live: dict[int, Stream] = {}
+        done: dict[int, Transcript] = {}
+        try:
+            while waiting or live:
+                while waiting and len(live) < self.batch:
+                    index = waiting.pop()
+                    live[index] = self.stream(prompts[index])
+                    live[index].push(audios[index], run=False)
+                    live[index].finish(flush=flush, run=False)
+                self.step()
+                for index in [index for index, stream in live.items() if stream.over]:
+                    done[index] = live.pop(index).transcript()
+        finally:
+            with self.turn:  # those that an error leaves behind shall not go on
+                for stream in live.values():
+                    self.release(stream)
+        return [done[index] for index in range(len(audios))]
+
+    def step(self) -> int:
+        """Run one step of up to ``batch`` streams that have one due; how many there were, none if none has."""
+        with self.turn:
+            while self._stepping:
+                self.turn.wait()
+            return self._step()
+
+    def run(self, stream: Stream) -> None:
+        """Run steps until none of this stream is due; other streams' steps go along.
+
+        Raises:
+            UserError: a step with this stream in it failed; those of others are for them to hear of.
+        """
+        with self.turn:
+            while stream.pending:
+                if self._stepping:
+                    self.turn.wait()
+                    continue
+                try:
+                    self._step()
+                except Exception:
+                    if stream.failure is not None:
+                        raise
+            stream.require_whole()
+
+    def offer(self, stream: Stream) -> None:
+        """Queue a stream if it has a step due; to be called with :attr:`turn` held."""
+        if stream.ready and not stream.busy:
+            self._queue[stream] = None
+
+    def release(self, stream: Stream) -> None:
+        """Take a stream's row and its place in the queue; to be called with :attr:`turn` held."""
+        while stream.busy:
+            self.turn.wait()
+        self._queue.pop(stream, None)
+        if stream in self._rows:
+            self._rows[self._rows.index(stream)] = None
+
+    def _step(self) -> int:
+        """One step, with :attr:`turn` held at the beginning and the end, and free in between.
+
+        Where it fails, nobody knows how far its streams came: each has the failure, until it is reset. Others are
+        as they were, since only members' state is written.
+        """
+        start = time.perf_counter()
+        streams = list(self._queue)[: self.batch]
+        if not streams:
+            return 0
+        self._steps += 1
+        self._stepping = True
+        for stream in streams:
+            del self._queue[stream]
+            stream.busy = True
+        try:
+            members = {self._seat(stream, streams): stream for stream in streams}
+            leads = {row: self._take_window(row, stream) for row, stream in members.items()}
+            self.turn.release()
+            try:
+                self._encode(members, leads)
+                self._greedy.decode(members, self.encoder.output("encoded"), self.encoder.output("encoded_length"))
+                seconds = (time.perf_counter() - start) / len(streams)
+                for stream in streams:
+                    stream.charge("wall", seconds)
+            finally:
+                self.turn.acquire()
+        except BaseException as error:
+            for stream in streams:
+                stream.failure = error
+            raise
+        finally:
+            self._stepping = False
+            for stream in streams:
+                stream.busy = False
+                self.offer(stream)
+                if stream.over:
+                    self.release(stream)
+            self.turn.notify_all()
+        return len(streams)
+
+    def _seat(self, stream: Stream, members: Sequence[Stream]) -> int:
+        """A stream's row: the one it has, a free one, or that of who waits longest, whose state is kept."""
+        if stream in self._rows:
+            row = self._rows.index(stream)
+        else:
+            others = [row for row, holder in enumerate(self._rows) if holder not in members]
+            row = min(others, key=lambda row: (self._rows[row] is not None, self._used[row]))
+            holder = self._rows[row]
+            if holder is not None:
+                holder.saved = [array.copy() for array in self._row(row)]
+            for array, value in zip(self._row(row), stream.saved or self._beginning, strict=True):
+                np.copyto(array, value)
+            stream.saved = None
+            self._rows[row] = stream
+        self._used[row] = self._steps
+        return row
+
+    def _row(self, row: int) -> list[NDArray[Any]]:
+        """Everything that a stream carries from step to step."""
+        caches = [self.encoder.output(name)[row : row + 1] for name in CACHES]
+        return [self._mel[row, :, : self.geometry.carried], *caches, *self._greedy.row(row)]
+
+    def _take_window(self, row: int, stream: Stream) -> int:
+        """Move a stream's audio into the batch; how many frames come before its signal."""
+        window = stream.window()
+        self._audio[row, : len(window.samples)] = window.samples
+        self._audio_length[row] = len(window.samples)
+        self._mel_length[row] = window.mel_length
+        if self._prompt is not None:
+            self._prompt[row] = stream.prompt
+        return window.lead
+
+    def _encode(self, members: dict[int, Stream], leads: dict[int, int]) -> None:
+        """Audio to ``encoded``; rows of others keep their state."""
+        carried = self.geometry.carried
+        self.timed("preprocessor", "mel", members)
+        mel = self.preprocessor.output("mel")  # [batch, features, MARGIN + new], zero past the audio's end
+        for row, lead in leads.items():
+            self._mel[row, :, carried:] = mel[row, :, MARGIN:]
+            self._mel[row, :, :lead] = 0.0
+        self.timed("encoder", "encoder", members)
+        waiting = [row for row, holder in enumerate(self._rows) if holder is not None and row not in members]
+        for name in CACHES if waiting else ():
+            self.encoder.output(f"{name}_out")[waiting] = self.encoder.output(name)[waiting]
+        self.encoder.swap()
+        for row in members:
+            self._mel[row, :, :carried] = self._mel[row, :, -carried:].copy()
+
+    def timed(self, graph: str, name: str, members: dict[int, Stream]) -> None:
+        """Run a graph and share its time among the streams in it."""
+        start = time.perf_counter()
+        getattr(self, graph).run()
+        seconds = (time.perf_counter() - start) / len(members)
+        for stream in members.values():
+            stream.charge(name, seconds)

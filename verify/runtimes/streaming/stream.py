@@ -1,0 +1,309 @@
+"""One live signal: audio in, tokens, text and words out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import Metadata
+from export.errors import UserError
+from export.languages import prompt_id_for
+from verify.data.audio import audio_problem
+from verify.runtimes.transcript import WORD_START, Timings, Transcript, detokenize
+
+if TYPE_CHECKING:
+    from verify.runtimes.streaming.recognizer import Streaming
+
+Audio = NDArray[np.float32]
+
+FLUSH_SECONDS = 1.0
+"""Silence that ends a flushed stream, beyond the lookahead: time for the last word and its language tag."""
+
+MARGIN = 2
+"""Mel frames before a step's own ones in its audio: a frame's window and its pre-emphasis reach so far back."""
+
+
+_UNSPACED = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Kana and Han characters, which are written without spaces."""
+
+LONGEST_WORD = 32
+"""Pieces; more begin another word, so that one that never ends can be taken and forgotten."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with the times of the encoder frames that emitted its first and last piece, in seconds.
+
+    Where no spaces are written, in Japanese and Chinese, it is what one piece holds. ``spaced`` says whether a
+    space comes before it in the text.
+    """
+
+    text: str
+    start: float
+    end: float
+    spaced: bool = True
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a stream gives to one step."""
+
+    samples: Audio  # from MARGIN frames before the step's first new mel frame on
+    lead: int  # mel frames, carried ones included, that come before the signal
+    mel_length: int  # carried and new frames that count
+
+
+class StepGeometry:
+    """Sizes of a folder's step in samples and mel frames."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self.hop = metadata.sample_rate // 100
+        self.carried = metadata.pre_encode_cache
+        self.lead = metadata.lead_mel_frames
+        self.new = metadata.chunk_mel_frames
+        self.subsampling = metadata.subsampling_factor
+        half_window = 200 * self.hop // 160  # 25 ms windows at a hop of 10 ms
+        self.samples = (self.new + MARGIN - 1) * self.hop + half_window  # all that a step's frames are made of
+
+
+class Stream:
+    """One live signal: push audio in blocks of any size, read text at any time, finish.
+
+    Memory is bounded (a step's audio, a row of caches) but for the tokens and their frames, some 4 a second, which
+    :meth:`take` hands out and forgets. A stream is one caller's: several threads may each use their own.
+    """
+
+    def __init__(self, recognizer: Streaming, language: str) -> None:
+        self._recognizer = recognizer
+        self._geometry = recognizer.geometry
+        self._begin(language)
+
+    def _begin(self, language: str) -> None:
+        meta, geometry = self._recognizer.bundle.metadata, self._geometry
+        self._language = language
+        self.prompt = prompt_id_for(language, meta.prompt_dictionary or {}, meta.default_prompt_id or 0)
+        # The audio of the next step, from its margin on; the frames before the signal's first are masked.
+        self._samples: Audio = np.zeros((geometry.lead - geometry.carried + MARGIN) * geometry.hop, np.float32)
+        self._begun = False
+        self._finished = False
+        self.failure: BaseException | None = None  # that of a step it was in: what it heard is incomplete
+        self.busy = False  # a step with it is running
+        self.saved: list[NDArray[Any]] | None = None  # its state while another stream has its row
+        self.encoder_frames = 0
+        self._emitted: list[tuple[int, int]] = []
+        self._detected: str | None = None
+        self._pushed = 0
+        self._spent: dict[str, Any] = {}
+
+    def push(self, samples: Audio, *, run: bool = True) -> None:
+        """Take a block of audio.
+
+        Args:
+            samples: [any] floats at the folder's rate, ±1.
+            run: recognize every step that it completes before returning; False leaves that to
+                :meth:`Streaming.step`, so that several streams go in one batch.
+
+        Raises:
+            ValueError: the samples are no audio, and nothing was taken; or the stream is finished.
+            UserError: a step with this stream in it failed; :meth:`reset` begins anew.
+        """
+        samples = _checked(samples)
+        with self._recognizer.turn:
+            self.require_whole()
+            if self._finished:
+                raise ValueError("the stream is finished; reset it or open another one")
+            self._append(samples)
+            self._pushed += len(samples)
+        if run:
+            self._recognizer.run(self)
+
+    def finish(self, *, flush: bool = True, run: bool = True) -> None:
+        """The signal is over.
+
+        Args:
+            flush: append silence for the lookahead and :data:`FLUSH_SECONDS`; without it the tokens are NeMo's.
+            run: as in :meth:`push`.
+
+        Raises:
+            UserError: as in :meth:`push`.
+        """
+        meta = self._recognizer.bundle.metadata
+        with self._recognizer.turn:
+            self.require_whole()
+            if not self._finished:
+                if flush:
+                    frames = (meta.lookahead + 1) * meta.subsampling_factor
+                    silence = frames * self._geometry.hop + int(FLUSH_SECONDS * meta.sample_rate)
+                    self._append(np.zeros(silence, np.float32))
+                self._finished = True
+                self._recognizer.offer(self)
+        if run:
+            self._recognizer.run(self)
+
+    def reset(self, language: str | None = None) -> None:
+        """Begin a new signal; everything of the last one is dropped.
+
+        Args:
+            language: prompt; None keeps the last one.
+        """
+        with self._recognizer.turn:
+            self._recognizer.release(self)
+            self._begin(self._language if language is None else language)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens so far, language tags included."""
+        return [token for token, _ in self._emitted.copy()]
+
+    @property
+    def frames(self) -> list[int]:
+        """Encoder frame of each of :attr:`tokens`, counted from the start of the signal."""
+        return [frame for _, frame in self._emitted.copy()]
+
+    def result(self) -> tuple[str, str | None]:
+        """Text so far (without what was taken) and the detected language."""
+        recognizer = self._recognizer
+        text, detected = detokenize(self.tokens, recognizer.bundle.vocabulary, recognizer.tags)
+        return text, self._detected or detected
+
+    def words(self) -> list[Word]:
+        """Words so far (without those taken) with their times."""
+        return self._words(self._emitted.copy())
+
+    def take(self) -> list[Word]:
+        """The words that are complete, to be forgotten: all but the last one, and that too once finished."""
+        emitted = self._emitted
+        known = len(emitted) if self.over else self._group(emitted)[1]
+        taken = emitted[:known]
+        if self._detected is None:
+            recognizer = self._recognizer
+            tokens = [token for token, _ in taken]
+            self._detected = detokenize(tokens, recognizer.bundle.vocabulary, recognizer.tags)[1]
+        del emitted[:known]
+        return self._words(taken)
+
+    def transcript(self) -> Transcript:
+        """All so far; times are this stream's share of the steps it was in, calls the rows it had in them.
+
+        Raises:
+            UserError: as in :meth:`push`.
+        """
+        self.require_whole()
+        text, detected = self.result()
+        emitted = self._emitted.copy()
+        seconds = self._pushed / self._recognizer.bundle.metadata.sample_rate
+        tokens, frames = [token for token, _ in emitted], [frame for _, frame in emitted]
+        return Transcript(tokens, frames, text, detected, seconds, Timings(**self._spent))
+
+    @property
+    def pending(self) -> bool:
+        """Whether a step of it is due or running."""
+        with self._recognizer.turn:
+            return self.busy or self.ready
+
+    @property
+    def over(self) -> bool:
+        """Whether no step will ever come."""
+        with self._recognizer.turn:
+            return (self._finished or self.failure is not None) and not self.pending
+
+    # What follows is the recognizer's side, with its turn held.
+
+    def require_whole(self) -> None:
+        """Raise where a step with this stream in it has failed."""
+        if self.failure is not None:
+            raise UserError(f"a step of this stream failed ({self.failure}); reset it") from self.failure
+
+    @property
+    def ready(self) -> bool:
+        """Whether the audio of a step is there."""
+        return self.failure is None and self._due() > 0
+
+    def window(self) -> Window:
+        """Take the next step's audio; there is one where the stream is ready."""
+        geometry, due = self._geometry, self._due()
+        lead = 0 if self._begun else geometry.lead
+        samples = self._samples[: geometry.samples]
+        rest = self._samples[geometry.new * geometry.hop :]
+        # Copied when little is left, so that it is not a view of a long array.
+        self._samples = rest if len(rest) >= geometry.samples else rest.copy()
+        self._begun = True
+        return Window(samples, lead, geometry.carried + due)
+
+    def emit(self, token: int, frame: int) -> None:
+        """A token at a frame of the step."""
+        self._emitted.append((token, self.encoder_frames + frame))
+
+    def charge(self, name: str, seconds: float) -> None:
+        """A share of a graph's time."""
+        self._spent[name] = self._spent.get(name, 0.0) + seconds
+        if name != "wall":
+            self._spent[f"{name}_calls"] = self._spent.get(f"{name}_calls", 0) + 1
+
+    def _append(self, samples: Audio) -> None:
+        self._samples = np.concatenate([self._samples, samples])
+        self._recognizer.offer(self)
+
+    def _due(self) -> int:
+        """New mel frames of the next step, those of the lead included; 0 where none is due.
+
+        A finished signal has a frame for each whole hop, and the zero frame with which NeMo ends it; NeMo leaves
+        out a rest of a step that is too short for one encoder frame.
+        """
+        geometry = self._geometry
+        if len(self._samples) >= geometry.samples:
+            return geometry.new
+        if not self._finished:
+            return 0
+        frames = min(len(self._samples) // geometry.hop - MARGIN + 1, geometry.new)
+        fewest = geometry.subsampling if self._begun else geometry.lead - geometry.carried + 1
+        return frames if frames >= fewest else 0
+
+    def _piece(self, token: int) -> str:
+        recognizer = self._recognizer
+        known = token < len(recognizer.bundle.vocabulary) and token not in recognizer.tags
+        return recognizer.bundle.vocabulary[token] if known else ""
+
+    def _words(self, emitted: Sequence[tuple[int, int]]) -> list[Word]:
+        return self._group(emitted)[0]
+
+    def _group(self, emitted: Sequence[tuple[int, int]]) -> tuple[list[Word], int]:
+        """The words that tokens make, and how many tokens come before the last one."""
+        seconds = self._geometry.subsampling / 100
+        words: list[Word] = []
+        begin = pieces = 0  # the last word's first token, and how many pieces it has
+        for index, (token, frame) in enumerate(emitted):
+            piece = self._piece(token)
+            if not piece:
+                continue
+            moment = round(frame * seconds, 3)
+            spaced, text = piece.startswith(WORD_START), piece.replace(WORD_START, " ").strip()
+            last = words[-1].text if words else ""
+            if not words or (spaced and last) or pieces == LONGEST_WORD or _unspaced(last, text):
+                words.append(Word(text, moment, moment, spaced))
+                begin, pieces = index, 1
+            else:
+                words[-1] = Word(last + text, words[-1].start, moment, words[-1].spaced)
+                pieces += 1
+        return [word for word in words if word.text], begin
+
+
+def _unspaced(before: str, text: str) -> bool:
+    """Whether two pieces that no space parts are words of their own all the same."""
+    return bool(before and text and _UNSPACED.match(text[0]))
+
+
+def _checked(samples: Audio) -> Audio:
+    """The samples as an array, if they can be recognized."""
+    array = np.asarray(samples)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"audio of shape {list(array.shape)} {array.dtype}: give floats of ±1 of shape [samples]")
+    problem = audio_problem(array)
+    if problem:
+        raise ValueError(f"the block of audio {problem}; leave it out or scale it")
+    return array.astype(np.float32, copy=False)

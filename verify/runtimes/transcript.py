@@ -1,0 +1,79 @@
+"""What a recognizer returns, and how tokens become text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.languages import DEFAULT_LANGUAGE
+
+WORD_START = "▁"
+"""U+2581, SentencePiece's mark for the start of a word."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent in each graph, and how often it ran; ``wall`` is the whole call."""
+
+    wall: float = 0.0
+    mel: float = 0.0
+    encoder: float = 0.0
+    decoder: float = 0.0
+    joint: float = 0.0
+    mel_calls: int = 0
+    encoder_calls: int = 0
+    decoder_calls: int = 0
+    joint_calls: int = 0
+
+    def __add__(self, other: Timings) -> Timings:
+        """Sum of both, field by field."""
+        return Timings(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One recognized utterance."""
+
+    tokens: list[int]  # every emitted token that is not blank, language tags included
+    frames: list[int]  # encoder frame of each token, counted from the start of the stream
+    text: str
+    language: str | None  # first language tag met, without its brackets: "en-US"
+    audio_seconds: float
+    timings: Timings = field(default_factory=Timings)
+
+
+class Recognizer(Protocol):
+    """A runtime that turns audio into a transcript: a folder's graphs, or NeMo itself."""
+
+    def transcribe(self, audio: NDArray[np.float32], language: str = DEFAULT_LANGUAGE) -> Transcript:
+        """Recognize one utterance.
+
+        Args:
+            audio: signal of shape [samples] at the model's sample rate, ±1.
+            language: key of the prompt dictionary, two-letter code, or ``auto``.
+        """
+        ...
+
+
+def detokenize(
+    tokens: Sequence[int], vocabulary: Sequence[str], tag_ids: Collection[int] = ()
+) -> tuple[str, str | None]:
+    """Text and detected language of a token sequence, as the clients make them.
+
+    Ids past the vocabulary (blank among them) and language tags are dropped, the first tag met is the language,
+    the other pieces are concatenated, ``▁`` becomes a space, and the ends are trimmed.
+
+    Args:
+        tokens: ids.
+        vocabulary: pieces in id order.
+        tag_ids: ids of the language tags (``lang_tag_token_ids``).
+    """
+    tags = frozenset(tag_ids)
+    known = [token for token in tokens if 0 <= token < len(vocabulary)]
+    language = next((vocabulary[token].strip("<>") for token in known if token in tags), None)
+    text = "".join(vocabulary[token] for token in known if token not in tags)
+    return text.replace(WORD_START, " ").strip(), language

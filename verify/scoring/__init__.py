@@ -1,0 +1,1 @@
+"""Numbers from transcripts and logits: error rates, and the divergence along FP32's path."""

@@ -1,0 +1,73 @@
+"""Word and character error rates: how far a transcript is from a text.
+
+Languages written without spaces between words are scored by characters (CER), all others by words (WER). Before
+scoring, both sides are normalized (:func:`normalize`); the raw rate keeps case and punctuation. All rates are
+percentages of the reference's units, so that differences between them are points. Error counts are jiwer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import jiwer
+
+from verify.scoring.normalization import normalize
+
+Metric = Literal["wer", "cer"]
+
+CHARACTER_LANGUAGES = frozenset({"bo", "cmn", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
+"""Written without spaces between words."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of some transcripts, counted over the reference's words or characters."""
+
+    edits: int = 0  # substitutions + deletions + insertions
+    units: int = 0  # words or characters of the reference
+
+    @property
+    def rate(self) -> float:
+        """Errors per 100 reference units; 100 where there is only silence to compare with and something was said."""
+        if not self.units:
+            return 100.0 if self.edits else 0.0
+        return 100.0 * self.edits / self.units
+
+    def __add__(self, other: Score) -> Score:
+        """Both together, weighted by their units."""
+        return Score(self.edits + other.edits, self.units + other.units)
+
+
+def metric_for(language: str) -> Metric:
+    """How a language is scored: ``zh-CN`` by characters, ``en-US`` by words."""
+    return "cer" if language.replace("_", "-").split("-")[0].lower() in CHARACTER_LANGUAGES else "wer"
+
+
+def score_text(reference: str, hypothesis: str, metric: Metric, *, raw: bool = False) -> Score:
+    """Errors of one transcript.
+
+    Args:
+        reference: what was said.
+        hypothesis: what was recognized.
+        metric: count words or characters; white space does not count as a character.
+        raw: compare case and punctuation too.
+    """
+    if not raw:
+        reference, hypothesis = normalize(reference), normalize(hypothesis)
+    if metric == "cer":
+        said, heard = "".join(reference.split()), "".join(hypothesis.split())
+        units, others = len(said), len(heard)
+    else:
+        said, heard = " ".join(reference.split()), " ".join(hypothesis.split())
+        units, others = len(said.split()), len(heard.split())
+    if not units or not others:
+        return Score(units + others, units)
+    result = jiwer.process_characters(said, heard) if metric == "cer" else jiwer.process_words(said, heard)
+    return Score(result.substitutions + result.deletions + result.insertions, units)
+
+
+def total(scores: Iterable[Score]) -> Score:
+    """All scores together: total errors over total units."""
+    return sum(scores, start=Score())
