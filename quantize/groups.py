@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from export.bundle import GRAPHS, Bundle
 from quantize.effect import is_ignored, weights
 from quantize.modes import INTEGER_8
-from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
+from quantize.recipe import IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS
 
 if TYPE_CHECKING:
@@ -131,47 +131,3 @@ def without(recipe: Recipe, groups: Iterable[Group], *, name: str, description: 
         elif patterns:  # one group is all of the graph
             changes[graph] = part.model_copy(update={"compression": part.compression[1:]})
     return Recipe.model_validate(recipe.model_copy(update=changes).as_table())
-
-
-def mixed(
-    recipe: Recipe,
-    steps: Sequence[WeightCompression],
-    choices: Mapping[str, int],
-    units: Mapping[str, Collection[str]],
-    *,
-    name: str,
-    description: str,
-) -> Recipe:
-    """A recipe by which every unit takes its own of several compressions.
-
-    Args:
-        recipe: what the rest is taken from: preprocessor, LSTM, run-time options, limits.
-        steps: from the smallest to the largest storage; their scopes are replaced.
-        choices: unit to index in ``steps``, or ``len(steps)`` for f16.
-        units: graph to the names of its units.
-        name: of the new recipe.
-        description: of the new recipe.
-    """
-    changes: dict[str, object] = {"name": name, "version": 1, "description": description}
-    for graph, members in units.items():
-        compression = []
-        for index, step in enumerate(steps):
-            # Convolutions of what takes 4 bits are left to the 8 bits that follow.
-            leaving = index > 0 and any(choices[unit] < index and _has_convolutions(unit) for unit in members)
-            if not leaving and not any(choices[unit] == index for unit in members):
-                continue
-            later = [unit for unit in members if choices[unit] > index]
-            encoder = graph == "encoder"
-            patterns = (*(module_pattern(unit) for unit in later), *(POSITIONS,) * encoder)
-            scope = IgnoredScope(patterns=patterns, must_match=not encoder)
-            compression.append(step.model_copy(update={"ignored_scope": scope}))
-        part = recipe.graph(graph)
-        changes[graph] = GraphRecipe(
-            compression=tuple(compression),
-            runtime_options=part.runtime_options if compression else {},
-        )
-    return Recipe.model_validate(recipe.model_copy(update=changes).as_table())
-
-
-def _has_convolutions(unit: str) -> bool:
-    return unit.startswith("layers.") or unit == "pre_encode"

@@ -98,7 +98,6 @@ def test_unknown_graph_kind_is_a_usage_error(tmp_path: Path, capfd: pytest.Captu
         ["export", "CHECKPOINT", "OUT"],
         ["quantize", "FP32", "OUT", "--recipe", "fp16"],
         ["checkpoint", "random", "OUT/file"],
-        ["checkpoint", "demo", "OUT/file"],
         ["regenerate", "CHECKPOINT", "--output", "OUT"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),

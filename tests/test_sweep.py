@@ -14,8 +14,8 @@ from rich.console import Console
 
 from export.errors import UserError
 from quantize.grid import expand, parse_axis
-from quantize.groups import Group, is_compressed, mixed, module_pattern, step_for, whole, without
-from quantize.recipe import Recipe, WeightCompression
+from quantize.groups import Group, is_compressed, module_pattern, step_for, whole, without
+from quantize.recipe import WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
@@ -24,7 +24,6 @@ from scripts.sweep.layers import _kept
 from scripts.sweep.plan import Options
 from scripts.sweep.report import render_sweep
 from scripts.sweep.rows import _mark
-from scripts.sweep.search import hopeless
 from scripts.sweep.store import claimed
 from scripts.sweep.task import Task
 from tests.helpers import assert_user_error, run_here
@@ -152,41 +151,19 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([folder, "--output", out, "--recipe", "int4", "--manifest", tmp_path / "none.jsonl"], "none.jsonl"),
         ([folder, "--output", foreign], foreign),
         ([folder, "--output", folder / "metadata.json"], "metadata.json"),
-        ([folder, "--output", out, "--per-layer", "--search"], "--search"),
-        ([folder, "--output", out, "--per-layer", "--recipe", "fp16"], "fp16"),
-        ([folder, "--output", out, "--per-layer", "--recipe", "int8", "--recipe", "int4"], "--per-layer"),
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.ratio=2"], "encoder.ratio=2"),
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.group_size=abc"], "valid integer"),
-        ([folder, "--output", out, "--per-layer", "--draw", "1", "--budget", "0"], "--draw and --budget"),
-        ([folder, "--output", out, "--search", "--recipe", "int8"], "int8"),
     ):
         assert_user_error(run_here(capfd, "sweep", *arguments), mention)
+    for arguments, mention in (
+        ([small, "--output", out], "int8"),
+        ([folder, "--output", foreign], foreign),
+        ([folder, "--output", out, "--recipe", "fp16"], "fp16"),
+        ([folder, "--output", out, "--keep-worst", "99"], "--keep-worst 99"),
+        ([folder, "--output", out, "--keep-worst", "1", "--kl-budget", "0"], "--keep-worst and --kl-budget"),
+    ):
+        assert_user_error(run_here(capfd, "rank", *arguments), mention)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("mode", ["", "--per-layer", "--search"])
-def test_options_that_a_mode_does_not_read_are_refused(
-    mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Those of other modes, also where the value is a zero; the mode's own get as far as the missing folder."""
-    options = {
-        "--grid": ("encoder.ratio=1", [""]),
-        "--ignore-text": (None, [""]),
-        "--keep": ("none", ["", "--search"]),
-        "--kl": (None, [""]),
-        "--repeats": ("9", ["", "--search"]),
-        "--runtime": ("streaming", ["", "--search"]),
-        "--draw": ("0", ["--per-layer"]),
-        "--budget": ("0", ["--per-layer", "--search"]),
-        "--trials": ("2", ["--search"]),
-        "--objective": ("size", ["--search"]),
-        "--seed": ("0", ["--search"]),
-    }
-    folder = tmp_path / "absent"
-    for option, (value, readers) in options.items():
-        arguments = [option, *([value] if value else []), *([mode] if mode else [])]
-        done = run_here(capfd, "sweep", folder, "--output", tmp_path / "out", *arguments)
-        assert_user_error(done, folder if mode in readers else option)
 
 
 def test_too_small_a_disk_is_found_first(
@@ -216,14 +193,6 @@ def test_kl_is_that_of_the_definition() -> None:
     np.testing.assert_allclose(kl(logits, other), [0.25 * np.log(2), 0.0], atol=1e-6)
     assert kl(other, logits)[0] > 0
     assert kl(np.array([[0.0, -1e4]]), np.array([[-1e4, 0.0]]))[0] == pytest.approx(1e4)
-
-
-def test_hopeless_needs_evidence_on_both_sides() -> None:
-    assert hopeless(1.0, [], 0.3) is None
-    assert hopeless(1.0, [(0.5, 0.5)], 0.3) is None  # missed, but not by as much again
-    assert "5.00e-01" in (hopeless(1.0, [(0.5, 0.7)], 0.3) or "")
-    assert hopeless(0.55, [(0.5, 0.7)], 0.3) is None  # no clearly larger divergence
-    assert hopeless(1.0, [(0.5, 0.7), (0.9, 0.1)], 0.3) is None  # nearly as much held the budget
 
 
 def groups_of(*names: str) -> list[Group]:
@@ -312,26 +281,9 @@ def test_kept_groups_are_the_worst_by_count_or_by_what_is_left() -> None:
     ranked = [{"name": name, "kl": kl_} for name, kl_ in (("a", 4.0), ("b", 3.0), ("c", 2.0), ("d", 1.0))]
     base = Options(Path(), Path())
     assert _kept(base, ["a", "b", "c", "d"], ranked) == []
-    assert _kept(Options(Path(), Path(), draw=2), ["b", "c", "d"], ranked) == ["b", "c"]
+    assert _kept(Options(Path(), Path(), keep_worst=2), ["b", "c", "d"], ranked) == ["b", "c"]
     assert _kept(Options(Path(), Path(), kl_budget=3.0), ["a", "b", "c", "d"], ranked) == ["a", "b"]
     assert _kept(Options(Path(), Path(), kl_budget=0.0), ["c", "d"], ranked) == ["c", "d"]
-
-
-def test_mixed_recipe_gives_every_unit_its_storage() -> None:
-    base = RECIPES["int4"]
-    steps = (base.encoder.compression[0], base.encoder.compression[1])
-    units = {"encoder": ["pre_encode", "layers.0", "layers.1"], "decoder": ["embedding"], "joint": ["joint"]}
-    choices = {"pre_encode": 1, "layers.0": 0, "layers.1": 2, "embedding": 2, "joint": 0}
-    recipe = mixed(base, steps, choices, units, name="x", description="x")
-    small, large = recipe.encoder.compression
-    assert small.mode == "int4_sym"
-    assert small.ignored_scope.patterns == (*map(module_pattern, ("pre_encode", "layers.1")), POSITIONS)
-    assert large.ignored_scope.patterns == (module_pattern("layers.1"), POSITIONS)
-    assert recipe.decoder.compression == ()
-    assert [step.mode for step in recipe.joint.compression] == ["int4_sym"]
-    plain: Recipe = mixed(base, steps, dict.fromkeys(choices, 2), units, name="x", description="x")
-    assert plain.encoder.compression == ()
-    assert plain.encoder.runtime_options == {}
 
 
 def test_table_says_what_failed_and_that_the_machine_was_busy(small_report: dict[str, object]) -> None:

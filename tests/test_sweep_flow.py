@@ -1,11 +1,9 @@
-"""What ``sweep`` makes of its trials' results, the trials themselves being pretended: rows, search, calibration."""
+"""What ``sweep`` makes of its trials' results, the trials themselves being pretended: rows, calibration."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,10 @@ from export.errors import UserError
 from quantize.groups import Group
 from quantize.recipe import Recipe, Tolerance
 from quantize.recipe_file import dump_recipe
-from quantize.recipes import RECIPES, get_recipe
+from quantize.recipes import RECIPES
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError
-from scripts.sweep import calibration, rows, search, sweep, trial
+from scripts.sweep import calibration, rows, sweep, trial
 from scripts.sweep.plan import Options, check_room, make_plan
 from scripts.sweep.task import Task
 from scripts.sweep.trial import Trial
@@ -96,8 +94,6 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     stand_in = Pretended()
     monkeypatch.setattr(trial, "run_task", stand_in.run)
     monkeypatch.setattr(Trial, "_measure", lambda self: stand_in.measure(self))  # noqa: PLW0108  # binds the trial
-    module = importlib.import_module("scripts.sweep.search")  # the package has a function of that name
-    monkeypatch.setattr(module, "find_groups", lambda _: groups())
     return stand_in
 
 
@@ -165,90 +161,9 @@ def test_without_matplotlib_there_is_no_picture(
     assert report == json.loads((out / "sweep.json").read_text())
 
 
-# Search
-
-
 def options(fp32: Bundle, manifest: Path, out: Path, **more: Any) -> Options:
     given: dict[str, Any] = {"recipes": ("int4",), "manifest": manifest, "repeats": 1, "threads": 1, **more}
     return Options(fp32.path, out, **given)
-
-
-def test_search_goes_on_and_takes_the_smallest_that_holds_both_limits(
-    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended
-) -> None:
-    given = options(fp32, manifest, tmp_path / "out", budget=0.7, trials=2)
-    first = search(given)
-    four, eight = first["trials"]
-    assert [set(each["choices"].values()) for each in (four, eight)] == [{"int4_sym"}, {"int8_sym"}]
-    assert four["points"] < 0  # by luck: it changes too many tokens
-    assert four["exact_match"] < first["exact_match"] == 0.5 < eight["exact_match"]
-    assert first["best"] == eight
-
-    more = search(Options(**vars(given) | {"trials": 12}))
-    assert more["trials"][:2] == first["trials"]
-    assert len(more["trials"]) == 12
-    within = [each for each in more["trials"] if each["mb"] and holds(each, 0.7, 0.5)]
-    assert more["best"]["mb"] == min(each["mb"] for each in within)
-    found = get_recipe(more["recipe"])
-    assert found.name == "int4-search"
-    assert f"{more['best']['wer_between']:.2f} % from FP32's text" in found.description
-    assert found.tolerance == RECIPES["int4"].tolerance
-    pretended.done.clear()
-    assert search(Options(**vars(given) | {"trials": 12}))["best"] == more["best"]
-    assert "verify" not in pretended.done
-
-
-def holds(facts: Mapping[str, Any], budget: float, exact_match: float) -> bool:
-    return facts["points"] is not None and facts["points"] <= budget and facts["exact_match"] >= exact_match
-
-
-def test_search_breaks_ties_by_the_distance_from_fp32(
-    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of equally small recipes the one nearest to FP32's text, not the first."""
-    import optuna
-
-    enqueue, turns = optuna.Study.enqueue_trial, iter(("pre_encode", "layers.1"))
-
-    def propose(study: Any, choices: dict[str, str], **more: Any) -> None:
-        enqueue(study, dict.fromkeys(choices, "int8_sym") | {next(turns): "int4_sym"}, **more)
-
-    monkeypatch.setattr(optuna.Study, "enqueue_trial", propose)
-    report = search(options(fp32, manifest, tmp_path / "out", budget=3.0, trials=2))
-    first, second = report["trials"]
-    assert first["mb"] == second["mb"]
-    assert first["wer_between"] > second["wer_between"]
-    assert report["best"]["number"] == 1
-
-
-def test_search_without_a_good_trial_and_with_a_broken_one(
-    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    run = pretended.run
-
-    def broken(task: Task, *, show: bool = False) -> dict[str, Any]:
-        if task.kind == "diverge":
-            raise ChildError("no such graph")
-        return run(task)
-
-    monkeypatch.setattr(trial, "run_task", broken)
-    arguments = ["sweep", fp32.path, "--output", tmp_path / "out", "--manifest", manifest, "--search", "--trials", "1"]
-    done = run_here(capfd, *arguments)
-    assert done.returncode == 1
-    assert "no such graph" in done.stdout
-    assert "50 % identical tokens, as int4 asks" in done.stdout
-    report = json.loads((tmp_path / "out" / "search.json").read_text())
-    assert report["trials"][0]["state"] == "fail"
-    assert report["best"] is report["recipe"] is None
-
-
-def test_search_for_speed_measures_every_trial(
-    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended
-) -> None:
-    report = search(options(fp32, manifest, tmp_path / "out", budget=0.7, trials=3, objective="step"))
-    assert all(each["step_share"] for each in report["trials"] if each["state"] == "complete")
-    assert report["best"]["step_share"] == min(each["step_share"] for each in report["trials"] if holds(each, 0.7, 0.5))
 
 
 # Calibration
@@ -263,9 +178,9 @@ def test_evaluation_audio_in_the_calibration_set_is_refused(
     soundfile.write(tmp_path / "copy.flac", signal, rate)
     evaluated = tmp_path / "e.jsonl"
     evaluated.write_text(json.dumps({"audio_filepath": "copy.flac", "text": "ab", "target_lang": "de-DE"}) + "\n")
-    arguments = ["sweep", fp32.path, "--output", tmp_path / "out", "--calibration", tmp_path / "set"]
-    for mode in ([], ["--search"], ["--per-layer"]):
-        done = run_here(capfd, *arguments, "--manifest", evaluated, "--recipe", "int4-aware", *mode)
+    arguments = [fp32.path, "--output", tmp_path / "out", "--calibration", tmp_path / "set"]
+    for verb in ("sweep", "rank"):
+        done = run_here(capfd, verb, *arguments, "--manifest", evaluated, "--recipe", "int4-aware")
         assert_user_error(done, tmp_path / "set", "copy.flac", f"--exclude {evaluated}")
     assert not (tmp_path / "out").exists()
     given: dict[str, Any] = {"manifest": evaluated, "calibration": tmp_path / "set"}
@@ -305,7 +220,7 @@ def test_default_set_is_collected_once(
 
     pretended.done.clear()
     again = sweep(options(fp32, manifest, out, recipes=("w8a8",), keep="none"))
-    search(options(fp32, manifest, out, recipes=("int4-aware",), trials=1))
+    sweep(options(fp32, manifest, out, recipes=("int4-aware",), keep="none"))
     assert len(collecting) == 1
     assert not again["rows"][1]["computed"]
     assert again["calibration_sha256"] == report["calibration_sha256"]

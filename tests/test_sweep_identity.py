@@ -38,9 +38,8 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def addresses(plan: Plan) -> dict[str, str]:
-    """Of every kind of result; ``study-step`` is that of a search for speed."""
+    """Of every kind of result."""
     base = RECIPES["int4-aware"]
-    quick = replace(plan, options=replace(plan.options, objective="step"))
     step = base.encoder.compression[0]
     found = {stage: identity.stage_identity(plan, stage) for stage in ("verified", "measured", "diverged")}
     return found | {
@@ -48,8 +47,6 @@ def addresses(plan: Plan) -> dict[str, str]:
         "lessons": identity.lessons_identity(plan),
         "probed": identity.probe_identity(plan, GROUPS[0], GROUPS, step),
         "probed-f16": identity.probe_identity(plan, None, GROUPS, step),
-        "study": identity.study_identity(plan, base, ["joint"], 1),
-        "study-step": identity.study_identity(quick, base, ["joint"], 1),
     }
 
 
@@ -57,7 +54,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name, address in before.items() if after[name] != address}
 
 
-HEARD = {"verified", "measured", "diverged", "lessons", "probed", "probed-f16", "study", "study-step"}
+HEARD = {"verified", "measured", "diverged", "lessons", "probed", "probed-f16"}
 
 
 def test_nothing_changes_by_itself(plan: Plan) -> None:
@@ -77,8 +74,8 @@ def test_machine(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"threads": 2}, HEARD),
         ({"identity": {"code": "other"}}, {"made", *HEARD} - {"verified", "measured"}),  # stored beside "made"
-        ({"score_text": False}, {"verified", "study", "study-step"}),
-        ({"calibration": SimpleNamespace(sha256="x")}, {"made", "probed", "study", "study-step"}),
+        ({"score_text": False}, {"verified"}),
+        ({"calibration": SimpleNamespace(sha256="x")}, {"made", "probed"}),
     ],
 )
 def test_inputs(plan: Plan, changes: dict[str, Any], expected: set[str]) -> None:
@@ -88,10 +85,9 @@ def test_inputs(plan: Plan, changes: dict[str, Any], expected: set[str]) -> None
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"repeats": 5}, {"measured", "study-step"}),
-        ({"runtime": "streaming"}, {"verified", "measured", "diverged", "study", "study-step"}),
-        ({"budget": 0.7}, {"study", "study-step"}),
-        ({"seed": 7, "trials": 3, "keep": "none", "output": Path("elsewhere")}, set()),
+        ({"repeats": 5}, {"measured"}),
+        ({"runtime": "streaming"}, {"verified", "measured", "diverged"}),
+        ({"keep_worst": 7, "keep": "none", "output": Path("elsewhere")}, set()),
     ],
 )
 def test_options(plan: Plan, changes: dict[str, Any], expected: set[str]) -> None:
@@ -140,20 +136,6 @@ def test_probe_knows_operations_and_compression(plan: Plan) -> None:
     ]
     assert len(set(found)) == len(found)
     assert address(GROUPS, RECIPES["int4-mixed"].encoder.compression[0]) == found[0]  # a ratio chooses nothing here
-
-
-def test_study_knows_its_units_its_form_and_its_base(plan: Plan) -> None:
-    base = RECIPES["int4"]
-    found = {
-        identity.study_identity(plan, recipe, names, form)
-        for recipe, names, form in (
-            (base, ["joint"], 1),
-            (base, ["joint"], 2),
-            (base, ["joint", "embedding"], 1),
-            (RECIPES["nf4"], ["joint"], 1),
-        )
-    }
-    assert len(found) == 4
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ app.command("record", hidden=True)(compare.record)  # a stage of regenerate
 app.command("transcribe")(compare.transcribe)
 app.command("bench")(bench.bench)
 app.command("sweep")(sweep.sweep)
+app.command("rank")(sweep.rank)
 app.command("flaws")(flaws.flaws)
 app.command("inspect")(bundles.inspect)
 app.add_typer(recipes.app, name="recipes")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from export.bundle import Bundle
 from export.digest import ROOT, code_sha256, digest
 from export.host import machine
-from quantize.groups import Group, step_for, whole
+from quantize.groups import Group, step_for
 from quantize.recipe import Recipe, Tolerance, WeightCompression
 from quantize.samples import graph_hashes
 from verify.data.manifest import Utterance
@@ -86,24 +86,6 @@ def probe_identity(plan: Plan, group: Group | None, groups: Sequence[Group], ste
             _calibration(plan, alone.needs_calibration),
         ]
     return digest([lessons_identity(plan), done])
-
-
-def study_identity(plan: Plan, base: Recipe, names: Sequence[str], form: int) -> str:
-    """Name of a search's study: all that a trial's facts depend on, so that unlike ones are never compared.
-
-    Args:
-        plan: what trials are compared on.
-        base: the recipe that is searched from.
-        names: of the units that take a storage each.
-        form: which facts a trial holds.
-    """
-    options = plan.options
-    needs = whole(base.encoder.compression[0]).needs_calibration
-    facts: list[Any] = [form, base.hash, list(names), options.budget, options.objective, plan.identity]
-    facts += [_calibration(plan, needs), stage_identity(plan, "verified"), stage_identity(plan, "diverged")]
-    if options.objective == "step":
-        facts += [stage_identity(plan, "measured")]
-    return digest(facts)
 
 
 def measured_audio(plan: Plan) -> list[Utterance]:

@@ -41,10 +41,10 @@ def rank_layers(options: Options) -> dict[str, Any]:
     recipe = _single_recipe(plan)
     groups = find_groups(plan.source)
     candidates = [group for group in groups if is_compressed(group, recipe, recipe.encoder.compression[0])]
-    if options.draw is not None and options.draw > len(candidates):
+    if options.keep_worst is not None and options.keep_worst > len(candidates):
         raise UserError(
-            f"--draw {options.draw}: recipe {recipe.name} compresses {len(candidates)} groups of this folder; "
-            "draw fewer"
+            f"--keep-worst {options.keep_worst}: recipe {recipe.name} compresses {len(candidates)} groups of this "
+            "folder; keep fewer"
         )
     with claimed(plan) as store:
         if whole(recipe.encoder.compression[0]).needs_calibration:
@@ -59,15 +59,15 @@ def rank_layers(options: Options) -> dict[str, Any]:
 
 def _single_recipe(plan: Plan) -> Recipe:
     if len(plan.recipes) != 1:
-        raise UserError(f"--per-layer: takes one --recipe, not {len(plan.recipes)}; rank with one after the other")
+        raise UserError(f"rank: takes one --recipe, not {len(plan.recipes)}; rank with one after the other")
     recipe = plan.recipes[0]
     if not recipe.encoder.compression:
         raise UserError(
             f"--recipe {recipe.name}: compresses no weights of the encoder; rank layers with int8, int4 or another "
             "recipe of weight compression"
         )
-    if plan.options.draw is None and plan.options.kl_budget is None:
-        note("no recipe is drawn without --draw or --budget")
+    if plan.options.keep_worst is None and plan.options.kl_budget is None:
+        note("no recipe is written without --keep-worst or --kl-budget")
     return recipe
 
 
@@ -94,7 +94,7 @@ def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) ->
         try:
             run_task(task, show=True)
         except ChildError as error:
-            raise NemotronOVError(f"--per-layer: {error}; run again to go on from there") from error
+            raise NemotronOVError(f"rank: {error}; run again to go on from there") from error
     results = {name: store.read(file) or {"failed": "left no result"} for name, file in files.items()}
     for name, file in files.items():
         if "failed" in results[name]:
@@ -128,8 +128,8 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
 def _kept(options: Options, candidates: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
     """The worst groups: so many, or so many that the KLs of the rest add up to no more than the budget."""
     rows = [row for row in ranked if row["name"] in candidates]
-    if options.draw is not None:
-        return [row["name"] for row in rows[: options.draw]]
+    if options.keep_worst is not None:
+        return [row["name"] for row in rows[: options.keep_worst]]
     if options.kl_budget is None:
         return []
     left = sum(row["kl"] for row in rows)
@@ -144,7 +144,7 @@ def _kept(options: Options, candidates: Sequence[str], ranked: Sequence[Mapping[
 
 def _draw(plan: Plan, recipe: Recipe, kept: Sequence[Group]) -> str | None:
     """Write the recipe that keeps these groups; its file, or None where nothing was to be drawn."""
-    if plan.options.draw is None and plan.options.kl_budget is None:
+    if plan.options.keep_worst is None and plan.options.kl_budget is None:
         return None
     name = f"{recipe.name}-kept-{len(kept)}"
     second = recipe.encoder.compression[1:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,15 +49,10 @@ class Options:
     repeats: int = 2
     threads: int | None = None
     runtime: Runtime | None = None
-    # --per-layer
+    # rank
     lessons: int | None = None
-    draw: int | None = None
+    keep_worst: int | None = None
     kl_budget: float | None = None
-    # --search
-    budget: float = 0.3
-    trials: int = 20
-    objective: Literal["size", "step"] = "size"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Plan:
         options: as given.
         source: the FP32 folder.
         recipes: as chosen, in order.
-        variants: rows of a sweep; in the other modes, the recipes themselves.
+        variants: rows of a sweep; of a ranking, the recipe itself.
         utterances: what WER is measured on.
         score_text: whether the manifest's text means anything to this model.
         calibration: for recipes that need it; None also where the default set is still to be collected.
@@ -98,19 +92,16 @@ class Plan:
         return min(self.options.lessons or LESSONS, len(self.utterances))
 
 
-def make_plan(options: Options, *, default: Sequence[str] | None = None, extra: str | None = None) -> Plan:
+def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan:
     """Resolve and check everything.
 
     Args:
         options: as given.
         default: recipes where none is given; None for every one but fp32.
-        extra: a module that the mode needs beyond the toolkit's own.
 
     Raises:
-        UserError: folder, recipe, grid, manifest or calibration cannot be used, or a library is missing.
+        UserError: folder, recipe, grid, manifest or calibration cannot be used.
     """
-    if extra is not None and find_spec(extra) is None:
-        raise UserError(f"sweep: {extra} is not installed; pip install 'nemotron-ov[sweep]'")
     source = Bundle.open(options.source)
     require_fp32(source)
     require_undamaged(source)

@@ -1,4 +1,4 @@
-"""What people see of a sweep, a ranking and a search."""
+"""What people see of a sweep and of a ranking."""
 
 from __future__ import annotations
 
@@ -85,38 +85,6 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
     after = [f"recipe written to {escape(report['drawn'])}"] if report["drawn"] else []
     after += [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
     return [*lines, table, *after]
-
-
-def render_search(report: Mapping[str, Any]) -> list[RenderableType]:
-    """Trials in their order, and what was found."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("trial", title=f"mixed recipes within {report['budget']:g} points of fp32", title_justify="left")
-    columns = ("MB", "step share", "KL", "points", "from fp32 %", "same tokens %", "state", "4 / 8 / 16 bits")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for trial in report["trials"]:
-        table.add_row(
-            str(trial["number"]),
-            _number(trial["mb"], ".2f"),
-            _number(trial["step_share"], ".2f"),
-            _number(trial["kl"], ".2e"),
-            _number(trial["points"], "+.2f"),
-            _number(trial["wer_between"], ".2f"),
-            "" if trial["exact_match"] is None else f"{100 * trial['exact_match']:.1f}",
-            trial["state"],
-            " / ".join(str(list(trial["choices"].values()).count(bits)) for bits in report["choices"]),
-        )
-    best = report["best"]
-    found = (
-        f"best: trial {best['number']}, {best['mb']:.2f} MB, {best['points']:+.2f} points, "
-        f"{best['wer_between']:.2f} % from fp32's text; written to {escape(report['recipe'])}"
-        if best
-        else f"no trial stayed within the budget with {100 * report['exact_match']:g} % identical tokens, as "
-        f"{escape(report['base'])} asks; allow more --trials or a larger --budget"
-    )
-    return [table, found, *(f"[bold]{escape(name)}[/]: {escape(why)}" for name, why in report["failed"].items())]
 
 
 def _keep_whole(table: Table, names: Iterable[str]) -> None:

@@ -209,6 +209,8 @@ def main(
 ) -> None:
     """Train the demo checkpoint on synthetic speech in five languages."""
     try:
+        if output.exists() and not work_dir.exists():  # an interrupted run has left both
+            raise UserError(f"{output}: already exists; move it away, or choose another file")
         train_demo_checkpoint(output, work_dir, seed, minutes, shards=shards, workers=workers)
     except UserError as error:
         console.print(f"error: {error}", soft_wrap=True)
