@@ -19,7 +19,8 @@ from quantize.recipes import RECIPES
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError
 from scripts.sweep import calibration, rows, sweep, trial
-from scripts.sweep.plan import Options, check_room, make_plan
+from scripts.sweep.options import Options
+from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.task import Task
 from scripts.sweep.trial import Trial
 from tests.helpers import assert_user_error, run_here

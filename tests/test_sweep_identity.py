@@ -18,7 +18,8 @@ from quantize.groups import Group
 from quantize.recipe import Recipe, Tolerance
 from quantize.recipes import RECIPES
 from scripts.sweep import identity
-from scripts.sweep.plan import Options, Plan, make_plan
+from scripts.sweep.options import Options, Plan
+from scripts.sweep.plan import make_plan
 from tests.helpers import ROOT
 from tests.verify_helpers import speech, tiny_bundle
 

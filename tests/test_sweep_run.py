@@ -26,12 +26,13 @@ from scripts.bench import rounds
 from scripts.bench import worker as bench_worker
 from scripts.processes import ChildError
 from scripts.sweep import layers, probe, rank_layers, sweep, trial, worker
-from scripts.sweep.plan import Options
+from scripts.sweep.options import Options
 from scripts.sweep.task import Task
 from tests.helpers import ROOT
 from verify.data.audio import load_audio
 from verify.data.manifest import read_manifest
-from verify.runtimes.generation1 import FP32_CONFIG, Generation1
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.graph import FP32_CONFIG
 from verify.scoring.divergence import diverge, encode, lessons, open_transducer, record
 
 

@@ -14,8 +14,8 @@ from export.bundle import Bundle
 from export.errors import UserError
 from export.languages import prompt_id_for
 from tests.verify_helpers import CHUNK, CHUNK_SAMPLES, FRAMES, LEAD, MEL, speech, tiny_bundle
-from verify.runtimes.generation1 import MAX_SYMBOLS, Generation1
-from verify.runtimes.transcript import Timings
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.transcript import MAX_SYMBOLS, Timings
 
 
 def by_the_book(bundle: Bundle, audio: NDArray[np.float32], language: str) -> tuple[list[int], list[int]]:

@@ -10,7 +10,8 @@ import pytest
 from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model
 from tests.verify_helpers import speech
-from verify.references.nemo import MAX_SYMBOLS, NemoStreaming
+from verify.references.nemo import NemoStreaming
+from verify.runtimes.transcript import MAX_SYMBOLS
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel

@@ -22,7 +22,8 @@ from export.host import machine
 from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
 from verify.data.manifest import Utterance, load_utterance
-from verify.runtimes.generation1 import Generation1, properties
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.graph import properties
 from verify.runtimes.streaming import Streaming
 from verify.runtimes.transcript import Recognizer, Transcript
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle
 from export.contract import Port, expected_ports
-from verify.runtimes.generation1 import EncoderStep, compile_graph
+from verify.runtimes.generation1 import EncoderStep
+from verify.runtimes.graph import compile_graph
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel

@@ -200,7 +200,7 @@ def _time_folder(encoder: EncoderStep, bundle: Bundle, task: Task, config: dict[
     """The encoder alone, on the mel of the folder's own preprocessor."""
     import openvino as ov
 
-    from verify.runtimes.generation1 import compile_graph
+    from verify.runtimes.graph import compile_graph
 
     metadata = bundle.metadata
     signal = _signal(task, metadata.sample_rate)

@@ -78,7 +78,7 @@ def sweep(
     and nothing is computed twice in one --output. Exit status 1: some recipe failed.
     """
     from scripts.sweep import sweep as run_sweep
-    from scripts.sweep.plan import Options
+    from scripts.sweep.options import Options
     from scripts.sweep.report import render_sweep
 
     chosen = Options(
@@ -130,7 +130,7 @@ def rank(
     """
     from export.errors import UserError
     from scripts.sweep import rank_layers
-    from scripts.sweep.plan import Options
+    from scripts.sweep.options import Options
     from scripts.sweep.report import render_layers
 
     if keep_worst is not None and kl_budget is not None:

@@ -26,7 +26,7 @@ from verify.data.manifest import Utterance, read_manifest
 from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:
-    from scripts.sweep.plan import Options, Plan
+    from scripts.sweep.options import Options, Plan
 
 COLLECTED = ".calibration"
 

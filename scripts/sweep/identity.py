@@ -18,7 +18,7 @@ from verify.data.selection import choose_utterances, first_seconds, spread
 from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:
-    from scripts.sweep.plan import Plan
+    from scripts.sweep.options import Plan
 
 CODE = (
     *(f"{package}/**/*.py" for package in ("export", "quantize", "verify")),

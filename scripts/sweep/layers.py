@@ -16,7 +16,8 @@ from quantize.recipe_file import dump_recipe
 from scripts.processes import ChildError
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import probe_identity
-from scripts.sweep.plan import Options, Plan, make_plan
+from scripts.sweep.options import Options, Plan
+from scripts.sweep.plan import make_plan
 from scripts.sweep.probe import BASE
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.task import Task

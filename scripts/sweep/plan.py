@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 from export.bundle import GRAPHS, Bundle
 from export.digest import file_facts
@@ -14,82 +11,16 @@ from export.errors import UserError
 from quantize.grid import Variant, expand, parse_axis
 from quantize.recipe import GraphRecipe, Recipe
 from quantize.recipes import RECIPES, get_recipe
-from quantize.samples import CalibrationData
 from quantize.source import require_fp32, require_undamaged
 from scripts.bench.plan import default_threads
 from scripts.regenerate.plan import existing_parent
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
 from scripts.sweep.identity import source_identity
+from scripts.sweep.options import Options, Plan
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances
-from verify.runs import Runtime
-
-Keep = Literal["all", "front", "none"]
-
-LESSONS = 8
-"""Utterances of teacher-forced decoding, where nothing is said."""
 
 _SLACK = 32_000_000  # bytes: results, lessons, transcripts
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for; names as on the command line."""
-
-    source: Path
-    output: Path
-    recipes: tuple[str, ...] = ()
-    grid: tuple[str, ...] = ()
-    manifest: Path | None = None
-    limit: int | None = None
-    ignore_text: bool = False
-    calibration: Path | None = None
-    keep: Keep = "front"
-    kl: bool = False
-    repeats: int = 2
-    threads: int | None = None
-    runtime: Runtime | None = None
-    # rank
-    lessons: int | None = None
-    keep_worst: int | None = None
-    kl_budget: float | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Options with everything in them resolved and checked.
-
-    Attributes:
-        options: as given.
-        source: the FP32 folder.
-        recipes: as chosen, in order.
-        variants: rows of a sweep; of a ranking, the recipe itself.
-        utterances: what WER is measured on.
-        score_text: whether the manifest's text means anything to this model.
-        calibration: for recipes that need it; None also where the default set is still to be collected.
-        threads: CPU threads of everything.
-        identity: of everything that all results depend on.
-    """
-
-    options: Options
-    source: Bundle
-    recipes: tuple[Recipe, ...]
-    variants: tuple[Variant, ...]
-    utterances: tuple[Utterance, ...]
-    score_text: bool
-    calibration: CalibrationData | None
-    threads: int
-    identity: dict[str, Any]
-
-    @property
-    def output(self) -> Path:
-        """The folder that everything goes to."""
-        return self.options.output
-
-    @property
-    def lesson_limit(self) -> int:
-        """Utterances of teacher-forced decoding."""
-        return min(self.options.lessons or LESSONS, len(self.utterances))
 
 
 def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan:

@@ -19,7 +19,7 @@ from quantize.effect import check_effect, weights
 from quantize.groups import Group, step_for
 from quantize.recipe import GraphRecipe
 from quantize.samples import CalibrationData
-from verify.runtimes.generation1 import properties
+from verify.runtimes.graph import properties
 from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, lessons
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from scripts.bench.rounds import time_left
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.front import pareto
 from scripts.sweep.identity import recipe_identity
-from scripts.sweep.plan import Options, Plan, check_room, make_plan
+from scripts.sweep.options import Options, Plan
+from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
 

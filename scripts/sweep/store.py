@@ -14,7 +14,7 @@ from export.digest import digest
 from export.errors import UserError
 from export.folders import write_atomically
 from scripts.claim import claimed_folder
-from scripts.sweep.plan import Plan
+from scripts.sweep.options import Plan
 
 FOLDERS = "folders"
 _STATE, _LOCK = ".sweep.json", ".sweep.lock"

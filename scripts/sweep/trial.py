@@ -18,7 +18,7 @@ from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
 from scripts.processes import ChildError, run_module
 from scripts.sweep.identity import lessons_identity, measured_audio, recipe_identity, stage_identity
-from scripts.sweep.plan import Plan
+from scripts.sweep.options import Plan
 from scripts.sweep.store import Store
 from scripts.sweep.task import Task
 from verify.runs import best_runtime

@@ -69,7 +69,7 @@ def _teach(task: Task) -> dict[str, Any]:
 def _diverge(task: Task) -> dict[str, Any]:
     import openvino as ov
 
-    from verify.runtimes.generation1 import compile_graph, properties
+    from verify.runtimes.graph import compile_graph, properties
     from verify.scoring.divergence import diverge, encode, lessons, open_transducer
 
     bundle = Bundle.open(task.folder)

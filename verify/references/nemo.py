@@ -22,13 +22,10 @@ from numpy.typing import NDArray
 from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model, quiet
 from export.languages import DEFAULT_LANGUAGE, prompt_id_for
-from verify.runtimes.transcript import Timings, Transcript, detokenize
+from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, detokenize
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
-
-MAX_SYMBOLS = 10
-"""Most tokens a frame may emit: NeMo's configuration of these models, and the clients' constant."""
 
 SMALL_MODEL = 50_000_000
 """Parameters up to which one thread is the fastest: its operations are too short to be shared out."""

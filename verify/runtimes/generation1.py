@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,63 +20,11 @@ from export.bundle import Bundle
 from export.contract import Port, expected_ports
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, prompt_id_for
-from verify.runtimes.mapped_weights import pages_given_back
-from verify.runtimes.transcript import Timings, Transcript, detokenize
-
-MAX_SYMBOLS = 10
-"""Most tokens a frame may emit; a constant of the clients, not read from the folder."""
+from verify.runtimes.graph import compile_graph, properties, reason_of, run_request
+from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, detokenize
 
 _HOPS_PER_SECOND = 100
 """The clients cut audio by 10 ms a mel frame."""
-
-FP32_CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
-"""Without it the CPU plugin computes in bf16 where the processor can, and an FP32 folder is not FP32."""
-
-
-def properties(threads: int | None, config: dict[str, str] | None) -> dict[str, str]:
-    """OpenVINO properties of a runtime: :data:`FP32_CONFIG`, the threads if any are given, and what overrides both."""
-    return FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {})
-
-
-def compile_graph(
-    core: Any,
-    bundle: Bundle,
-    graph: str,
-    device: str,
-    config: dict[str, str],
-    shapes: dict[str, list[int]] | None = None,
-    *,
-    lean: bool = False,
-) -> Any:
-    """A graph of the folder, compiled; ``shapes`` replaces those of some inputs, -1 where an axis is free.
-
-    With ``lean``, mapped weights do not stay resident beside their packed copy, as they do in the published clients.
-
-    Raises:
-        UserError: the device cannot load it.
-    """
-    path = bundle.graph_path(graph)
-    try:
-        model = core.read_model(path)
-        if shapes:
-            model.reshape(shapes)
-        with pages_given_back(model, path.with_suffix(".bin")) if lean else nullcontext():
-            return core.compile_model(model, device, config)
-    except RuntimeError as error:
-        raise UserError(f"{path}: {device} cannot load it ({_reason(error)}); regenerate the folder") from error
-
-
-def run_request(request: Any, path: Path) -> None:
-    """Infer on what a request's inputs hold; ``infer()`` would gather all outputs, which costs more than a small graph.
-
-    Raises:
-        UserError: the device cannot run the graph at ``path``.
-    """
-    try:
-        request.start_async()
-        request.wait()
-    except RuntimeError as error:
-        raise UserError(f"{path}: cannot be run ({_reason(error)}); regenerate the folder") from error
 
 
 @dataclass(frozen=True)
@@ -133,7 +79,7 @@ class _Graph:
             self._request.set_tensor(port.name, tensor)
         except RuntimeError as error:
             raise UserError(
-                f"{self._path}: does not take {port.name} of shape {shape} ({_reason(error)}); regenerate the folder"
+                f"{self._path}: does not take {port.name} of shape {shape} ({reason_of(error)}); regenerate the folder"
             ) from error
         array: NDArray[Any] = tensor.data
         array.fill(0)
@@ -285,9 +231,3 @@ class Generation1:
         graphs = {"mel": self._preprocessor, "encoder": self._encoder, "decoder": self._decoder, "joint": self._joint}
         seconds: dict[str, Any] = {name: graph.seconds for name, graph in graphs.items()}
         return seconds | {f"{name}_calls": graph.calls for name, graph in graphs.items()}
-
-
-def _reason(error: Exception) -> str:
-    """The last informative line of an OpenVINO error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__

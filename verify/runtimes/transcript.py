@@ -14,6 +14,9 @@ from export.languages import DEFAULT_LANGUAGE
 WORD_START = "▁"
 """U+2581, SentencePiece's mark for the start of a word."""
 
+MAX_SYMBOLS = 10
+"""Most tokens a frame may emit: NeMo's configuration of these models, and a constant of the clients."""
+
 
 @dataclass(frozen=True)
 class Timings:

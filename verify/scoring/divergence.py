@@ -23,7 +23,9 @@ from export.folders import new_directory
 from export.languages import prompt_id_for
 from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
-from verify.runtimes.generation1 import MAX_SYMBOLS, Generation1, compile_graph, properties
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.graph import compile_graph, properties
+from verify.runtimes.transcript import MAX_SYMBOLS
 
 Array = NDArray[Any]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.contract import expected_ports
 from export.errors import UserError
-from verify.runtimes.generation1 import compile_graph, run_request
+from verify.runtimes.graph import compile_graph, run_request
 
 Array = NDArray[Any]
 

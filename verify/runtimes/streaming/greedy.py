@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.runtimes.generation1 import MAX_SYMBOLS
+from verify.runtimes.transcript import MAX_SYMBOLS
 
 if TYPE_CHECKING:
-    from verify.runtimes.streaming.recognizer import Streaming
+    from verify.runtimes.streaming.graph import Graph
     from verify.runtimes.streaming.stream import Stream
+
+Timer = Callable[[str, "dict[int, Stream]"], None]
+"""Runs the graph of this name and shares its time among the streams in it."""
 
 JOINT_FRAMES = 64
 """Frames of all rows together that one call of the joint looks at, one a row at least.
@@ -27,22 +31,21 @@ class Greedy:
     blank emits, and what lies behind it is looked at again.
     """
 
-    def __init__(self, recognizer: Streaming) -> None:
-        self._recognizer = recognizer
-        decoder = recognizer.decoder
+    def __init__(self, decoder: Graph, joint: Graph, blank: int, run: Timer) -> None:
+        self._decoder, self._joint, self._run = decoder, joint, run
         self._token = decoder.input("token")  # [batch, 1]
         decoder.input("token_length")[:] = 1
         self._states = {name: decoder.input(f"{name}_in") for name in ("h", "c")}  # [layers, batch, hidden]
-        self._blank = recognizer.bundle.metadata.blank_idx
+        self._blank = blank
         self._token[:] = self._blank
         decoder.run()
-        self._said = decoder.output("decoder_out").copy()  # [batch, hidden, 1], what each row's joint hears
+        self._decoder_out = decoder.output("decoder_out").copy()  # [batch, hidden, 1], each row's input of the joint
         for name, state in self._states.items():
             state[:] = decoder.output(f"{name}_out")
 
     def row(self, row: int) -> list[NDArray[Any]]:
         """A row's state."""
-        return [self._said[row], *(state[:, row] for state in self._states.values())]
+        return [self._decoder_out[row], *(state[:, row] for state in self._states.values())]
 
     def decode(self, members: dict[int, Stream], encoded: NDArray[np.float32], lengths: NDArray[np.int32]) -> None:
         """Emit the tokens of encoded [batch, d, T], of which ``lengths`` [batch] frames count, for the rows given."""
@@ -52,11 +55,11 @@ class Greedy:
         while active:
             emitting: dict[int, int] = {}
             for row, tokens in zip(active, self._look(encoded, lengths, frame, active, members), strict=True):
-                spoken = np.flatnonzero(tokens != self._blank)
-                skipped = int(spoken[0]) if len(spoken) else len(tokens)
+                not_blank = np.flatnonzero(tokens != self._blank)
+                skipped = int(not_blank[0]) if len(not_blank) else len(tokens)
                 if skipped:
                     frame[row], symbols[row] = frame[row] + skipped, 0
-                if len(spoken):
+                if len(not_blank):
                     emitting[row] = int(tokens[skipped])
             for row, token in emitting.items():
                 members[row].emit(token, frame[row])
@@ -84,10 +87,10 @@ class Greedy:
         frames = np.zeros((len(active), encoded.shape[1], width), np.float32)
         for place, (row, count) in enumerate(zip(active, seen, strict=True)):
             frames[place, :, :count] = encoded[row, :, frame[row] : frame[row] + count]
-        joint = self._recognizer.joint
+        joint = self._joint
         joint.give("encoder", frames)
-        joint.give("decoder", self._said[active])
-        self._recognizer.timed("joint", "joint", {row: members[row] for row in active})
+        joint.give("decoder", self._decoder_out[active])
+        self._run("joint", {row: members[row] for row in active})
         best = joint.output("logits")[:, :, 0].argmax(axis=2)  # [active, width]
         return [tokens[:count] for tokens, count in zip(best, seen, strict=True)]
 
@@ -96,8 +99,8 @@ class Greedy:
         rows = list(emitting)
         for row, token in emitting.items():
             self._token[row] = token
-        self._recognizer.timed("decoder", "decoder", {row: members[row] for row in rows})
-        decoder = self._recognizer.decoder
-        self._said[rows] = decoder.output("decoder_out")[rows]
+        self._run("decoder", {row: members[row] for row in rows})
+        decoder = self._decoder
+        self._decoder_out[rows] = decoder.output("decoder_out")[rows]
         for name, state in self._states.items():
             state[:, rows] = decoder.output(f"{name}_out")[:, rows]

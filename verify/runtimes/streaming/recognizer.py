@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE
-from verify.runtimes.generation1 import properties
+from verify.runtimes.graph import properties
 from verify.runtimes.streaming.graph import Graph, batch_shapes
 from verify.runtimes.streaming.greedy import Greedy
 from verify.runtimes.streaming.stream import MARGIN, Audio, StepGeometry, Stream
@@ -37,7 +37,7 @@ class Streaming:
         batch: rows of a step.
         device: OpenVINO device of encoder, decoder and joint; the preprocessor always runs on the CPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
-        config: OpenVINO properties that override :data:`verify.runtimes.generation1.FP32_CONFIG`.
+        config: OpenVINO properties that override :data:`verify.runtimes.graph.FP32_CONFIG`.
 
     Raises:
         UserError: the folder's graph cannot begin a stream as NeMo does, or cannot be loaded.
@@ -90,7 +90,7 @@ class Streaming:
         self._mel_length = self.encoder.input("mel_length")
         self._prompt = self.encoder.input("prompt_id") if "prompt_id" in self.encoder.input_names else None
         self.encoder.swapped(CACHES)
-        self._greedy = Greedy(self)
+        self._greedy = Greedy(self.decoder, self.joint, meta.blank_idx, self._timed)
         # Row 0 is as every stream begins.
         self.encoder.output("cache_len")[0] = -meta.lead_mel_frames
         self._beginning = [array.copy() for array in self._row(0)]
@@ -265,12 +265,12 @@ class Streaming:
     def _encode(self, members: dict[int, Stream], leads: dict[int, int]) -> None:
         """Audio to ``encoded``; rows of others keep their state."""
         carried = self.geometry.carried
-        self.timed("preprocessor", "mel", members)
+        self._timed("preprocessor", members)
         mel = self.preprocessor.output("mel")  # [batch, features, MARGIN + new], zero past the audio's end
         for row, lead in leads.items():
             self._mel[row, :, carried:] = mel[row, :, MARGIN:]
             self._mel[row, :, :lead] = 0.0
-        self.timed("encoder", "encoder", members)
+        self._timed("encoder", members)
         waiting = [row for row, holder in enumerate(self._rows) if holder is not None and row not in members]
         for name in CACHES if waiting else ():
             self.encoder.output(f"{name}_out")[waiting] = self.encoder.output(name)[waiting]
@@ -278,10 +278,10 @@ class Streaming:
         for row in members:
             self._mel[row, :, :carried] = self._mel[row, :, -carried:].copy()
 
-    def timed(self, graph: str, name: str, members: dict[int, Stream]) -> None:
+    def _timed(self, graph: str, members: dict[int, Stream]) -> None:
         """Run a graph and share its time among the streams in it."""
         start = time.perf_counter()
         getattr(self, graph).run()
         seconds = (time.perf_counter() - start) / len(members)
         for stream in members.values():
-            stream.charge(name, seconds)
+            stream.charge("mel" if graph == "preprocessor" else graph, seconds)

@@ -17,6 +17,7 @@ from verify.data.audio import audio_problem
 from verify.runtimes.transcript import WORD_START, Timings, Transcript, detokenize
 
 if TYPE_CHECKING:
+    # The one circle of imports, of types only: a stream is a handle on its recognizer, which makes and steps it.
     from verify.runtimes.streaming.recognizer import Streaming
 
 Audio = NDArray[np.float32]
