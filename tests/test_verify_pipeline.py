@@ -20,8 +20,7 @@ from tests.verify_helpers import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
 from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.pipeline import runtime_for, verify_bundle
-from verify.runs import checkpoint_side, record_bundle, transcribe_manifest
-from verify.runtimes.generation1 import Generation1
+from verify.runs import checkpoint_side, record_bundle
 
 
 @pytest.fixture
@@ -78,12 +77,14 @@ def test_prompts_come_from_the_manifest_or_the_caller(tmp_path: Path, spoken: li
     assert tokens[0][0] != tokens[2][0]
 
 
-def test_transcripts_can_be_the_reference(tmp_path: Path, spoken: list[Utterance]) -> None:
+def test_a_recorded_run_can_be_the_reference(tmp_path: Path, spoken: list[Utterance]) -> None:
     bundle = tiny_bundle(tmp_path / "a")
-    recorded = transcribe_manifest(Generation1(bundle), spoken, sample_rate=16000)
+    recorded = record_bundle(bundle, spoken)
     assert verify_bundle(bundle, recorded, spoken).passed
     with pytest.raises(UserError, match="another manifest"):
-        verify_bundle(bundle, recorded[:2], spoken)
+        verify_bundle(bundle, recorded.model_copy(update={"transcripts": recorded.transcripts[:2]}), spoken)
+    with pytest.raises(UserError, match="another manifest"):
+        verify_bundle(bundle, record_bundle(bundle, spoken[:2]), spoken)
 
 
 def test_the_reference_decides_the_runtime(

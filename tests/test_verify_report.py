@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from export.errors import UserError
 from quantize.recipe import Tolerance
+from tests.helpers import ROOT, assert_user_error, run_here
 from tests.verify_helpers import transcript
 from verify.pipeline import IDENTICAL, NEMO_TOLERANCE, compare_runs
 from verify.report import Report, Row, score_again, score_rows
@@ -146,6 +149,84 @@ def test_scoring_again_computes(tmp_path: Path) -> None:
     assert (again.exact_match, again.wer_delta, again.passed) == (1.0, 0.0, True)
     assert not again.first_divergences
     assert not again.worst_examples
+
+
+@pytest.mark.parametrize(("limits", "status"), [((0.5, 17), 0), ((0.9, 1), 1)])
+def test_rescore_gives_what_was_stored(
+    tmp_path: Path, limits: tuple[float, float], status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report = compared(tmp_path, Tolerance(exact_match=limits[0], wer_delta=limits[1]))
+    stored, copy = tmp_path / "stored.json", tmp_path / "copy.json"
+    report.save(stored)
+    before = stored.read_bytes()
+    done = run_here(capfd, "verify", "--rescore", stored, "--report", copy, "--json")
+    assert done.returncode == status, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed.pop("peak_rss_mb") > 0
+    assert printed == report.model_dump(mode="json", exclude={"rows"})
+    assert copy.read_bytes() == stored.read_bytes() == before
+    table = run_here(capfd, "verify", "--rescore", stored)
+    assert table.returncode == status
+    assert "hello [-there-]{+their+}" in table.stdout
+    assert "error %" in table.stdout
+    assert ("FAILED" in table.stdout) == bool(status)
+
+
+def test_rescore_shows_no_error_rate_where_text_was_ignored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    silent = [each.model_copy(update={"text": ""}) for each in utterances(tmp_path)]
+    compare_runs(run(REFERENCE), run(REFERENCE), silent).save(tmp_path / "report.json")
+    table = run_here(capfd, "verify", "--rescore", tmp_path / "report.json")
+    assert table.returncode == 0, table.stderr
+    assert "error %" not in table.stdout
+
+
+def test_rescore_believes_no_stored_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    report = compared(tmp_path)
+    stored = tmp_path / "stored.json"
+    lies = {"passed": True, "reasons": [], "wer": 0.0, "exact_match": 1.0, "per_language": {}, "worst_examples": []}
+    report.model_copy(update=lies).save(stored)
+    before = stored.read_bytes()
+    done = run_here(capfd, "verify", "--rescore", stored, "--json")
+    assert done.returncode == 1
+    printed = json.loads(done.stdout)
+    assert {name: printed[name] for name in lies} == {name: report.model_dump(mode="json")[name] for name in lies}
+    assert stored.read_bytes() == before, "written only where --report names it"
+    assert run_here(capfd, "verify", "--rescore", stored, "--report", stored).returncode == 1
+    assert Report.load(stored) == report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        ([], ["DIR", "--rescore"]),
+        (["--reference", "demo"], ["DIR", "--rescore"]),
+        (["DIR"], ["DIR", "--reference"]),
+        (["DIR", "--rescore", "R", "--limit", "1"], ["leave out DIR, --limit"]),
+        (["--rescore", "R", "--reference", "demo"], ["leave out --reference"]),
+        (["--rescore", "R", "--manifest", "m"], ["leave out --manifest"]),
+        (["--rescore", "R", "--cache", "c"], ["leave out --cache"]),
+        (["--rescore", "R", "--runtime", "streaming"], ["leave out --runtime"]),
+        (["--rescore", "R", "--language", "auto"], ["leave out --language"]),
+        (["--rescore", "R", "--ignore-text"], ["leave out --ignore-text"]),
+        (["--rescore", "R", "--revision", "main"], ["leave out --revision"]),
+        (["--rescore", "no/such.json"], ["no/such.json", "cannot be read"]),
+        (["--rescore", __file__], [__file__, "no verification report"]),
+    ],
+)
+def test_rescore_refuses(arguments: list[str], mentions: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert_user_error(run_here(capfd, "verify", *arguments), *mentions)
+
+
+def test_rescore_loads_no_model_library(tmp_path: Path) -> None:
+    compared(tmp_path, Tolerance(exact_match=0, wer_delta=100)).save(tmp_path / "report.json")
+    code = (
+        "import sys\nfrom scripts.cli import main\n"
+        f"try:\n    main(['verify', '--rescore', {str(tmp_path / 'report.json')!r}])\n"
+        "except SystemExit as ended:\n    assert not ended.code\n"
+        "print('loaded:', *({'torch', 'nemo', 'openvino', 'nncf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
 
 
 def test_unusable_report(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from verify.runs import (
     bundle_side,
     checkpoint_side,
     load_transcripts,
-    manifest_sha256,
     record_bundle,
     record_checkpoint,
     save_transcripts,
@@ -60,7 +59,7 @@ IDENTICAL = Tolerance(exact_match=1.0, wer_delta=0.0)
 
 def verify_bundle(
     target: Bundle,
-    reference: Bundle | Checkpoint | Run | Sequence[Transcript],
+    reference: Bundle | Checkpoint | Run,
     utterances: Sequence[Utterance],
     *,
     tolerance: Tolerance | None = None,
@@ -76,7 +75,7 @@ def verify_bundle(
     Args:
         target: the folder to judge.
         reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead and in its
-            chunks, a recorded run, or transcripts in the manifest's order.
+            chunks, or a recorded run.
         utterances: the manifest.
         tolerance: limits; None takes those of the target's recipe, or what holds against NeMo.
         runtime: how the folders are run; None takes what the reference calls for (:func:`runtime_for`).
@@ -104,13 +103,6 @@ def verify_bundle(
         reference = record_checkpoint(
             reference, lookahead, utterances, chunk_frames=chunk_frames, language=language, cache=cache
         )
-    elif not isinstance(reference, Run):
-        reference = Run(
-            side=Side(name="recorded transcripts", runtime="recorded"),
-            manifest_sha256=manifest_sha256(utterances),
-            language=language,
-            transcripts=list(reference),
-        )
     run = record_bundle(
         target,
         utterances,
@@ -124,7 +116,7 @@ def verify_bundle(
     return compare_runs(run, reference, utterances, tolerance=tolerance)
 
 
-def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run | Sequence[Transcript]) -> Runtime:
+def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime:
     """How a folder is run where nothing is said.
 
     Against NeMo by the streaming runtime, where its graph allows that; against a recorded run as that was made; else

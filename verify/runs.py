@@ -54,7 +54,7 @@ class Side(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str  # folder or checkpoint, as the user gave it
-    runtime: Literal["generation1", "streaming", "nemo-streaming", "recorded"]
+    runtime: Literal["generation1", "streaming", "nemo-streaming"]
     checkpoint: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     graph: str | None = None

@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 @verb
 def verify(
-    directory: options.Finished,
+    directory: options.OptionalFinished = None,
     reference: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="DIR|CHECKPOINT", help="The folder to compare with; or a checkpoint, to be run by NeMo."),
-    ],
+    ] = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Instead of DIR and --reference: score what a --report holds again, without a model."
+        ),
+    ] = None,
     manifest: options.Manifest = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything here, as JSON.")] = None,
     limit: options.Limit = None,
@@ -43,12 +49,23 @@ def verify(
 ) -> Result:
     """Does a folder transcribe like its reference? Exit status 1 where its recipe's limits do not hold."""
     from export.bundle import Bundle
-    from export.host import peak_rss_mb
+    from export.errors import UserError
     from scripts.outputs import check_output
     from verify.data.selection import choose_utterances
     from verify.pipeline import verify_bundle
+    from verify.report import score_again
 
     check_output("--report", report)
+    if rescore is not None:
+        given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
+        given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
+        given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
+        _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
+        return _judged(score_again(rescore), report, as_json)
+    if directory is None:
+        raise UserError("verify: no folder; give DIR with --reference, or --rescore with a stored report")
+    if reference is None:
+        raise UserError(f"{directory}: nothing to compare with; give --reference with a folder or a checkpoint")
     check_output("--cache", cache, folder=True)
     bundle = Bundle.open(directory)
     if language != "manifest":
@@ -57,10 +74,26 @@ def verify(
     utterances = choose_utterances(manifest, limit, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(bundle, opened, utterances, runtime=chosen, language=language, cache=cache)
-    if report is not None:
-        result.save(report)
+    return _judged(result, report, as_json)
+
+
+def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
+    """Refuse arguments that say what to transcribe and how, which a stored report has behind it."""
+    from export.errors import UserError
+
+    if given:
+        raise UserError(f"--rescore {rescore}: transcribes nothing; leave out {', '.join(given)}")
+
+
+def _judged(result: Report, file: Path | None, as_json: bool) -> Result:
+    """What `verify` hands back of a report, which is kept in ``file`` where one is named."""
+    from export.host import peak_rss_mb
+
+    if file is not None:
+        result.save(file)
     data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
-    return Result(data, lambda: _verdict(result, text=not ignore_text), as_json, exit_code=0 if result.passed else 1)
+    text = any(row.text for row in result.rows)  # none where it was ignored
+    return Result(data, lambda: _verdict(result, text=text), as_json, exit_code=0 if result.passed else 1)
 
 
 def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Run:

@@ -39,6 +39,9 @@ OptionalSource = Annotated[
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")]
 Finished = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `export` or `quantize` wrote.")]
+OptionalFinished = Annotated[
+    Path | None, typer.Argument(metavar="DIR", help="A folder that `export` or `quantize` wrote.")
+]
 Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the Hugging Face id.")]
 Profile = Annotated[
     str | None,
