@@ -95,4 +95,6 @@ def test_the_english_sibling_needs_no_prompt(small_english_checkpoint: Checkpoin
 
 def test_short_audio_is_no_error(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
     for samples in (1, 160, 200, 1000):
-        assert NemoStreaming(small_checkpoint, 13, model).transcribe(np.zeros(samples, np.float32)).frames is not None
+        result = NemoStreaming(small_checkpoint, 13, model).transcribe(np.zeros(samples, np.float32))
+        assert result.audio_seconds == samples / 16000
+        assert len(result.tokens) == len(result.frames)
