@@ -22,27 +22,10 @@ from verify.runs import (
     best_runtime,
     bundle_side,
     checkpoint_side,
-    load_transcripts,
     record_bundle,
     record_checkpoint,
-    save_transcripts,
-    transcribe_manifest,
 )
 from verify.runtimes.transcript import Timings, Transcript
-
-__all__ = [
-    "IDENTICAL",
-    "NEMO_IDENTITY",
-    "NEMO_TOLERANCE",
-    "compare_runs",
-    "load_transcripts",
-    "record_bundle",
-    "record_checkpoint",
-    "runtime_for",
-    "save_transcripts",
-    "transcribe_manifest",
-    "verify_bundle",
-]
 
 NEMO_TOLERANCE = Tolerance(exact_match=0.0, wer_delta=5.0)
 """The generation-1 loop against NeMo itself, where no limits are given: it may cost 5 points.
