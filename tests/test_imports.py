@@ -34,6 +34,53 @@ def test_imports_run_downwards_only(package: str) -> None:
     assert {str(file): found for file in files if (found := imported_packages(file) & above)} == {}
 
 
+def module_imports() -> dict[str, set[str]]:
+    """Every module of the packages and the modules that it imports, inside functions too; types apart."""
+    files = {file for package in ORDER for file in (ROOT / package).rglob("*.py")}
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    found: dict[str, set[str]] = {}
+    for name, file in names.items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        typing = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        found[name] = {
+            target
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing
+            for alias in node.names
+            for target in [f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in names else node.module]
+            if target in names and target != name
+        }
+    return found
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    imports = module_imports()
+    assert imports["verify.pipeline"]
+
+    def reached(name: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = list(imports[name])
+        while waiting:
+            if (each := waiting.pop()) not in seen:
+                seen.add(each)
+                waiting += imports[each]
+        return seen
+
+    assert sorted(name for name in imports if name in reached(name)) == []
+
+
+def test_the_streaming_runtime_does_not_import_the_clients_loop() -> None:
+    imports = module_imports()
+    streaming = [name for name in imports if name.startswith("verify.runtimes.streaming")]
+    assert streaming
+    assert not any("verify.runtimes.generation1" in imports[name] for name in streaming)
+
+
 @pytest.mark.parametrize("package", ORDER)
 def test_name_imports_from_this_checkout(package: str) -> None:
     file = importlib.import_module(package).__file__
