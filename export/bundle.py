@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.digest import file_facts
 from export.errors import UserError
@@ -66,7 +66,7 @@ class Metadata(BaseModel):
 
     # This toolkit's.
     format_version: int = FORMAT_VERSION
-    graph: str = "fused"
+    encoder: str = "rewritten"  # of export.pipeline.ENCODERS
     profile: str = "custom"  # of export.profiles, by what the settings are
     cache: str = "channel"  # what cache_channel holds: the layers' inputs, or their keys and values ("kv")
     lookahead: int = 0
@@ -82,6 +82,16 @@ class Metadata(BaseModel):
     parity: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     files: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_graph(cls, data: Any) -> Any:
+        """Read folders from before ``encoder`` had its name: ``"graph": "fused"`` or ``"nemo"``."""
+        if isinstance(data, dict) and "graph" in data and "encoder" not in data:
+            data = dict(data)
+            graph = data.pop("graph")
+            data["encoder"] = "rewritten" if graph == "fused" else graph
+        return data
 
     @property
     def channel_cache_shape(self) -> list[int]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from export.geometry import Geometry
 
-GRAPH_KINDS = ("fused", "nemo")
-"""``fused``: the encoder step rewritten for inference. ``nemo``: NeMo's modules as they are, the published graph."""
+ENCODERS = ("rewritten", "nemo")
+"""``rewritten``: the encoder step rewritten for inference. ``nemo``: NeMo's modules as they are, as published."""
 
 CACHES = ("channel", "kv")
 """What ``cache_channel`` holds: the attention layers' inputs, as NeMo's, or their projected keys and values."""
@@ -39,7 +39,7 @@ def export_checkpoint(
     *,
     lookahead: int = 0,
     chunk_ms: int | None = None,
-    graph: str = "fused",
+    encoder: str = "rewritten",
     cache: str = "channel",
     force: bool = False,
     force_lookahead: bool = False,
@@ -53,8 +53,8 @@ def export_checkpoint(
         directory: the new folder; appears only when complete.
         lookahead: right context R in encoder frames.
         chunk_ms: new audio a step; None for the most whole lookahead groups that 1,120 ms hold.
-        graph: one of :data:`GRAPH_KINDS`.
-        cache: one of :data:`CACHES`; the ``nemo`` graph has NeMo's.
+        encoder: one of :data:`ENCODERS`.
+        cache: one of :data:`CACHES`; the ``nemo`` encoder has NeMo's.
         force: replace an existing folder.
         force_lookahead: allow a lookahead that the checkpoint was not trained with.
         languages: keep only the pieces that these need; see :func:`export.vocabulary.prune_vocabulary`.
@@ -64,12 +64,12 @@ def export_checkpoint(
         UserError: options that do not fit, an existing folder, a checkpoint that cannot be exported.
         ParityError: a graph differs from NeMo by more than :data:`export.parity.LIMIT`.
     """
-    if graph not in GRAPH_KINDS:
-        raise UserError(f"--graph {graph}: choose one of {', '.join(GRAPH_KINDS)}")
+    if encoder not in ENCODERS:
+        raise UserError(f"--encoder {encoder}: choose one of {', '.join(ENCODERS)}")
     if cache not in CACHES:
         raise UserError(f"--cache {cache}: choose one of {', '.join(CACHES)}")
-    if graph == "nemo" and cache != "channel":
-        raise UserError(f"--cache {cache}: NeMo's own graph has its own cache; leave it out, or use --graph fused")
+    if encoder == "nemo" and cache != "channel":
+        raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
@@ -79,14 +79,14 @@ def export_checkpoint(
     with new_directory(directory, kind=BUNDLE, force=force) as temporary:
         with task(f"restoring {checkpoint.path.name}"):
             model = load_model(checkpoint)
-        metadata = _metadata(pruning.checkpoint, model, geometry, graph, cache, warnings)
+        metadata = _metadata(pruning.checkpoint, model, geometry, encoder, cache, warnings)
         ports = expected_ports(metadata)
         with task("running NeMo on the parity inputs"):
             recordings = parity.record(model, geometry, metadata, ports, pruning.rows)
         from export.graphs.trace import trace  # OpenVINO and torch together
 
         constants = {}
-        for name, module in _modules(model, geometry, graph, cache, pruning.rows).items():
+        for name, module in _modules(model, geometry, encoder, cache, pruning.rows).items():
             with task(f"exporting {name}"):
                 traced = trace(module, ports[name])
                 _save(traced, temporary / graph_file(name))
@@ -104,19 +104,19 @@ def export_checkpoint(
 
 
 def _modules(
-    model: EncDecRNNTBPEModel, geometry: Geometry, graph: str, cache: str, rows: Sequence[int] | None
+    model: EncDecRNNTBPEModel, geometry: Geometry, encoder: str, cache: str, rows: Sequence[int] | None
 ) -> dict[str, nn.Module]:
     from export.graphs.encoder_nemo import NemoEncoderStep
-    from export.graphs.encoder_rewritten import FusedEncoderStep
+    from export.graphs.encoder_rewritten import RewrittenEncoderStep
     from export.graphs.preprocessor import LogMel, NemoMel
     from export.graphs.transducer import DecoderStep, JointStep
 
-    fused = graph == "fused"
+    rewritten = encoder == "rewritten"
     featurizer = model.preprocessor.featurizer
     return {
-        "preprocessor": LogMel(featurizer) if fused else NemoMel(featurizer),
-        "encoder": FusedEncoderStep(model, geometry, cache) if fused else NemoEncoderStep(model, geometry),
-        "decoder": DecoderStep(model, rows, unrolled=fused),
+        "preprocessor": LogMel(featurizer) if rewritten else NemoMel(featurizer),
+        "encoder": RewrittenEncoderStep(model, geometry, cache) if rewritten else NemoEncoderStep(model, geometry),
+        "decoder": DecoderStep(model, rows, unrolled=rewritten),
         "joint": JointStep(model, rows),
     }
 
@@ -131,7 +131,7 @@ def _metadata(
     checkpoint: Checkpoint,
     model: EncDecRNNTBPEModel,
     geometry: Geometry,
-    graph: str,
+    encoder: str,
     cache: str,
     warnings: list[str],
 ) -> Metadata:
@@ -157,14 +157,14 @@ def _metadata(
         num_prompts=checkpoint.num_prompts,
         default_prompt_id=checkpoint.default_prompt_id,
         prompt_dictionary=checkpoint.prompts,
-        graph=graph,
+        encoder=encoder,
         profile=profile_name(checkpoint, geometry.lookahead, geometry.chunk_ms, cache),
         cache=cache,
         lookahead=geometry.lookahead,
         chunk_ms=geometry.chunk_ms,
         chunk_samples=geometry.chunk_samples,
         subsampling_factor=geometry.subsampling_factor,
-        lead_mel_frames=geometry.lead_mel_frames if graph == "fused" else 0,
+        lead_mel_frames=geometry.lead_mel_frames if encoder == "rewritten" else 0,
         recipe={"name": "fp32"},
         checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
         tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},

@@ -23,8 +23,8 @@ enough to change tokens, and save half a megabyte."""
 _F16 = GraphRecipe(precision="f16")
 
 POSITIONS = r".*self_attn\.linear_pos.*"
-"""The attention's position projection: a matrix in NeMo's graph, the product itself as a constant in the fused one, and
-part of the query's weights in that with a kv cache.
+"""The attention's position projection: a matrix in NeMo's encoder, the product itself as a constant in the rewritten
+encoder, part of the query's weights in that with a kv cache.
 
 Its input is a constant too; OpenVINO fails to compile such a product when the matrix is in INT8.
 """

@@ -15,7 +15,7 @@ from filelock import FileLock
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from scripts.checkpoints.random.checkpoint import write_random_checkpoint
-from tests.helpers import run_process
+from tests.helpers.command import run_process
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
@@ -123,7 +123,7 @@ def small_kv_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
 def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint`` with NeMo's own encoder modules, the published graph."""
     return Bundle.open(
-        _once(shared, "small-nemo-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--graph", "nemo"))
+        _once(shared, "small-nemo-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--encoder", "nemo"))
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from export.bundle import Bundle, graph_file
 from export.checkpoint import Checkpoint
 from export.errors import UserError
-from export.pipeline import GRAPH_KINDS, export_checkpoint
+from export.pipeline import ENCODERS, export_checkpoint
 from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
 from verify.runs import record_checkpoint
@@ -87,9 +87,9 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
             ``work`` holds other folders.
     """
     checkpoint.geometry(FAR)
-    near, plain = (exported(checkpoint, work / f"fp32-{graph}", graph=graph) for graph in GRAPH_KINDS)
+    near, plain = (exported(checkpoint, work / f"fp32-{encoder}", encoder=encoder) for encoder in ENCODERS)
     far, far_plain = (
-        exported(checkpoint, work / f"fp32-{graph}-r{FAR}", lookahead=FAR, graph=graph) for graph in GRAPH_KINDS
+        exported(checkpoint, work / f"fp32-{encoder}-r{FAR}", lookahead=FAR, encoder=encoder) for encoder in ENCODERS
     )
     audios = [load_utterance(each, checkpoint.sample_rate) for each in utterances]
     languages = [each.target_lang for each in utterances]
@@ -128,35 +128,35 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         streamed("… each chunk's mel alone", near, Flaws(edges=True)),
         streamed("… carried frames shifted", near, Flaws(carry=True)),
         streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
-        streamed("… the same, `--graph nemo`", with_encoder(plain, near, work / "mixed"), Flaws(begin=True)),
+        streamed("… the same, `--encoder nemo`", with_encoder(plain, near, work / "mixed"), Flaws(begin=True)),
         streamed("… recordings that end with the last sound", near, heard=cut),
         streamed("… the same, flushed", near, heard=cut, flush=True),
         looped("clients' loop", near),
-        looped("clients' loop, `--graph nemo`", plain),
+        looped("clients' loop, `--encoder nemo`", plain),
         row("NeMo's own streaming", FAR, nemo[FAR]),
         streamed("streaming runtime", far),
         streamed("… recordings that end with the last sound", far, heard=cut),
         streamed("… the same, flushed", far, heard=cut, flush=True),
         looped("clients' loop", far),
-        looped("clients' loop, `--graph nemo`", far_plain),
+        looped("clients' loop, `--encoder nemo`", far_plain),
     ]
 
 
-def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, graph: str = "fused") -> Bundle:
+def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, encoder: str = "rewritten") -> Bundle:
     """The folder, exported now unless an earlier call left it there.
 
     Raises:
         UserError: what lies there is another one.
     """
     if not folder.is_dir():
-        return export_checkpoint(checkpoint, folder, lookahead=lookahead, graph=graph)
+        return export_checkpoint(checkpoint, folder, lookahead=lookahead, encoder=encoder)
     bundle = Bundle.open(folder)
     geometry, _ = checkpoint.geometry(lookahead)
     meta = bundle.metadata
-    there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.graph, meta.cache)
-    if there != (checkpoint.sha256, lookahead, geometry.chunk_ms, graph, "channel") or meta.vocabulary:
+    there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.encoder, meta.cache)
+    if there != (checkpoint.sha256, lookahead, geometry.chunk_ms, encoder, "channel") or meta.vocabulary:
         raise UserError(
-            f"{folder}: is not this checkpoint's {graph} graph of lookahead {lookahead}; give another --work"
+            f"{folder}: is not this checkpoint's {encoder} encoder of lookahead {lookahead}; give another --work"
         )
     return bundle
 
@@ -170,8 +170,8 @@ def old_beginning(bundle: Bundle) -> Bundle:
 def with_encoder(plain: Bundle, bundle: Bundle, folder: Path) -> Bundle:
     """A copy of ``bundle`` with the encoder of ``plain``, begun as the clients do."""
     shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
-    encoder = graph_file("encoder")
-    for name in (encoder, encoder.replace(".xml", ".bin")):
+    xml = graph_file("encoder")
+    for name in (xml, xml.replace(".xml", ".bin")):
         shutil.copyfile(plain.path / name, folder / name)
     return old_beginning(Bundle.open(folder))
 

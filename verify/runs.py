@@ -57,7 +57,7 @@ class Side(BaseModel):
     runtime: Literal["generation1", "streaming", "nemo-streaming"]
     checkpoint: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
-    graph: str | None = None
+    encoder: str | None = None
     lookahead: int | None = None
     chunk_ms: float | None = None  # new audio a step
     vocabulary_sha256: str | None = None  # the checkpoint's, of all its pieces
@@ -94,7 +94,7 @@ def bundle_side(
         runtime=runtime,
         checkpoint=meta.checkpoint,
         recipe=meta.recipe,
-        graph=meta.graph,
+        encoder=meta.encoder,
         lookahead=meta.att_context_size[1],
         chunk_ms=1000.0 * meta.chunk_mel_frames / 100,
         vocabulary_sha256=meta.vocabulary.get("checkpoint_sha256") or vocabulary_sha256(bundle.vocabulary),

@@ -241,7 +241,7 @@ class PromptKernel(nn.ModuleDict):
         return conditioned
 
 
-class FusedEncoderStep(nn.Module):
+class RewrittenEncoderStep(nn.Module):
     """The rewritten step with the contract's inputs and outputs; see the module's text for what differs."""
 
     def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry, cache: str = "channel") -> None:

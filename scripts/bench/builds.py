@@ -110,12 +110,12 @@ class _Maker:
             return self._checkpoint.path
         if build.engine == "onnxruntime":
             return self._onnx(build.recipe)
-        fp32 = self._exported(build.graph or "", build.cache)
+        fp32 = self._exported(build.encoder or "", build.cache)
         return fp32 if build.recipe == "fp32" else self._quantized(fp32, build)
 
     def _quantized(self, fp32: Path, build: Build) -> Path:
         """By the recipe; what a published build stands for holds no run-time options, as the published ones do not."""
-        recipe, published = recipe_of(build), build.graph == "nemo"
+        recipe, published = recipe_of(build), build.encoder == "nemo"
         target = self._folder / build.name
         command: list[str | Path] = [QUANTIZE, fp32, target, "--recipe", recipe.name]
         command += ["--plain"] if published else []
@@ -133,11 +133,11 @@ class _Maker:
         command = ["calibrate", fp32, target, "--json", "--force"]
         return self._kept(target, key, Path.is_dir, lambda: run_module("scripts.cli", command, show=True))
 
-    def _exported(self, graph: str, cache: str = "channel") -> Path:
-        name = "published-fp32" if graph == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
+    def _exported(self, encoder: str, cache: str = "channel") -> Path:
+        name = "published-fp32" if encoder == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
         target = self._folder / name
-        key = _key(self._checkpoint.sha256, graph, cache, code_sha256("export/**/*.py"))
-        command = ["export", self._checkpoint.path, target, "--graph", graph, "--cache", cache, "--json", "--force"]
+        key = _key(self._checkpoint.sha256, encoder, cache, code_sha256("export/**/*.py"))
+        command = ["export", self._checkpoint.path, target, "--encoder", encoder, "--cache", cache, "--json", "--force"]
         return self._kept(target, key, _whole_bundle, lambda: run_module("scripts.cli", command, show=True))
 
     def _onnx(self, precision: str) -> Path:
@@ -208,9 +208,9 @@ def installed_versions() -> dict[str, str]:
 def _check_disk(plan: Plan) -> None:
     """Refuse a disk that cannot hold what might have to be made: a build is at most as large as the checkpoint."""
     checkpoint = plan.checkpoint.path.stat().st_size if plan.checkpoint else FULL_BYTES
-    sources = {build.graph for build in plan.made}
+    sources = {build.encoder for build in plan.made}
     share = {"fp32": 1.0, "fp16": 0.5}
-    needed = checkpoint * (len(sources) + sum(share.get(build.recipe, 0.4) for build in plan.made if build.graph))
+    needed = checkpoint * (len(sources) + sum(share.get(build.recipe, 0.4) for build in plan.made if build.encoder))
     place = plan.options.work.absolute()
     while not place.exists():
         place = place.parent

@@ -24,7 +24,7 @@ def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
 
     Args:
         checkpoint: as ``open_checkpoint`` takes it.
-        source: a ``--graph nemo`` folder of that checkpoint; its geometry is exported.
+        source: a ``--encoder nemo`` folder of that checkpoint; its geometry is exported.
         directory: the new folder; appears only when complete.
     """
     import onnx

@@ -66,7 +66,7 @@ class Build:
         name: unique among the builds.
         engine: what computes the encoder.
         runtime: the loop around it: ``generation1``, ``streaming`` or ``nemo-streaming``.
-        graph: what is exported for it, ``nemo`` or ``fused``; None where the folder is given or none is needed.
+        encoder: what is exported for it, ``nemo`` or ``rewritten``; None where the folder is given or none is needed.
         cache: what the export's attention cache holds, ``channel`` or ``kv``.
         recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
         folder: the folder, where it is given.
@@ -76,7 +76,7 @@ class Build:
     name: str
     engine: Engine
     runtime: str
-    graph: str | None = None
+    encoder: str | None = None
     cache: str = "channel"
     recipe: str = "fp32"
     folder: Path | None = None
@@ -153,7 +153,7 @@ def catalogue(options: Options) -> dict[str, Build]:
             for name in ("fp32", "fp16", "int8")
         ),
         *(
-            Build(f"{name}{suffix}", "openvino", runtime, "fused", cache, name, batch=batch)
+            Build(f"{name}{suffix}", "openvino", runtime, "rewritten", cache, name, batch=batch)
             for name in RECIPES
             for cache, suffix in (("channel", ""), ("kv", KV))
         ),
@@ -207,7 +207,7 @@ def _given_builds(options: Options) -> list[Build]:
         runtime = options.runtime or best
         if runtime == "streaming" != best:
             raise UserError(
-                f"{path}: its {bundle.metadata.graph} graph cannot run the streaming loop; leave out --runtime, "
+                f"{path}: its {bundle.metadata.encoder} encoder cannot run the streaming loop; leave out --runtime, "
                 "or use --runtime generation1"
             )
         folder = path.resolve()

@@ -87,7 +87,7 @@ def inspect(directory: options.Finished, as_json: options.Json = False) -> Resul
             "recipe": metadata.recipe.get("name", "none"),
             "size": megabytes(bundle.size_bytes),
             "profile": metadata.profile,
-            "graph": metadata.graph,
+            "encoder": metadata.encoder,
             "attention cache": metadata.cache,
             "attention context": metadata.att_context_size,
             "chunk": f"{metadata.chunk_ms:g} ms, {metadata.chunk_samples} samples",

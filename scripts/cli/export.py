@@ -16,13 +16,14 @@ def export(
     lookahead: options.OptionalLookahead = None,
     chunk_ms: options.ChunkMs = None,
     cache: options.CacheOption = None,
-    graph: options.GraphOption = options.Graph.fused,
+    encoder: options.EncoderOption = options.Encoder.rewritten,
     languages: options.Languages = None,
     scripts: options.Scripts = None,
     force: options.Force = False,
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
     as_json: options.Json = False,
+    graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
     """Export a checkpoint to an FP32 folder, each graph checked against PyTorch before it is written."""
     from export.bundle import BUNDLE
@@ -43,7 +44,7 @@ def export(
         lookahead=settings.lookahead,
         chunk_ms=settings.chunk_ms,
         cache=settings.cache,
-        graph=graph.value,
+        encoder=encoder.value,
         force=force,
         force_lookahead=force_lookahead,
         languages=options.names(languages),
@@ -54,7 +55,7 @@ def export(
         "folder": str(bundle.path),
         "bytes": bundle.size_bytes,
         "profile": metadata.profile,
-        "graph": metadata.graph,
+        "encoder": metadata.encoder,
         "cache": metadata.cache,
         "att_context_size": metadata.att_context_size,
         "chunk_ms": metadata.chunk_ms,
@@ -66,7 +67,7 @@ def export(
     facts = {
         "size": megabytes(bundle.size_bytes),
         "profile": metadata.profile,
-        "graph": metadata.graph,
+        "encoder": metadata.encoder,
         "cache": metadata.cache,
         "attention context": metadata.att_context_size,
         "chunk": f"{metadata.chunk_ms:g} ms",

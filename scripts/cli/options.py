@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from export.errors import UserError
+
 
 class RuntimeName(StrEnum):
     """How a folder is run."""
@@ -23,11 +25,17 @@ class Cache(StrEnum):
     kv = "kv"
 
 
-class Graph(StrEnum):
-    """Which encoder graph to export."""
+class Encoder(StrEnum):
+    """How the encoder is exported."""
 
-    fused = "fused"
+    rewritten = "rewritten"
     nemo = "nemo"
+
+
+def _refuse_graph(value: str | None) -> None:
+    if value is not None:
+        name = Encoder.rewritten if value == "fused" else value
+        raise UserError(f"--graph {value}: the option has another name now; use --encoder {name}")
 
 
 Source = Annotated[
@@ -74,10 +82,11 @@ CacheOption = Annotated[
         show_default=False,
     ),
 ]
-GraphOption = Annotated[
-    Graph,
-    typer.Option(help="'fused': the encoder step rewritten for speed; 'nemo': NeMo's modules as they are."),
+EncoderOption = Annotated[
+    Encoder,
+    typer.Option(help="'rewritten': the encoder step rewritten for speed; 'nemo': NeMo's modules as they are."),
 ]
+OldGraph = Annotated[str | None, typer.Option("--graph", hidden=True, callback=_refuse_graph)]
 Languages = Annotated[
     str | None,
     typer.Option(
@@ -100,9 +109,7 @@ NemoLimit = Annotated[
 ]
 Runtime = Annotated[
     RuntimeName,
-    typer.Option(
-        help="'generation1': the published clients' loop; 'streaming': ours, without its flaws (fused graph only)."
-    ),
+    typer.Option(help="'generation1': the published clients' loop; 'streaming': ours, for rewritten encoders only."),
 ]
 OptionalRuntime = Annotated[
     RuntimeName | None,

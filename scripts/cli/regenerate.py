@@ -23,7 +23,7 @@ def regenerate(
     lookahead: options.OptionalLookahead = None,
     chunk_ms: options.ChunkMs = None,
     cache: options.CacheOption = None,
-    graph: options.GraphOption = options.Graph.fused,
+    encoder: options.EncoderOption = options.Encoder.rewritten,
     languages: options.Languages = None,
     scripts: options.Scripts = None,
     manifest: options.Manifest = None,
@@ -33,6 +33,7 @@ def regenerate(
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
     as_json: options.Json = False,
+    graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
     """Turn a checkpoint into verified folders: fp32/, fp16/, int8/ and report.json, with one table at the end.
 
@@ -54,7 +55,7 @@ def regenerate(
             lookahead=lookahead,
             chunk_ms=chunk_ms,
             cache=cache.value if cache else None,
-            graph=graph.value,
+            encoder=encoder.value,
             languages=options.names(languages),
             scripts=options.names(scripts),
             manifest=manifest,

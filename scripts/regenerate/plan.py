@@ -43,7 +43,7 @@ class Options:
     lookahead: int | None = None
     chunk_ms: int | None = None
     cache: str | None = None
-    graph: str = "fused"
+    encoder: str = "rewritten"
     languages: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
     manifest: Path | None = None
@@ -131,7 +131,7 @@ def make_plan(options: Options) -> Plan:
         "lookahead": settings.lookahead,
         "chunk_ms": settings.chunk_ms,
         "cache": settings.cache,
-        "graph": options.graph,
+        "encoder": options.encoder,
         "vocabulary": pruning.record,
         "recipes": {recipe.name: recipe.hash for recipe in recipes},
         "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),

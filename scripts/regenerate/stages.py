@@ -68,7 +68,7 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     options, settings = plan.options, plan.settings
     arguments = ["--force"] if folder.exists() else []
     if name == FP32:
-        arguments += ["--graph", options.graph, "--cache", settings.cache, "--lookahead", str(settings.lookahead)]
+        arguments += ["--encoder", options.encoder, "--cache", settings.cache, "--lookahead", str(settings.lookahead)]
         arguments += ["--chunk-ms", str(settings.chunk_ms)] if settings.chunk_ms is not None else []
         arguments += ["--force-lookahead"] if options.force_lookahead else []
         arguments += ["--languages", ",".join(options.languages)] if options.languages else []
@@ -90,7 +90,7 @@ def is_finished(plan: Plan, name: str) -> bool:
         recorded.checkpoint.get("sha256") == plan.checkpoint.sha256
         and recorded.att_context_size == geometry.att_context_size
         and recorded.chunk_mel_frames == geometry.chunk_mel_frames
-        and recorded.graph == options.graph
+        and recorded.encoder == options.encoder
         and recorded.cache == settings.cache
         and recorded.vocabulary == plan.vocabulary
         and recorded.recipe.get("name") == name

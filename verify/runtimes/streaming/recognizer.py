@@ -33,7 +33,7 @@ class Streaming:
     push with ``run=False`` and call :meth:`step`, or hand whole recordings to :meth:`transcribe_all`.
 
     Args:
-        bundle: a folder whose graph knows how streams begin (``--graph fused``).
+        bundle: a folder whose graph knows how streams begin (``--encoder rewritten``).
         batch: rows of a step.
         device: OpenVINO device of encoder, decoder and joint; the preprocessor always runs on the CPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
@@ -57,8 +57,8 @@ class Streaming:
         meta = bundle.metadata
         if not meta.lead_mel_frames:
             raise UserError(
-                f"{bundle.path}: its {meta.graph} graph cannot begin a stream as NeMo does; "
-                "use --runtime generation1, or export with --graph fused"
+                f"{bundle.path}: its {meta.encoder} encoder cannot begin a stream as NeMo does; "
+                "use --runtime generation1, or export with --encoder rewritten"
             )
         if batch < 1:
             raise UserError(f"batch {batch}: use 1 or more streams a step")

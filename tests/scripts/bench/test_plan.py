@@ -1,0 +1,215 @@
+"""The parts of ``bench`` that need no measurement: what is chosen, how figures become ratios, how children end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from export.bundle import Bundle
+from export.contract import Port
+from export.digest import code_sha256
+from export.errors import UserError
+from quantize.recipes import RECIPES
+from scripts.bench import builds, worker
+from scripts.bench.encoders import mel_windows, time_steps
+from scripts.bench.plan import Options, make_plan
+from scripts.bench.report import ratios, warnings
+from scripts.bench.rounds import time_left
+from scripts.processes import ChildError, run_module
+from tests.helpers.command import assert_user_error, run_here
+from tests.helpers.tiny_bundle import tiny_bundle
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Bundle:
+    return tiny_bundle(tmp_path / "here" / "int8")
+
+
+def test_default_builds_are_the_published_ones_and_every_data_free_recipe() -> None:
+    names = [build.name for build in make_plan(Options()).builds]
+    data_free = [name for name, recipe in RECIPES.items() if not recipe.needs_calibration]
+    ours = [each for name in data_free for each in ((name,) if name in ("fp32", "fp16") else (name, f"{name}-kv"))]
+    assert names == ["published-fp32", "published-fp16", "published-int8", *ours]
+
+
+def test_published_builds_keep_the_published_loop() -> None:
+    plan = make_plan(Options(builds=("published-int8", "int8", "onnxruntime-int8")))
+    assert {build.name: build.runtime for build in plan.builds} == {
+        "published-int8": "generation1",
+        "int8": "streaming",
+        "onnxruntime-int8": "generation1",
+    }
+    both = make_plan(Options(builds=("published-int8", "int8"), runtime="generation1", batch=4))
+    assert {(build.runtime, build.batch) for build in both.builds} == {("generation1", 1)}
+
+
+def test_folders_of_one_name_are_told_apart(folder: Bundle, tmp_path: Path) -> None:
+    other = tiny_bundle(tmp_path / "there" / "int8")
+    plan = make_plan(Options(folders=(folder.path, other.path), builds=("int8",), runtime="generation1"))
+    assert [build.name for build in plan.builds] == ["here/int8", "there/int8", "int8"]
+
+
+def test_a_folder_that_cannot_stream_gets_the_loop_that_it_can(folder: Bundle) -> None:
+    assert not folder.metadata.lead_mel_frames
+    assert make_plan(Options(folders=(folder.path,))).builds[0].runtime == "generation1"
+    with pytest.raises(UserError, match="generation1"):
+        make_plan(Options(folders=(folder.path,), runtime="streaming"))
+
+
+def test_bad_input(folder: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each before anything is written or measured."""
+    manifest, file = tmp_path / "broken.jsonl", tmp_path / "a-file"
+    manifest.write_text('{"audio_filepath": ')
+    file.touch()
+    before = sorted(tmp_path.rglob("*"))
+    work = ["--work", tmp_path / "work"]
+    for arguments, mention in (
+        ([tmp_path / "absent"], tmp_path / "absent"),
+        ([folder.path, folder.path], "twice"),
+        (["--build", "int9"], "published-fp32"),
+        (["--build", "int8", "--json", file / "x.json"], file / "x.json"),
+        (["--build", "int8", "--json", tmp_path], "is a folder"),
+        (["--build", "int8", "--picture", tmp_path / "x.gif"], ".png"),
+        (["--manifest", manifest], f"{manifest}, line 1"),
+        (["--size", "full", "--checkpoint", "demo"], "give one of the two"),
+        ([folder.path, "--checkpoint", "demo"], "--build"),
+        (["--checkpoint", tmp_path / "absent.nemo"], tmp_path / "absent.nemo"),
+        (["--build", "int8", "--work", file], file),
+    ):
+        assert_user_error(run_here(capfd, "bench", *work, *arguments), mention)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_too_small_a_disk_is_found_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    done = run_here(capfd, "bench", "--build", "int8", "--work", tmp_path / "work")
+    assert_user_error(done, "GB")
+    assert not (tmp_path / "work").exists()
+
+
+def test_ratios_say_how_many_times_faster_and_what_share() -> None:
+    baseline = {"encoder_step_ms": 200, "chunk_ms": 1120, "batch": 1, "pipeline_rtfx": 4.0}
+    baseline |= {"peak_rss_mb": 6000.0, "folder_mb": 2500.0}
+    build = {"encoder_step_ms": 50, "chunk_ms": 560, "batch": 1, "pipeline_rtfx": 10.0}
+    build |= {"peak_rss_mb": 1500.0, "folder_mb": 500.0}
+    assert ratios(build, baseline) == {"encoder_step": 2.0, "pipeline": 2.5, "peak_rss": 0.25, "folder": 0.2}
+    assert ratios(build | {"batch": 4}, baseline)["encoder_step"] == 8.0
+    assert set(ratios(baseline, baseline).values()) == {1.0}
+
+
+def test_a_busy_machine_and_mixed_checkpoints_are_said() -> None:
+    quiet = {"cores": 2, "load_average_before": 0.2, "other_cores": 0.05}
+    one = {"others": [], "random": False}
+    assert warnings({"machine": quiet, "checkpoint": one}) == []
+    (busy,) = warnings({"machine": quiet | {"other_cores": 0.9}, "checkpoint": one})
+    assert "0.9 cores" in busy
+    (mixed,) = warnings({"machine": quiet, "checkpoint": one | {"others": [{"sha256": "x"}]}})
+    assert "different checkpoints" in mixed
+
+
+def test_time_left_counts_what_was_measured_and_guesses_the_rest() -> None:
+    assert time_left({"a": [10.0], "b": []}, ["a", "b"], 2) == ", about 30 s left"
+    assert time_left({"a": [100.0], "b": [50.0]}, ["a"], 3) == ", about 3 min left"
+    assert not time_left({"a": [10.0, 9.0]}, ["a"], 2)
+
+
+def test_windows_carry_what_the_step_before_saw() -> None:
+    mel = np.arange(20, dtype=np.float32).reshape(1, 1, 20) + 1
+    first, second = mel_windows(mel, 3, 8)
+    assert first[0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert second[0, 0].tolist() == [6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+    (short,) = mel_windows(mel[:, :, :5], 3, 8)
+    assert short[0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 0, 0, 0]
+
+
+class CountingEncoder:
+    """Adds one to its cache at each step, and takes as many seconds as the cache said."""
+
+    input_names = frozenset({"mel", "mel_length", "cache_len"})
+
+    def __init__(self) -> None:
+        self.seconds, self.calls = 0.0, 0
+        self.arrays: dict[str, Any] = {}
+
+    def input(self, port: Port) -> Any:
+        return self.arrays.setdefault(port.name, np.zeros(port.shape, np.float32))
+
+    def output(self, name: str) -> Any:
+        return self.arrays[name.removesuffix("_out")] + 1
+
+    def run(self) -> None:
+        self.seconds += float(self.arrays["cache_len"][0])
+
+
+def test_timed_steps_run_on_the_caches_of_those_before() -> None:
+    ports = [Port("mel", (1, 1, 4), "f32"), *(Port(name, (1,), "i32") for name in ("mel_length", "cache_len"))]
+    encoder: Any = CountingEncoder()
+    windows = [np.zeros((1, 1, 4), np.float32)]
+    assert time_steps(encoder, ports, windows, 0, warm_up=3, steps=4) == [3.0, 4.0, 5.0, 6.0]
+    assert encoder.arrays["mel_length"][0] == 4
+
+
+def test_a_child_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ChildError) as failed:
+        run_module("scripts.bench.worker", [], text="{}")
+    assert "\n" not in str(failed.value)
+    path = str(tmp_path / "absent")
+    task = {"engine": "openvino", "runtime": "generation1", "path": path, "threads": 1, "utterances": []}
+    with pytest.raises(ChildError, match="no such folder"):
+        run_module("scripts.bench.worker", [], text=json.dumps(task))
+
+
+def test_absent_onnxruntime_names_the_remedy(folder: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    task = worker.Task(engine="onnxruntime", runtime="generation1", path=folder.path, threads=1, utterances=[])
+    monkeypatch.setattr(sys, "stdin", type("Input", (), {"read": staticmethod(task.model_dump_json)}))
+    with pytest.raises(SystemExit, match=r"onnxruntime is not installed; pip install 'nemotron-ov\[bench\]'"):
+        worker.main()
+
+
+def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:
+    """The child waits for its input here, which an interrupt of ours must end."""
+    module = tmp_path / "sleeper.py"
+    began = tmp_path / "began"
+    module.write_text(f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(600)\n")
+    parent = psutil.Process()
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not began.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), 2)
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("PYTHONPATH", str(tmp_path))
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore interrupts
+    listener = threading.Thread(target=interrupt)
+    listener.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_module("sleeper", [])
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+        monkey.undo()
+        listener.join()
+    assert not [child for child in parent.children() if "sleeper" in " ".join(child.cmdline())]
+
+
+def test_a_key_knows_the_code_and_the_inputs() -> None:
+    code = code_sha256("export/**/*.py")
+    assert builds._key("a", code) == builds._key("a", code) != builds._key("b", code)
+    assert code_sha256("quantize/**/*.py") != code_sha256("quantize/**/*.py", but="recipes.py") != code
+    assert len(code) == 64

@@ -1,0 +1,121 @@
+"""``bench`` on real folders: what it measures, what it writes, and what happens when a build cannot run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from export.bundle import Bundle, graph_file
+from scripts.bench import onnx_export, worker
+from tests.helpers.command import run_here
+from tests.helpers.tiny_bundle import tiny_bundle
+from verify.data.manifest import default_manifest, read_manifest
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.transcript import Transcript
+
+
+def test_folders_side_by_side_with_one_that_cannot_run(
+    small_fp32: Bundle, small_nemo_fp32: Bundle, short_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tiny_bundle(tmp_path / "broken").path
+    (broken / graph_file("encoder")).write_text("no graph")
+    out, picture = tmp_path / "out.json", tmp_path / "picture.png"
+    arguments = ["--manifest", short_manifest, "--repeats", 2, "--threads", 1, "--json", out, "--picture", picture]
+    done = run_here(capfd, "bench", small_fp32.path, small_nemo_fp32.path, broken, *arguments)
+    assert done.returncode == 1
+    assert "broken could not be measured" in " ".join(done.stdout.split())
+    report = json.loads(out.read_text())
+    assert list(report["failed"]) == ["broken"]
+    ours, published = report["builds"][small_fp32.path.name], report["builds"][small_nemo_fp32.path.name]
+    assert (ours["runtime"], published["runtime"]) == ("streaming", "generation1")
+    assert ours["folder_mb"] == round(small_fp32.size_bytes / 1e6, 1)
+    assert ours["threads_and_properties"]["INFERENCE_PRECISION_HINT"] == "f32"
+    for row in (ours, published):
+        assert len(row["rounds"]) == 2
+        for figure in ("pipeline_rtfx", "encoder_step_ms", "peak_rss_mb", "load_s"):
+            assert 0 < row[f"{figure}_min"] <= row[figure] <= row[f"{figure}_max"]
+        assert sum(part for part in row["seconds"].values() if part) <= row["pipeline_seconds"]
+    assert report["baseline"] == small_fp32.path.name
+    assert set(ours["ratios"].values()) == {1.0}
+    assert report["checkpoint"]["sha256"] == small_fp32.metadata.checkpoint["sha256"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_onnx_builds_hear_what_the_published_folder_hears(
+    small_nemo_fp32: Bundle, short_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain export runs in the same loop to the same tokens, and INT8 weights are a fraction of its size."""
+    pytest.importorskip("onnxruntime")
+    heard: list[list[int]] = []
+    transcribe = Generation1.transcribe
+
+    def listening(self: Generation1, audio: object, language: str = "auto") -> Transcript:
+        transcript = transcribe(self, audio, language)  # type: ignore[arg-type]
+        heard.append(transcript.tokens)
+        return transcript
+
+    monkeypatch.setattr(Generation1, "transcribe", listening)
+    checkpoint = str(small_nemo_fp32.path.with_name("small.nemo"))
+    onnx_export.export_encoder(checkpoint, small_nemo_fp32, tmp_path / "fp32")
+    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int8")
+    utterances = read_manifest(short_manifest)
+
+    def measured(engine: str, path: Path) -> worker.Measurement:
+        task = {
+            "engine": engine,
+            "runtime": "generation1",
+            "path": path,
+            "threads": 1,
+            "utterances": utterances,
+            "steps": 2,
+        }
+        return worker.measure(worker.Task.model_validate(task))
+
+    published = measured("openvino", small_nemo_fp32.path)
+    wanted, heard[:] = list(heard), []
+    fp32 = measured("onnxruntime", tmp_path / "fp32")
+    assert heard == wanted
+    assert (fp32.tokens, fp32.calls) == (published.tokens, published.calls)
+    int8 = measured("onnxruntime", tmp_path / "int8")
+    assert int8.encoder_mb
+    assert fp32.encoder_mb
+    assert int8.encoder_mb < fp32.encoder_mb
+
+
+def test_a_batch_shares_its_steps(small_fp32: Bundle) -> None:
+    """It is no measure of batches where the streams run one after another in a step for many."""
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:3]
+
+    def measured(batch: int) -> worker.Measurement:
+        task = worker.Task(
+            engine="openvino", runtime="streaming", path=small_fp32.path, threads=1, utterances=utterances, batch=batch,
+            steps=2,
+        )  # fmt: skip
+        return worker.measure(task)
+
+    one, three = measured(1), measured(3)
+    assert (three.tokens, three.audio_s) == (one.tokens, one.audio_s)
+    assert three.calls["encoder"] < one.calls["encoder"] / 2
+
+
+def test_audio_that_cannot_be_used_is_found_first(
+    small_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "bad.wav", np.array([0.1, np.nan], np.float32), 16_000, subtype="FLOAT")
+    manifest = tmp_path / "bad.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": "bad.wav", "duration": 0.0, "text": "x"}) + "\n")
+    done = run_here(capfd, "bench", small_fp32.path, "--manifest", manifest)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bad.wav: holds samples that are not finite" in done.stderr
+    assert "round" not in done.stderr
+
+
+def test_a_batch_of_more_than_all_is_refused(small_fp32: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_here(capfd, "bench", small_fp32.path, "--limit", 4, "--batch", 8)
+    assert done.returncode == 2
+    assert "--batch 8: only 4 utterances would be transcribed; raise --limit" in done.stderr

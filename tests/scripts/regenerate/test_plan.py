@@ -1,0 +1,262 @@
+"""What regenerate decides before it writes, and how it continues: stages replaced by stand-ins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.bundle import METADATA, Bundle, write_metadata
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from quantize.recipes import get_recipe
+from scripts.regenerate import regenerate, stages
+from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
+from scripts.regenerate.stages import StageError
+from scripts.regenerate.state import REPORT, STATE, State
+from tests.helpers.command import assert_user_error, run_here
+from verify.data.selection import choose_utterances, first_seconds, spread
+
+Calls = list[str]
+
+
+@pytest.fixture
+def options(tmp_path: Path, small_checkpoint: Checkpoint, short_manifest: Path) -> Options:
+    return Options(output=tmp_path / "out", checkpoint=str(small_checkpoint.path), manifest=short_manifest)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
+    """Stages that copy a finished folder and claim to have compared it, as if trained; lists what ran."""
+    ran: Calls = []
+    monkeypatch.setattr(Checkpoint, "is_random", False)
+
+    def stand_in(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
+        words = [str(argument) for argument in arguments]
+        folder = Path(words[0] if name in ("verify", "transcribe") else words[1])
+        ran.append(f"{name} {'checkpoint' if name == 'record' else folder.name}")
+        if name in ("export", "quantize"):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(small_fp32.path, folder)
+        if name == "quantize":
+            recipe = get_recipe(words[words.index("--recipe") + 1])
+            metadata = small_fp32.metadata.model_copy(update={"recipe": json.loads(json.dumps(recipe.as_metadata()))})
+            write_metadata(folder, metadata)
+        scores = {"utterances": 2, "exact_match": 1.0, "wer_between": 0.0, "wer": 5.0, "wer_delta": 0.0}
+        return {
+            "wall_seconds": 1.0,
+            "peak_rss_mb": 100.0,
+            "passed": True,
+            "reasons": [],
+            "reference_wer": 5.0,
+            "per_language": {"en-US": scores | {"metric": "wer", "reference_wer": 5.0}},
+            "target": {"runtime": "generation1"},
+            "speed": {"encoder_ms": 1.0, "rtfx": 10.0},
+            **scores,
+        }
+
+    monkeypatch.setattr(stages, "run_verb", stand_in)
+    return ran
+
+
+def everything(recipes: tuple[str, ...] = ("fp16", "int8")) -> Calls:
+    """All stages in order."""
+    return [
+        "export fp32",
+        *(f"quantize {name}" for name in recipes),
+        "record checkpoint",
+        *(f"{verb} {name}" for name in ("fp32", *recipes) for verb in ("verify", "transcribe")),
+    ]
+
+
+def test_all_stages_run_once(options: Options, calls: Calls) -> None:
+    report = regenerate(options)
+    assert calls == everything()
+    assert report["passed"]
+    assert [row["recipe"] for row in report["folders"]] == ["fp32", "fp16", "int8"]
+    assert json.loads((options.output / REPORT).read_text()) == report
+
+
+def test_only_the_asked_recipes(options: Options, calls: Calls) -> None:
+    regenerate(replace(options, recipes=("int8", "fp32", "int8")))
+    assert calls == everything(("int8",))
+
+
+@pytest.mark.parametrize("stop", range(10))
+def test_continues_after_a_stop_anywhere(
+    options: Options, calls: Calls, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage runs in the first or the second run, and none in both."""
+    stand_in: Callable[..., dict[str, Any]] = stages.run_verb
+
+    def stopping(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+        if len(calls) == stop:
+            raise StageError("stopped")
+        return stand_in(*arguments, **keywords)
+
+    monkeypatch.setattr(stages, "run_verb", stopping)
+    with pytest.raises(StageError):
+        regenerate(options)
+    assert not (options.output / REPORT).exists()
+    monkeypatch.setattr(stages, "run_verb", stand_in)
+    regenerate(options)
+    assert sorted(calls) == sorted(everything())
+
+
+def test_damaged_and_half_written_folders_are_made_again(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    calls.clear()
+    state = options.output / STATE
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
+    with (options.output / "fp16" / "nemotron_joint.bin").open("ab") as file:
+        file.write(b"\0")
+    (options.output / "int8" / METADATA).unlink()
+    (options.output / ".fp32.abc.tmp").mkdir()
+    (options.output / ".int8.old").mkdir()
+    regenerate(options)
+    assert calls == ["quantize fp16", "quantize int8"]  # what they say is unchanged, so comparisons are kept
+    assert not list(options.output.glob(".*.tmp"))
+    assert not (options.output / ".int8.old").exists()
+
+
+def test_finished_output_needs_force(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    calls.clear()
+    before = (options.output / REPORT).read_bytes()
+    with pytest.raises(UserError, match="--force"):
+        regenerate(options)
+    assert not calls
+    assert (options.output / REPORT).read_bytes() == before
+    regenerate(replace(options, force=True))
+    assert calls == everything()
+
+
+def test_unfinished_output_of_other_inputs_needs_force(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    state = options.output / STATE
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
+    other = replace(options, recipes=("fp16",), lookahead=13)
+    with pytest.raises(UserError, match="lookahead, recipes"):
+        regenerate(other)
+    assert (options.output / "int8").exists()
+    calls.clear()
+    regenerate(replace(options, recipes=("fp16",), force=True))
+    assert calls == everything(("fp16",))
+    assert not (options.output / "int8").exists()
+
+
+def test_two_runs_at_once_are_refused(options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = stages.run_verb
+
+    def second(*arguments: Any, **keywords: Any) -> Any:
+        with pytest.raises(UserError, match="another regenerate"):
+            regenerate(options)
+        monkeypatch.setattr(stages, "run_verb", stand_in)
+        return stand_in(*arguments, **keywords)
+
+    monkeypatch.setattr(stages, "run_verb", second)
+    regenerate(options)
+    assert calls == everything()
+
+
+def test_failed_verification_exits_with_1_and_everything_written(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = stages.run_verb
+
+    def failing(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
+        result = stand_in(state, name, *arguments, may_fail=may_fail)
+        failed = name == "verify" and Path(arguments[0]).name in ("fp32", "int8")
+        return result | ({"passed": False, "reasons": ["wer_delta +9 points"]} if failed else {})
+
+    monkeypatch.setattr(stages, "run_verb", failing)
+    arguments = ["regenerate", str(options.checkpoint), "--output", options.output, "--manifest", str(options.manifest)]
+    done = run_here(capfd, *arguments)
+    assert done.returncode == 1
+    assert "int8: wer_delta +9 points" in done.stdout
+    report = json.loads((options.output / REPORT).read_text())
+    assert {row["recipe"]: (row["judged"], row["passed"]) for row in report["folders"]} == {
+        "fp32": (False, False),  # against NeMo: reported only
+        "fp16": (True, True),
+        "int8": (True, False),
+    }
+    assert_user_error(run_here(capfd, *arguments), options.output, "--force")
+
+
+def test_random_weights_are_reported_and_not_judged(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = stages.run_verb
+
+    def failing(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
+        result = stand_in(state, name, *arguments, may_fail=may_fail)
+        return result | ({"passed": False, "reasons": ["exact_match 0"]} if name == "verify" else {})
+
+    monkeypatch.setattr(stages, "run_verb", failing)
+    monkeypatch.setattr(Checkpoint, "is_random", True)
+    done = run_here(capfd, "regenerate", str(options.checkpoint), "--output", options.output)
+    assert done.returncode == 0
+    assert "nothing is judged" in done.stdout
+    report = json.loads((options.output / REPORT).read_text())
+    assert report["passed"] is None
+    assert not any(row["judged"] for row in report["folders"])
+
+
+def test_foreign_folder_is_refused_even_with_force(options: Options, calls: Calls) -> None:
+    options.output.mkdir()
+    (options.output / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="did not write"):
+        regenerate(replace(options, force=True))
+    assert [file.name for file in options.output.iterdir()] == ["thesis.txt"]
+
+
+def test_full_disk_is_found_before_anything_is_written(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(options.output.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(UserError, match="GB of disk are needed"):
+        regenerate(options)
+    assert not options.output.exists()
+    assert not calls
+
+
+def test_replaced_folders_count_as_free_space(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(options)
+    usage = shutil.disk_usage(options.output.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
+    with pytest.raises(UserError):
+        check_disk(plan)
+    check_disk(plan, freed=200_000_000)
+
+
+def test_other_checkpoints_without_manifest_hear_some_of_the_demo_set(options: Options) -> None:
+    plan = make_plan(replace(options, manifest=None))
+    assert (plan.limit, plan.score_text) == (STAND_IN_LIMIT, False)
+    assert make_plan(replace(options, manifest=None, limit=3)).limit == 3
+    assert make_plan(options).score_text
+
+
+def test_identity_covers_what_results_depend_on(options: Options, short_manifest: Path) -> None:
+    inputs = make_plan(options).inputs
+    assert make_plan(options).inputs == inputs
+    for change in ({"lookahead": 13}, {"graph": "nemo"}, {"recipes": ("fp16",)}, {"limit": 1}, {"chunk_ms": 560}):
+        assert make_plan(replace(options, **change)).inputs != inputs, change
+    short_manifest.write_text(short_manifest.read_text().splitlines()[0])
+    assert make_plan(options).inputs != inputs
+
+
+def test_spread_reaches_the_whole_list() -> None:
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 5) == spread(range(3), None) == [0, 1, 2]
+
+
+def test_first_seconds_takes_at_least_one() -> None:
+    utterances = choose_utterances(None, 20)
+    assert len(first_seconds(utterances, 0.1)) == 1
+    assert first_seconds(utterances, 1e9) == utterances

@@ -1,0 +1,143 @@
+"""The main job for real, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export.bundle import Bundle
+from export.checkpoint import Checkpoint
+from tests.helpers.command import ROOT, Done, run_process
+
+QUICK = ("--limit", "4", "--nemo-limit", "1")
+
+
+def regenerate(*arguments: object) -> Done:
+    return run_process("regenerate", *arguments, "--json")
+
+
+def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = regenerate("--output", out, *QUICK)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((out / "report.json").read_text())
+    assert report["passed"]
+    fp32, fp16, int8 = report["folders"]
+    assert fp32["bytes"] > fp16["bytes"] > int8["bytes"] > 0
+    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 4)
+    assert fp32["utterances"] == 1
+    assert fp32["scored_utterances"] == 4
+    for row in report["folders"]:
+        assert row["encoder_step_ms"] > 0
+        assert row["peak_rss_mb"] > 0
+        assert not Bundle.open(out / row["recipe"]).damaged_files()
+        assert json.loads((out / row["report"]).read_text())["rows"]
+    assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
+
+
+def test_killed_run_is_continued(tmp_path: Path, small_checkpoint: Checkpoint, short_manifest: Path) -> None:
+    """kill -9 when the first folder is there: its stages die too, and the next run keeps the folder."""
+    out = tmp_path / "out"
+    arguments = [small_checkpoint.path, "--output", out, "--manifest", short_manifest, "--nemo-limit", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.cli", "regenerate", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "fp32").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    stage_ids = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until_gone(stage_ids)
+    assert not (out / "report.json").exists()
+    inode = (out / "fp32").stat().st_ino
+
+    other = run_process("regenerate", *arguments, "--lookahead", "13")
+    assert other.returncode == 2
+    assert "lookahead" in other.error_lines[0]
+
+    done = regenerate(*arguments)
+    report = json.loads(done.stdout)
+    assert done.returncode == (1 if report["passed"] is False else 0)
+    assert "keeping" in done.stderr
+    assert (out / "fp32").stat().st_ino == inode
+    assert [row["recipe"] for row in report["folders"]] == ["fp32", "fp16", "int8"]
+    assert not [path for path in out.iterdir() if path.name.endswith((".tmp", ".old"))]
+
+
+def test_killed_while_a_folder_is_being_written(
+    tmp_path: Path, small_checkpoint: Checkpoint, short_manifest: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = [small_checkpoint.path, "--output", out, "--manifest", short_manifest, "--nemo-limit", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.cli", "regenerate", *map(str, arguments), "--recipe", "fp16"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    while not list(out.glob(".fp32.*.tmp")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    stage_ids = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until_gone(stage_ids)
+    assert list(out.glob(".fp32.*.tmp"))
+    assert not (out / "fp32").exists()
+    done = regenerate(*arguments, "--recipe", "fp16")
+    assert json.loads(done.stdout)["folders"][0]["recipe"] == "fp32", done.stderr
+    assert not list(out.glob(".*.tmp"))
+
+
+def children(process: int) -> list[int]:
+    """Ids of a process's children."""
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def wait_until_gone(processes: list[int]) -> None:
+    """Fail unless they end within ten seconds."""
+    for process in processes:
+        deadline = time.monotonic() + 10
+        while alive(process):
+            assert time.monotonic() < deadline, f"stage {process} outlived its parent"
+            time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.heavy
+def test_full_size_checkpoint_within_ten_gigabytes(tmp_path: Path) -> None:
+    """Sizes and memory of the published model, on random weights; tokens of such a model are not judged here."""
+    checkpoint, out = tmp_path / "full.nemo", tmp_path / "out"
+    assert run_process("checkpoint", "random", checkpoint, "--size", "full", timeout=1800).returncode == 0
+    done = run_process(
+        "regenerate", checkpoint, "--output", out, "--limit", "3", "--nemo-limit", "1", "--json", timeout=3600
+    )
+    report = json.loads(done.stdout)
+    folders = {row["recipe"]: row for row in report["folders"]}
+    assert max(stage["peak_rss_mb"] for row in folders.values() for stage in row["stages"].values()) < 10_000
+    limits = {"fp32": 2_500e6, "fp16": 1_250e6, "int8": 600e6}
+    assert {name: row["encoder_bytes"] <= limits[name] for name, row in folders.items()} == dict.fromkeys(limits, True)
+    assert folders["int8"]["bytes"] <= 660e6
+    os.remove(checkpoint)

@@ -1,0 +1,313 @@
+"""The parts of ``sweep`` that need no folder of their own: grids, fronts, what is refused, what is drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export.errors import UserError
+from quantize.grid import expand, parse_axis
+from quantize.groups import Group, is_compressed, module_pattern, step_for, whole, without
+from quantize.recipe import WeightCompression
+from quantize.recipes import POSITIONS, RECIPES
+from scripts.sweep import plan as planning
+from scripts.sweep import probe as probing
+from scripts.sweep.front import pareto
+from scripts.sweep.layers import _kept
+from scripts.sweep.options import Options
+from scripts.sweep.report import render_sweep
+from scripts.sweep.rows import _mark
+from scripts.sweep.store import claimed
+from scripts.sweep.task import Task
+from tests.helpers.command import assert_user_error, run_here
+from tests.helpers.tiny_bundle import tiny_bundle
+from verify.scoring.divergence import kl
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_front_is_what_nothing_beats(seed: int) -> None:
+    """Of points with many ties: each one off it is beaten by one on it, each one on it by none."""
+    points = np.random.default_rng(seed).integers(0, 5, (30, 3 if seed % 2 else 2)).tolist()
+    front = pareto(points)
+
+    def beats(one: list[int], other: list[int]) -> bool:
+        return one != other and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
+
+    best = [point for point, on in zip(points, front, strict=True) if on]
+    for point, on in zip(points, front, strict=True):
+        assert on != any(beats(other, point) for other in best)
+        assert not (on and any(beats(other, point) for other in points))
+    assert pareto(points[::-1]) == front[::-1]
+    assert pareto([]) == []
+
+
+def test_a_gain_that_is_luck_puts_nothing_on_the_front() -> None:
+    """Points against the manifest's text do not count, however good they look; distance from FP32's text does."""
+    names = ("fp32", "int8", "int4", "worse")
+    facts = ((10.0, 0.0, 0.0, 1.0), (6.0, 2.0, -1.0, 0.8), (4.0, 6.0, -1.3, 0.9), (6.5, 7.0, -9.0, 0.95))
+    rows = [
+        {"name": name, "mb": mb, "wer_between": between, "wer_delta": points, "step_share": share}
+        for name, (mb, between, points, share) in zip(names, facts, strict=True)
+    ]
+    _mark(rows)
+    assert [row["front"] for row in rows] == [["size", "step"], ["size", "step"], ["size"], []]
+
+
+def test_axis_takes_toml_values_and_words() -> None:
+    assert parse_axis("encoder.group_size=32, 64,-1").values == (32, 64, -1)
+    assert parse_axis("encoder.mode=int4_sym,int4_asym").values == ("int4_sym", "int4_asym")
+    assert parse_axis("encoder.ratio=0.6,default").values == (0.6, None)
+    assert parse_axis("encoder.awq=true,false").values == (True, False)
+    assert parse_axis('encoder.ignored_scope.patterns=[".*a.*"],[]').values == ([".*a.*"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "mention"),
+    [
+        ("encoder.group_size", "VALUE"),
+        ("group_size=1", "encoder.group_size=32"),
+        ("encoder.group_size=", "empty value"),
+        ("encoder.group_size=1,,2", "empty value"),
+        ("encoder.group_size=1,1", "twice"),
+    ],
+)
+def test_bad_axis(text: str, mention: str) -> None:
+    with pytest.raises(UserError, match=mention):
+        parse_axis(text)
+
+
+def test_grid_reaches_the_field_under_each_of_its_names() -> None:
+    for key in ("encoder.group_size", "encoder.compression.group_size", "encoder.compression.0.group_size"):
+        (variant,) = expand([RECIPES["int4"]], [parse_axis(f"{key}=64")])
+        assert variant.name == f"int4@{key}=64"
+        assert variant.recipe is not None
+        assert [step.group_size for step in variant.recipe.encoder.compression] == [64, None]
+        assert variant.recipe.encoder.compression[1] == RECIPES["int4"].encoder.compression[1]
+    second = expand([RECIPES["int4"]], [parse_axis("encoder.compression.1.mode=int8_asym")])[0].recipe
+    assert second is not None
+    assert second.encoder.compression[1].mode == "int8_asym"
+    group = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+    options = expand([RECIPES["int8"]], [parse_axis(f"encoder.runtime_options.{group}=64")])[0].recipe
+    assert options is not None
+    assert options.encoder.runtime_options == {group: 64}
+    alpha = expand([RECIPES["w8a8"]], [parse_axis("encoder.smooth_quant_alphas.matmul=0.7")])[0].recipe
+    assert alpha is not None
+    assert alpha.encoder.quantization is not None
+    assert alpha.encoder.quantization.smooth_quant_alphas is not None
+    assert alpha.encoder.quantization.smooth_quant_alphas.matmul == 0.7
+
+
+def test_grid_multiplies_what_a_recipe_has() -> None:
+    axes = [parse_axis("encoder.group_size=32,64"), parse_axis("encoder.awq=true,default")]
+    names = [variant.name for variant in expand([RECIPES["int4"], RECIPES["fp16"]], axes)]
+    assert len(names) == 5
+    assert names[-1] == "fp16"
+    assert names[0] == "int4@encoder.group_size=32,encoder.awq=true"
+    recipes = [variant.recipe for variant in expand([RECIPES["int4"]], axes)]
+    assert len({recipe.name for recipe in recipes if recipe}) == 4
+
+
+def test_refused_combination_is_a_row_with_its_rule() -> None:
+    fine, refused = expand([RECIPES["int4"], RECIPES["int8"]], [parse_axis("encoder.group_size=64")])
+    assert fine.recipe is not None
+    assert not fine.refused
+    assert refused.recipe is None
+    assert "group_size" in refused.refused
+    assert "int8_sym" in refused.refused
+
+
+def test_unknown_key_names_the_valid_ones() -> None:
+    for key in ("encoder.bogus", "encoder.group_sizes", "decoder.smooth_quant_alphas.matmul", "encoder.group_size.x"):
+        with pytest.raises(UserError, match=r"choose among .*\.group_size|choose among .*decoder\.mode"):
+            expand([RECIPES["int4"]], [parse_axis(f"{key}=1")])
+    with pytest.raises(UserError, match=r"encoder\.precision"):
+        expand([RECIPES["fp16"]], [parse_axis("encoder.group_size=1")])
+    with pytest.raises(UserError, match="given twice"):
+        expand([RECIPES["int4"]], [parse_axis("encoder.ratio=1"), parse_axis("encoder.ratio=0.5")])
+
+
+def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each before anything is written."""
+    folder = tiny_bundle(tmp_path / "fp32").path
+    small = tiny_bundle(tmp_path / "int8", precision="INT8", recipe={"name": "int8"}).path
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").touch()
+    out = tmp_path / "out"
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, mention in (
+        ([small, "--output", out], "int8"),
+        ([tmp_path / "absent", "--output", out], tmp_path / "absent"),
+        ([folder, "--output", out, "--recipe", "int9"], "int9"),
+        ([folder, "--output", out, "--calibration", tmp_path], tmp_path),
+        ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.x=1"], "encoder.x"),
+        ([folder, "--output", out, "--recipe", "int4", "--manifest", tmp_path / "none.jsonl"], "none.jsonl"),
+        ([folder, "--output", foreign], foreign),
+        ([folder, "--output", folder / "metadata.json"], "metadata.json"),
+        ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.ratio=2"], "encoder.ratio=2"),
+        ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.group_size=abc"], "valid integer"),
+    ):
+        assert_user_error(run_here(capfd, "sweep", *arguments), mention)
+    for arguments, mention in (
+        ([small, "--output", out], "int8"),
+        ([folder, "--output", foreign], foreign),
+        ([folder, "--output", out, "--recipe", "fp16"], "fp16"),
+        ([folder, "--output", out, "--keep-worst", "99"], "--keep-worst 99"),
+        ([folder, "--output", out, "--keep-worst", "1", "--kl-budget", "0"], "--keep-worst and --kl-budget"),
+    ):
+        assert_user_error(run_here(capfd, "rank", *arguments), mention)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_too_small_a_disk_is_found_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_bundle(tmp_path / "fp32").path
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    done = run_here(capfd, "sweep", folder, "--output", tmp_path / "out", "--recipe", "int8")
+    assert_user_error(done, "GB", "--keep none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_of_another_folder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mine, other = tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b", seed=8)
+    plan = planning.make_plan(Options(mine.path, tmp_path / "out", ("int8",)))
+    with claimed(plan) as store:
+        store.write(store.result_file("made", "x"), {"bytes": 1})
+        with pytest.raises(UserError, match="another sweep is at work"):
+            claimed(plan).__enter__()
+    done = run_here(capfd, "sweep", other.path, "--output", tmp_path / "out", "--recipe", "int8")
+    assert_user_error(done, tmp_path / "out", "another FP32 folder")
+
+
+def test_kl_is_that_of_the_definition() -> None:
+    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], np.float32))
+    other = np.log(np.array([[0.25, 0.5, 0.25], [0.8, 0.1, 0.1]], np.float32)) + 7
+    np.testing.assert_allclose(kl(logits, other), [0.25 * np.log(2), 0.0], atol=1e-6)
+    assert kl(other, logits)[0] > 0
+    assert kl(np.array([[0.0, -1e4]]), np.array([[-1e4, 0.0]]))[0] == pytest.approx(1e4)
+
+
+def groups_of(*names: str) -> list[Group]:
+    found = []
+    for name in names:
+        graph = {"embedding": "decoder", "joint": "joint"}.get(name, "encoder")
+        prefix = "__module.encoder" if name != "prompt_kernel" else "__module"
+        found.append(Group(name, graph, (f"{prefix}.{name}.linear1/aten::linear/MatMul",), 10))
+    return found
+
+
+def test_a_pattern_holds_its_layer_only() -> None:
+    one, eleven = groups_of("layers.1.conv", "layers.11.conv")
+    assert re.match(one.pattern, one.operations[0])
+    assert not re.match(one.pattern, eleven.operations[0])
+    assert re.match(module_pattern("layers.1"), one.operations[0])
+    assert not re.match(module_pattern("layers.1"), eleven.operations[0])
+
+
+def test_step_of_one_group_ignores_all_others_of_its_graph() -> None:
+    groups = groups_of("layers.0.conv", "layers.1.conv", "pre_encode", "joint")
+    scope = step_for(groups[1], groups, RECIPES["int4"].encoder.compression[0]).ignored_scope
+    assert set(scope.names) == {groups[0].operations[0], groups[2].operations[0]}
+    assert scope.patterns == (POSITIONS,)
+    assert step_for(groups[3], groups, RECIPES["int8"].encoder.compression[0]).ignored_scope.empty
+
+
+def test_step_of_one_group_chooses_nothing_by_itself() -> None:
+    """What a ratio would leave out of a whole graph is compressed where it is alone, whatever the ratio goes by."""
+    groups = groups_of("layers.0.conv", "layers.1.conv")
+    plain = whole(RECIPES["int4"].encoder.compression[0])
+    assert plain == RECIPES["int4"].encoder.compression[0]
+    alone = step_for(groups[0], groups, RECIPES["int4-mixed"].encoder.compression[0])
+    assert alone == step_for(groups[0], groups, plain)
+    by_activations = {"ratio": 0.5, "sensitivity_metric": "max_activation_variance", "subset_size": 8}
+    mixed_step = WeightCompression.model_validate(plain.model_dump() | by_activations | {"all_layers": None})
+    assert mixed_step.needs_calibration
+    assert whole(mixed_step) == plain
+    aware = plain.model_copy(update={"awq": True, "subset_size": 8})
+    assert whole(aware) == aware
+    assert whole(RECIPES["int8"].encoder.compression[0]) == RECIPES["int8"].encoder.compression[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("no such thing"), RuntimeError(""), MemoryError(), UserError("bad rule")])
+def test_a_group_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Builds:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def measure(self, group: Group | None) -> dict[str, float]:
+            if group is not None and group.name == "pre_encode":
+                raise error
+            return {"kl": 1.0}
+
+    monkeypatch.setattr(probing, "_Builds", Builds)
+    monkeypatch.setattr(probing, "_half_graphs", lambda _: contextlib.nullcontext(tmp_path))
+    folder = tiny_bundle(tmp_path / "fp32").path
+    groups = groups_of("pre_encode", "layers.0.conv")
+    files = {name: tmp_path / f"{name}.json" for name in ("f16", "pre_encode", "layers.0.conv")}
+    wanted = {name: str(file) for name, file in files.items()}
+    probing.probe(Task(kind="layers", source=folder, folder=tmp_path, groups=groups, wanted=wanted))
+    found = {name: json.loads(file.read_text()) for name, file in files.items()}
+    assert found["f16"] == found["layers.0.conv"] == {"kl": 1.0}
+    said = found["pre_encode"]["failed"]
+    assert str(error) in said
+    assert isinstance(error, UserError) or type(error).__name__ in said
+
+
+def test_drawn_recipe_leaves_the_worst_to_the_second_compression() -> None:
+    groups = groups_of("pre_encode", "layers.0.conv", "layers.1.conv", "joint")
+    recipe = RECIPES["int4"]
+    first = recipe.encoder.compression[0]
+    able = [group.name for group in groups if is_compressed(group, recipe, first)]
+    assert able == ["layers.0.conv", "layers.1.conv"]  # pre-encode and joint are in INT8 already
+    drawn = without(recipe, groups[1:2], name="int4-kept-1", description="x")
+    assert drawn.encoder.compression[0].ignored_scope.patterns[-1] == groups[1].pattern
+    assert drawn.encoder.compression[1] == recipe.encoder.compression[1]
+    half = without(RECIPES["int8-full"], [groups[1], groups[3]], name="x", description="x")
+    assert half.encoder.compression[0].ignored_scope.patterns[-1] == groups[1].pattern
+    assert half.joint.compression == ()
+
+
+def test_kept_groups_are_the_worst_by_count_or_by_what_is_left() -> None:
+    ranked = [{"name": name, "kl": kl_} for name, kl_ in (("a", 4.0), ("b", 3.0), ("c", 2.0), ("d", 1.0))]
+    base = Options(Path(), Path())
+    assert _kept(base, ["a", "b", "c", "d"], ranked) == []
+    assert _kept(Options(Path(), Path(), keep_worst=2), ["b", "c", "d"], ranked) == ["b", "c"]
+    assert _kept(Options(Path(), Path(), kl_budget=3.0), ["a", "b", "c", "d"], ranked) == ["a", "b"]
+    assert _kept(Options(Path(), Path(), kl_budget=0.0), ["c", "d"], ranked) == ["c", "d"]
+
+
+def test_table_says_what_failed_and_that_the_machine_was_busy(small_report: dict[str, object]) -> None:
+    console = Console(width=200, file=io.StringIO())
+    for part in render_sweep(small_report):
+        console.print(part)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "machine busy" in text
+    assert "int5 failed: no such mode" in text
+    assert "size, step" in text
+
+
+@pytest.fixture
+def small_report() -> dict[str, object]:
+    row = {"name": "fp32", "mb": 10.0, "encoder_step_ms": 9.0, "step_ratio": 1.0, "times_real_time": 20.0}
+    row |= {"peak_rss_mb": 100.0, "wer": 5.0, "wer_delta": 0.0, "wer_between": 0.0, "exact_match": 1.0}
+    row |= {"within_limits": True, "front": ["size", "step"], "step_share": 1.0}
+    return {
+        "source": "fp32",
+        "utterances": 2,
+        "manifest": "m.jsonl",
+        "machine": {"cpu": "x", "cores": 2, "threads": 2, "other_cores": 1.5},
+        "seconds": 3.0,
+        "text_scored": True,
+        "rows": [row],
+        "failed": {"int5": "no such mode"},
+    }

@@ -1,0 +1,199 @@
+"""Whole verifications: tiny folders in milliseconds, then the demo checkpoint's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import openvino as ov
+import pytest
+import soundfile
+
+from export.bundle import Bundle
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from export.host import machine, peak_rss_mb
+from quantize.recipe import Tolerance
+from tests.helpers.tiny_bundle import CHUNK, speech, tiny_bundle, tiny_metadata
+from verify import runs
+from verify.data.manifest import Utterance, default_manifest, read_manifest
+from verify.pipeline import runtime_for, verify_bundle
+from verify.runs import checkpoint_side, record_bundle
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> list[Utterance]:
+    """Three noises, two languages."""
+    lines = []
+    for index, language in enumerate(("en-US", "de-DE", "en-US")):
+        soundfile.write(tmp_path / f"{index}.flac", speech(0.5 + index / 4, seed=index), 16000)
+        lines.append(json.dumps({"audio_filepath": f"{index}.flac", "text": "a b", "target_lang": language}))
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    return read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_a_folder_equals_its_copy(tmp_path: Path, spoken: list[Utterance]) -> None:
+    report = verify_bundle(tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b"), spoken)
+    assert report.passed
+    assert (report.exact_match, report.wer_delta, report.wer_between, report.utterances) == (1.0, 0.0, 0.0, 3)
+    assert set(report.per_language) == {"en-US", "de-DE"}
+    assert any(row.target.tokens for row in report.rows)
+    assert report.target.versions["openvino"]
+    assert report.target.config["INFERENCE_PRECISION_HINT"] == "f32"
+    assert report.speed.rtfx > 0
+
+
+def test_a_broken_encoder_fails(tmp_path: Path, spoken: list[Utterance]) -> None:
+    report = verify_bundle(tiny_bundle(tmp_path / "a", encoder_gain=0.2), tiny_bundle(tmp_path / "b"), spoken)
+    assert not report.passed
+    assert report.exact_match < 1.0
+    assert report.reasons
+    assert report.first_divergences
+
+
+def test_a_preprocessor_that_returns_one_frame_more_is_noticed(tmp_path: Path, spoken: list[Utterance]) -> None:
+    target = tiny_bundle(tmp_path / "a", mel_frames=CHUNK + 1)
+    assert verify_bundle(target, tiny_bundle(tmp_path / "b"), spoken).exact_match < 1.0
+
+
+def test_limits_come_from_the_targets_recipe(tmp_path: Path, spoken: list[Utterance]) -> None:
+    lenient = {"name": "x", "tolerance": {"exact_match": 0.0, "wer_delta": 1000.0}}
+    target = tiny_bundle(tmp_path / "a", encoder_gain=0.2, recipe=lenient)
+    reference = tiny_bundle(tmp_path / "b")
+    assert verify_bundle(target, reference, spoken).passed
+    assert not verify_bundle(target, reference, spoken, tolerance=Tolerance(exact_match=1.0, wer_delta=0.0)).passed
+
+
+def test_prompts_come_from_the_manifest_or_the_caller(tmp_path: Path, spoken: list[Utterance]) -> None:
+    bundle = tiny_bundle(tmp_path / "a")
+    own, german, auto = (
+        record_bundle(bundle, spoken, language=language).transcripts for language in ("manifest", "de-DE", "auto")
+    )
+    tokens = [[each.tokens for each in run] for run in (own, german, auto)]
+    assert tokens[0][1] == tokens[1][1]
+    assert tokens[0][0] != tokens[1][0]
+    assert tokens[0][0] != tokens[2][0]
+
+
+def test_a_recorded_run_can_be_the_reference(tmp_path: Path, spoken: list[Utterance]) -> None:
+    bundle = tiny_bundle(tmp_path / "a")
+    recorded = record_bundle(bundle, spoken)
+    assert verify_bundle(bundle, recorded, spoken).passed
+    with pytest.raises(UserError, match="another manifest"):
+        verify_bundle(bundle, recorded.model_copy(update={"transcripts": recorded.transcripts[:2]}), spoken)
+    with pytest.raises(UserError, match="another manifest"):
+        verify_bundle(bundle, record_bundle(bundle, spoken[:2]), spoken)
+
+
+def test_the_reference_decides_the_runtime(
+    tmp_path: Path, spoken: list[Utterance], small_checkpoint: Checkpoint, small_fp32: Bundle
+) -> None:
+    tiny = tiny_bundle(tmp_path / "a")
+    assert runtime_for(small_fp32, small_checkpoint) == "streaming"
+    assert runtime_for(tiny, small_checkpoint) == "generation1", "its graph cannot begin as NeMo does"
+    assert runtime_for(small_fp32, tiny) == "generation1"
+    run = record_bundle(tiny, spoken)
+    assert runtime_for(small_fp32, run) == "generation1"
+    nemo = run.model_copy(update={"side": checkpoint_side(small_checkpoint, 0, 14)})
+    assert runtime_for(small_fp32, nemo) == "streaming"
+    assert nemo.side.chunk_ms == 1120
+    assert checkpoint_side(small_checkpoint, 3).chunk_ms == 320, "NeMo's own"
+
+
+def test_foreign_references_are_refused_before_any_work(
+    tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "Generation1", None)
+    target = tiny_bundle(tmp_path / "a")
+    foreign = tiny_bundle(tmp_path / "foreign", checkpoint={"sha256": "d" * 64})
+    with pytest.raises(UserError, match="checkpoint dddddddddddd"):
+        verify_bundle(target, foreign, spoken)
+    with pytest.raises(UserError, match="lookahead 1"):
+        verify_bundle(target, tiny_bundle(tmp_path / "other", att_context_size=[4, 1]), spoken)
+
+
+def test_the_references_run_is_reused(tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
+    first = record_bundle(reference, spoken, cache=cache)
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(runs, "transcribe_manifest", None)
+    assert record_bundle(reference, spoken, cache=cache) == first
+    monkeypatch.undo()
+    # Anything that may change the result makes a new run: the prompt, a graph, the manifest, the runtime's properties.
+    record_bundle(reference, spoken, cache=cache, language="auto")
+    record_bundle(reference, spoken[:2], cache=cache)
+    record_bundle(reference, spoken, cache=cache, config={"INFERENCE_PRECISION_HINT": "bf16"})
+    other = tiny_bundle(tmp_path / "b", seed=2).graph_path("joint").with_suffix(".bin")
+    other.replace(reference.graph_path("joint").with_suffix(".bin"))
+    record_bundle(reference, spoken, cache=cache)
+    assert len(list(cache.iterdir())) == 5
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path, spoken: list[Utterance]) -> None:
+    reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
+    first = record_bundle(reference, spoken, cache=cache)
+    (file,) = cache.iterdir()
+    file.write_text(file.read_text()[:100])
+    again = record_bundle(reference, spoken, cache=cache)
+    assert [each.tokens for each in again.transcripts] == [each.tokens for each in first.transcripts]
+    runs.load_transcripts(file)
+
+
+def test_resources() -> None:
+    assert 10 < peak_rss_mb() < 1e6
+    facts = machine()
+    assert facts["cores"] >= 1
+    assert facts["cpu"]
+    assert tiny_metadata().has_prompt
+
+
+def test_demo_fp16_is_fp32_token_for_token(demo_fp16: Bundle, demo_fp32: Bundle) -> None:
+    report = verify_bundle(demo_fp16, demo_fp32, read_manifest(default_manifest()))
+    assert report.passed, report.reasons
+    assert report.exact_match == 1.0
+
+
+def test_demo_int8_is_within_its_limits(demo_int8: Bundle, demo_fp32: Bundle) -> None:
+    report = verify_bundle(demo_int8, demo_fp32, read_manifest(default_manifest()))
+    assert report.passed, report.reasons
+    assert report.wer_delta <= 0.3
+
+
+def test_a_broken_scale_makes_int8_fail(demo_int8: Bundle, demo_fp32: Bundle, tmp_path: Path) -> None:
+    """One layer's scales, eight times too large, as a quantizer's slip would leave them."""
+    broken = copy_with_broken_scale(demo_int8, tmp_path / "broken")
+    report = verify_bundle(broken, demo_fp32, read_manifest(default_manifest())[:20])
+    assert not report.passed
+    assert report.reasons
+
+
+def copy_with_broken_scale(bundle: Bundle, folder: Path) -> Bundle:
+    import shutil
+
+    import numpy as np
+
+    shutil.copytree(bundle.path, folder)
+    core = ov.Core()
+    model = core.read_model(bundle.graph_path("encoder"))
+    for node in model.get_ordered_ops():
+        # weights (i8) -> Convert -> Multiply by the scales (f16, one a row): the pattern that compression writes
+        if node.get_type_name() != "Multiply":
+            continue
+        source, scale = (node.input_value(index).get_node() for index in (0, 1))
+        compressed = source.get_type_name() == "Convert" and source.input_value(0).get_element_type() == ov.Type.i8
+        if compressed and scale.get_type_name() == "Constant":
+            wrong = ov.opset13.constant(np.asarray(scale.data * 8, dtype=scale.data.dtype))
+            node.input(1).replace_source_output(wrong.output(0))
+            break
+    else:
+        pytest.fail("the int8 encoder holds no compressed weights")
+    ov.save_model(model, folder / bundle.graph_path("encoder").name, compress_to_fp16=False)
+    return Bundle.open(folder)
+
+
+def test_verification_loads_neither_torch_nor_nemo() -> None:
+    code = "import sys, verify.pipeline; print(*({'torch', 'nemo', 'nncf'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()
