@@ -37,6 +37,14 @@ def graph_file(graph: str) -> str:
     return f"nemotron_{graph}.xml"
 
 
+def with_encoder_name(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a folder as they are written now, where ``"encoder": "rewritten"`` was once ``"graph": "fused"``."""
+    if "graph" not in facts or "encoder" in facts:
+        return facts
+    rest = {name: value for name, value in facts.items() if name != "graph"}
+    return rest | {"encoder": "rewritten" if facts["graph"] == "fused" else facts["graph"]}
+
+
 class Metadata(BaseModel):
     """``metadata.json``: first the keys that clients read, then this toolkit's own."""
 
@@ -85,13 +93,8 @@ class Metadata(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _rename_graph(cls, data: Any) -> Any:
-        """Read folders from before ``encoder`` had its name: ``"graph": "fused"`` or ``"nemo"``."""
-        if isinstance(data, dict) and "graph" in data and "encoder" not in data:
-            data = dict(data)
-            graph = data.pop("graph")
-            data["encoder"] = "rewritten" if graph == "fused" else graph
-        return data
+    def _read_old_names(cls, data: Any) -> Any:
+        return with_encoder_name(data) if isinstance(data, dict) else data
 
     @property
     def channel_cache_shape(self) -> list[int]:

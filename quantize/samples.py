@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.bundle import GRAPHS, VOCABULARY, Bundle, Metadata, graph_file
+from export.bundle import GRAPHS, VOCABULARY, Bundle, Metadata, graph_file, with_encoder_name
 from export.digest import file_facts
 from export.errors import UserError
 
@@ -177,7 +177,7 @@ class CalibrationData:
             UserError: the folder comes from another checkpoint, or its steps or ids differ.
         """
         actual = source_facts(bundle)
-        for name, wanted in self.index.source.items():
+        for name, wanted in with_encoder_name(self.index.source).items():
             if actual.get(name) != wanted:
                 raise UserError(
                     f"{self.path}: was collected from a folder whose {name} is {wanted}, in {bundle.path} it is "
@@ -192,7 +192,7 @@ def source_facts(bundle: Bundle) -> dict[str, Any]:
     steps = {
         name: getattr(meta, name)
         for name in (
-            *("graph", "att_context_size", "chunk_mel_frames", "total_mel_frames", "lead_mel_frames"),
+            *("encoder", "att_context_size", "chunk_mel_frames", "total_mel_frames", "lead_mel_frames"),
             *("cache_channel_shape", "cache_time_shape"),
         )
     }

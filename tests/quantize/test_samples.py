@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,8 @@ def test_a_set_fits_the_folders_of_its_checkpoint_and_geometry(stored: Path, bun
     data = CalibrationData.open(stored)
     data.check_fits(bundle)
     data.check_fits(tiny_bundle(tmp_path / "again"))
+    old = {"graph": "fused"} | {name: fact for name, fact in data.index.source.items() if name != "encoder"}
+    replace(data, index=data.index.model_copy(update={"source": old})).check_fits(bundle)
     others = {
         "checkpoint": tiny_bundle(tmp_path / "other", checkpoint={"sha256": "d" * 64}),
         "att_context_size": tiny_bundle(tmp_path / "lookahead", att_context_size=[4, 1]),

@@ -245,7 +245,7 @@ def test_other_checkpoints_without_manifest_hear_some_of_the_demo_set(options: O
 def test_identity_covers_what_results_depend_on(options: Options, short_manifest: Path) -> None:
     inputs = make_plan(options).inputs
     assert make_plan(options).inputs == inputs
-    for change in ({"lookahead": 13}, {"graph": "nemo"}, {"recipes": ("fp16",)}, {"limit": 1}, {"chunk_ms": 560}):
+    for change in ({"lookahead": 13}, {"encoder": "nemo"}, {"recipes": ("fp16",)}, {"limit": 1}, {"chunk_ms": 560}):
         assert make_plan(replace(options, **change)).inputs != inputs, change
     short_manifest.write_text(short_manifest.read_text().splitlines()[0])
     assert make_plan(options).inputs != inputs
