@@ -12,6 +12,64 @@ LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z0-9]{2,4}>")
 """A vocabulary piece that names the language instead of being part of the text."""
 
 
+MATCH = 9
+"""Largest distance (CLDR's, as langcodes counts) at which a tag means a prompt: another region, the same script."""
+
+NEAR = 40
+"""Largest distance of the prompts that an error names."""
+
+
+def language_key(language: str, prompt_dictionary: Mapping[str, int]) -> str:
+    """The prompt for what people and data sets call a language: ``en_us``, ``EN``, ``cmn_hans_cn``, ``es-419``.
+
+    An exact key wins; then one that differs in case and separators; then, for a two-letter code, the clients' choice
+    (:func:`prompt_id_for`); then the nearest tag of the same language and script by CLDR.
+
+    Args:
+        language: see above.
+        prompt_dictionary: language to row.
+
+    Raises:
+        ValueError: nothing fits; the message says what would.
+    """
+    from langcodes import closest_match, tag_distance
+    from langcodes.tag_parser import LanguageTagError
+
+    if language in prompt_dictionary:
+        return language
+    wanted = language.strip().lower().replace("_", "-")
+    for key in prompt_dictionary:
+        if key.lower().replace("_", "-") == wanted:
+            return key
+    regional = _regional(wanted, prompt_dictionary)
+    if regional:
+        return regional
+    keys = [key for key in prompt_dictionary if key != DEFAULT_LANGUAGE]
+    near: list[str] = []
+    try:
+        match, distance = closest_match(wanted, keys, max_distance=MATCH)
+        if distance <= MATCH:
+            return match
+        near = sorted(
+            (key for key in keys if tag_distance(wanted, key) <= NEAR), key=lambda key: tag_distance(wanted, key)
+        )
+    except LanguageTagError:
+        pass  # no tag at all, or a key that is none
+    raise ValueError(
+        f"{language!r} is no language of this model; nearest: {', '.join(near[:4])}"
+        if near
+        else f"{language!r} is no language of this model; it has {', '.join(sorted(prompt_dictionary)[:12])}"
+    )
+
+
+def _regional(language: str, prompt_dictionary: Mapping[str, int]) -> str | None:
+    """The clients' key for a two-letter code, if it is one and there is any."""
+    if len(language) != 2:
+        return None
+    regional = [key for key in prompt_dictionary if key.startswith(f"{language}-")]
+    return min(regional, key=lambda key: key.encode()) if regional else None
+
+
 def prompt_id_for(language: str, prompt_dictionary: Mapping[str, int], default: int) -> int:
     """The prompt row for a language, by the clients' rule.
 
@@ -24,8 +82,5 @@ def prompt_id_for(language: str, prompt_dictionary: Mapping[str, int], default: 
     """
     if language in prompt_dictionary:
         return prompt_dictionary[language]
-    if len(language) == 2:
-        regional = [key for key in prompt_dictionary if key.startswith(f"{language}-")]
-        if regional:
-            return prompt_dictionary[min(regional, key=lambda key: key.encode())]
-    return default
+    regional = _regional(language, prompt_dictionary)
+    return default if regional is None else prompt_dictionary[regional]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,7 +130,7 @@ def make_plan(options: Options) -> Plan:
     made = [build for name, build in catalogue(options).items() if name in names]
     builds = tuple(_unique([*given, *made]))
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
-    utterances = tuple(choose_utterances(options.manifest, options.limit))
+    utterances = tuple(choose_utterances(options.manifest, options.limit, prompts=_prompts(checkpoint, given)))
     if options.batch > len(utterances):
         raise UserError(
             f"--batch {options.batch}: only {len(utterances)} utterances would be transcribed; raise --limit, give a "
@@ -139,6 +139,14 @@ def make_plan(options: Options) -> Plan:
     for utterance in utterances:
         load_utterance(utterance, ANY_RATE)  # one that cannot be used is found before minutes of work
     return Plan(options, builds, checkpoint, utterances, options.threads or default_threads())
+
+
+def _prompts(checkpoint: Checkpoint | None, given: Sequence[Build]) -> Mapping[str, int] | None:
+    """Of what is measured; None for the random checkpoint of full size, which is not made yet."""
+    if checkpoint is not None:
+        return checkpoint.prompts
+    folders = [build.folder for build in given if build.folder is not None]
+    return Bundle.open(folders[0]).metadata.prompt_dictionary if folders else None
 
 
 def catalogue(options: Options) -> dict[str, Build]:

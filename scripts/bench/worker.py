@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from export.bundle import METADATA, Bundle, Metadata, graph_file
 from export.contract import Port, expected_ports
 from export.errors import NemotronOVError
 from export.host import peak_rss_mb
-from export.languages import prompt_id_for
+from export.languages import DEFAULT_LANGUAGE, prompt_id_for
 from scripts.bench.encoders import (
     Array,
     OnnxEncoder,
@@ -99,7 +99,7 @@ def _openvino(task: Task) -> dict[str, Any]:
     batch = {"batch": task.batch} if task.batch > 1 else {}
     recognizer = runtime(bundle, threads=task.threads, **batch)
     facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
-    facts |= _transcribe(recognizer, task, bundle.metadata.sample_rate)
+    facts |= _transcribe(recognizer, _for(task, bundle.metadata.prompt_dictionary), bundle.metadata.sample_rate)
     config = recognizer.config
     del recognizer
     gc.collect()
@@ -120,7 +120,7 @@ def _onnxruntime(task: Task) -> dict[str, Any]:
     recognizer = Generation1(bundle, threads=task.threads, encoder=encoder)
     config = {"intra_op_num_threads": str(task.threads), "preprocessor, decoder, joint": recognizer.config}
     facts = {"load_s": time.perf_counter() - start, "config": config}
-    facts |= _transcribe(recognizer, task, metadata.sample_rate)
+    facts |= _transcribe(recognizer, _for(task, metadata.prompt_dictionary), metadata.sample_rate)
     facts |= _time_folder(encoder, bundle, task, recognizer.config)
     return facts | _sizes(task.path, f"{ENCODER}*")
 
@@ -143,7 +143,7 @@ def _nemo(task: Task) -> dict[str, Any]:
     recognizer = NemoStreaming(checkpoint, geometry.lookahead, model, chunk_frames=geometry.chunk_frames)
     threads = recognizer.threads or task.threads
     facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(threads)}}
-    facts |= _transcribe(recognizer, task, checkpoint.sample_rate)
+    facts |= _transcribe(recognizer, _for(task, checkpoint.prompts), checkpoint.sample_rate)
     torch.set_num_threads(threads)
     signal = torch.from_numpy(_signal(task, checkpoint.sample_rate))[None]
     with torch.inference_mode():
@@ -153,6 +153,14 @@ def _nemo(task: Task) -> dict[str, Any]:
     encoder = TorchEncoder(model, geometry)
     facts |= _timed(encoder, encoder_ports(model, geometry), mel.numpy(), geometry, prompt, task.steps)
     return facts | {"folder_mb": task.path.stat().st_size / 1e6}
+
+
+def _for(task: Task, prompts: Mapping[str, int] | None) -> Task:
+    """The task without languages, for a model that takes none."""
+    if prompts is not None:
+        return task
+    automatic = [each.model_copy(update={"target_lang": DEFAULT_LANGUAGE}) for each in task.utterances]
+    return task.model_copy(update={"utterances": automatic})
 
 
 def _transcribe(recognizer: Any, task: Task, sample_rate: int) -> dict[str, Any]:

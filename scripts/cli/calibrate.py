@@ -45,7 +45,7 @@ def calibrate(
     from verify.collect import SAMPLES, collect
 
     bundle = Bundle.open(source)
-    utterances = _utterances(manifest, audio)
+    utterances = _utterances(manifest, audio, bundle.metadata.prompt_dictionary)
     data_set = collect(
         bundle, utterances, directory, samples=samples or SAMPLES, seed=seed, exclude=exclude or [], force=force
     )
@@ -78,7 +78,7 @@ def calibrate(
     return Result(data, lambda: [facts_table(str(data_set.path), facts)], as_json)
 
 
-def _utterances(manifest: Path | None, audio: Path | None) -> list[Utterance]:
+def _utterances(manifest: Path | None, audio: Path | None, prompts: dict[str, int] | None) -> list[Utterance]:
     from export.errors import UserError
     from verify.collect import default_utterances, folder_utterances
     from verify.data.manifest import read_manifest
@@ -87,4 +87,4 @@ def _utterances(manifest: Path | None, audio: Path | None) -> list[Utterance]:
         raise UserError(f"--manifest {manifest} and --audio {audio}: both given; choose one")
     if audio:
         return folder_utterances(audio)
-    return read_manifest(manifest, text=False) if manifest else default_utterances()
+    return read_manifest(manifest, text=False, prompts=prompts) if manifest else default_utterances()

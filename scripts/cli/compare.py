@@ -69,9 +69,9 @@ def verify(
     check_output("--cache", cache, folder=True)
     bundle = Bundle.open(directory)
     if language != "manifest":
-        _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
+        language = _language_key(bundle, language)
     opened = _reference(reference, revision)
-    utterances = choose_utterances(manifest, limit, ignore_text=ignore_text)
+    utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(bundle, opened, utterances, runtime=chosen, language=language, cache=cache)
     return _judged(result, report, as_json)
@@ -157,8 +157,8 @@ def record(
     from verify.runs import record_checkpoint
 
     check_output("--cache", cache, folder=True)
-    utterances = choose_utterances(manifest, limit)
     opened = open_checkpoint(checkpoint, revision)
+    utterances = choose_utterances(manifest, limit, prompts=opened.prompts)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
     run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.chunk_frames, cache=cache)
     data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
@@ -192,7 +192,7 @@ def transcribe(
     from verify.runs import RUNTIMES, best_runtime
 
     bundle = Bundle.open(directory)
-    _check_language(bundle.path, bundle.metadata.prompt_dictionary, language)
+    language = _language_key(bundle, language)
     signals = [load_audio(path, bundle.metadata.sample_rate) for path in audio]
     name = runtime.value if runtime else best_runtime(bundle)
     recognizer = RUNTIMES[name](bundle)
@@ -218,16 +218,18 @@ def transcribe(
     return Result(data, lambda: _texts(audio, transcripts), as_json)
 
 
-def _check_language(path: Path, prompts: dict[str, int] | None, language: str) -> None:
-    """Refuse a language that would silently become the default prompt."""
+def _language_key(bundle: Bundle, language: str) -> str:
+    """The folder's prompt for ``--language``; one that it does not have is refused."""
     from export.errors import UserError
+    from export.languages import DEFAULT_LANGUAGE, language_key
 
-    if prompts is None or language in prompts or language == "auto":
-        return
-    if len(language) == 2 and any(key.startswith(f"{language}-") for key in prompts):
-        return
-    known = ", ".join(sorted(prompts)[:12]) + (", …" if len(prompts) > 12 else "")
-    raise UserError(f"{path}: knows no language {language}; use --language with one of {known}")
+    prompts = bundle.metadata.prompt_dictionary
+    if prompts is None and language != DEFAULT_LANGUAGE:
+        raise UserError(f"--language {language}: {bundle.path} takes no language; leave the option out")
+    try:
+        return language if prompts is None else language_key(language, prompts)
+    except ValueError as error:
+        raise UserError(f"--language: {error} ({bundle.path}); choose another, or {DEFAULT_LANGUAGE}") from error
 
 
 def _texts(audio: list[Path], transcripts: list[Transcript]) -> list[Any]:

@@ -35,7 +35,7 @@ def flaws(
     from verify.flaws import measure
 
     opened = open_checkpoint(checkpoint, revision)
-    utterances = choose_utterances(manifest, limit)
+    utterances = choose_utterances(manifest, limit, prompts=opened.prompts)
     with nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="flaws.") as folder:
         rows = measure(opened, utterances, Path(folder))
     data = {"checkpoint": opened.source, "utterances": len(utterances), "rows": [asdict(row) for row in rows]}

@@ -125,7 +125,7 @@ def make_plan(options: Options) -> Plan:
     checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=options.force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=options.languages, scripts=options.scripts)
     manifest, limit, score_text = _manifest(options, checkpoint)
-    read_manifest(manifest, text=score_text)
+    read_manifest(manifest, text=score_text, prompts=checkpoint.prompts)
     inputs = {
         "checkpoint": checkpoint.sha256,
         "lookahead": settings.lookahead,

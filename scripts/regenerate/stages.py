@@ -136,7 +136,9 @@ def measure_folder(plan: Plan, state: State, name: str) -> Outcome:
     from verify.data.selection import choose_utterances, first_seconds
 
     folder = plan.output / name
-    audio = first_seconds(choose_utterances(plan.manifest, MEASURED_UTTERANCES), MEASURED_SECONDS)
+    audio = first_seconds(
+        choose_utterances(plan.manifest, MEASURED_UTTERANCES, prompts=plan.checkpoint.prompts), MEASURED_SECONDS
+    )
     paths = [utterance.audio_filepath for utterance in audio]
     outcome = _cached(
         state,

@@ -70,7 +70,7 @@ def stage_identity(plan: Plan, stage: str) -> str:
 
 def lessons_identity(plan: Plan) -> str:
     """Address of the lessons: FP32's graphs, the utterances and the machine."""
-    chosen = choose_utterances(plan.options.manifest, plan.lesson_limit)
+    chosen = choose_utterances(plan.options.manifest, plan.lesson_limit, prompts=plan.source.metadata.prompt_dictionary)
     return digest([plan.identity, manifest_sha256(chosen), plan.threads, machine()])
 
 

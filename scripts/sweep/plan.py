@@ -40,7 +40,7 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
     recipes = _recipes(options, default)
     variants = expand(recipes, [parse_axis(text) for text in options.grid])
     _check_variants(variants, options)
-    utterances = choose_utterances(options.manifest, options.limit)
+    utterances = choose_utterances(options.manifest, options.limit, prompts=source.metadata.prompt_dictionary)
     identity = source_identity(source)
     needed = any(variant.recipe is not None and variant.recipe.needs_calibration for variant in variants)
     if given is not None and needed:

@@ -41,10 +41,13 @@ def _verify(task: Task) -> dict[str, Any]:
     from verify.data.selection import choose_utterances
     from verify.pipeline import verify_bundle
 
+    source = Bundle.open(task.source)
     report = verify_bundle(
         Bundle.open(task.folder),
-        Bundle.open(task.source),
-        choose_utterances(task.manifest, task.limit, ignore_text=task.ignore_text),
+        source,
+        choose_utterances(
+            task.manifest, task.limit, prompts=source.metadata.prompt_dictionary, ignore_text=task.ignore_text
+        ),
         runtime=task.runtime,  # type: ignore[arg-type]  # one of verify.runs.Runtime
         threads=task.threads,
         cache=task.cache,
@@ -62,8 +65,9 @@ def _teach(task: Task) -> dict[str, Any]:
     from verify.data.selection import choose_utterances
     from verify.scoring.divergence import record
 
-    utterances = choose_utterances(task.manifest, task.limit)
-    return {"cells": record(Bundle.open(task.source), utterances, task.folder, threads=task.threads)}
+    source = Bundle.open(task.source)
+    utterances = choose_utterances(task.manifest, task.limit, prompts=source.metadata.prompt_dictionary)
+    return {"cells": record(source, utterances, task.folder, threads=task.threads)}
 
 
 def _diverge(task: Task) -> dict[str, Any]:

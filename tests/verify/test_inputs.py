@@ -112,6 +112,40 @@ def test_text_may_be_missing_where_nothing_is_scored(tmp_path: Path) -> None:
         read_manifest(manifest)
 
 
+def test_every_spelling_that_nemo_reads(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("eins\n")
+    lines = [
+        {"audio_filename": "a.wav", "normalized_text": "eins", "lang": "de-DE"},
+        {"audio_filepath": "a.wav", "text_filepath": "one.txt", "target_lang": "de-DE", "lang": "de-DE"},
+        {"audio_filepath": "a.wav", "text": "eins", "normalized_text": "zwei", "lang": "de-DE", "target_lang": None},
+        {"audio_filepath": "a.wav", "text": None, "normalized_text": "eins", "target_lang": "de_de", "duration": None},
+    ]
+    manifest = write_manifest(tmp_path, *map(json.dumps, lines))
+    manifest.write_bytes(b"\xef\xbb\xbf" + manifest.read_bytes().replace(b"\n", b"\r\n"))
+    for utterance in read_manifest(manifest, prompts={"auto": 0, "de-DE": 1}):
+        assert (utterance.audio_filepath, utterance.text, utterance.target_lang) == (
+            tmp_path / "a.wav",
+            "eins",
+            "de-DE",
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"text": None}, "text: Field required"),
+        ({"text_filepath": "none.txt"}, "text_filepath none.txt cannot be read"),
+        ({"text": "x", "lang": "de", "target_lang": "en"}, "target_lang 'en' and lang 'de' differ"),
+        ({"text": "x", "lang": "tlh"}, "target_lang: 'tlh' is no language of this model; .*de-DE"),
+        ({"text": "x", "lang": 3}, "target_lang"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_named(tmp_path: Path, line: dict[str, object], reason: str) -> None:
+    manifest = write_manifest(tmp_path, GOOD, json.dumps({"audio_filepath": "a.wav"} | line))
+    with pytest.raises(UserError, match=f"manifest.jsonl, line 2: .*{reason}"):
+        read_manifest(manifest, prompts={"auto": 0, "de-DE": 1})
+
+
 # Parts of a file: two seconds at 8 kHz whose samples say where they are.
 
 

@@ -1,7 +1,13 @@
-"""Audio files as the mono float signal that a recognizer takes."""
+"""Audio files as the mono float signal that a recognizer takes, decoded block by block."""
 
 from __future__ import annotations
 
+import math
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +16,24 @@ import soxr
 from numpy.typing import NDArray
 
 from export.errors import UserError
+from export.progress import note
+from verify.data.containers import Part, open_part, parts
+
+Audio = NDArray[np.float32]
 
 LOUDEST = 256.0
 """Beyond this, samples are not ±1 audio: 16-bit integers that were not scaled, or a damaged float file."""
 
+BLOCK_SECONDS = 10
 
-def audio_problem(signal: NDArray[np.float32]) -> str | None:
+CANCELLED = 0.01
+"""Power of a mix, as a share of its loudest channel's, below which the channels have cancelled each other."""
+
+_UNKNOWN = 1 << 62  # libsndfile's frames where a header does not say how many
+_MISSING = 0.1  # seconds by which a decoder may stay below a header
+
+
+def audio_problem(signal: Audio) -> str | None:
     """Why a signal of ±1 cannot be recognized, or None. What a step takes in stays in a stream's caches."""
     if not np.isfinite(signal).all():
         return "holds samples that are not finite"
@@ -24,34 +42,195 @@ def audio_problem(signal: NDArray[np.float32]) -> str | None:
     return None
 
 
-def load_audio(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    """Read any format that libsndfile knows, average the channels, and resample.
+def load_audio(
+    path: Path, sample_rate: int, *, channel: int | None = None, offset: float = 0.0, seconds: float | None = None
+) -> Audio:
+    """A recording as one array; see :func:`audio_blocks`.
+
+    Returns:
+        Signal of shape [samples], nominally within ±1.
+    """
+    blocks = list(audio_blocks(path, sample_rate, channel=channel, offset=offset, seconds=seconds))
+    return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def audio_seconds(path: Path) -> float:
+    """How long a recording is; decoded where its header does not say.
+
+    Raises:
+        UserError: see :func:`audio_blocks`.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such audio file; check the path")
+    with _readable(path) as readable:
+        found = parts(readable)
+        if len(found) == 1:
+            with _open(readable, found[0]) as file:
+                if file.frames < _UNKNOWN:
+                    return float(file.frames / file.samplerate)
+        return sum(len(block) / rate for block, rate in _decoded(readable, path, 0.0, None, warn=False))
+
+
+def audio_blocks(
+    path: Path, sample_rate: int, *, channel: int | None = None, offset: float = 0.0, seconds: float | None = None
+) -> Iterator[Audio]:
+    """Decode, mix and resample a recording, some seconds at a time.
+
+    What libsndfile reads is taken, containers in a row and of unknown length included; other formats where the
+    ``ffmpeg`` command is installed. Less audio than a header promises is reported on stderr.
 
     Args:
         path: WAV, FLAC, OGG, MP3, … file.
         sample_rate: wanted rate in Hz.
+        channel: from 1; None averages all, unless they cancel each other: then the loudest is taken, with a warning.
+        offset: seconds to leave out at the beginning.
+        seconds: how many to read at most; None for all.
 
-    Returns:
-        Signal of shape [samples], nominally within ±1.
+    Yields:
+        Blocks of shape [samples]; at least one, none of them empty.
 
     Raises:
-        UserError: the file is missing, no audio, empty, or holds values that are no audio.
+        UserError: the file is missing, no audio, empty (after ``offset``), damaged, or holds values that are no audio.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such audio file; check the path")
+    with _readable(path) as readable:
+        weights = _weights(readable, path, channel)
+        empty = True
+        for signal in _resampled(readable, path, weights, sample_rate, offset, seconds):
+            problem = audio_problem(signal)
+            if problem:
+                raise UserError(f"{path}: {problem}; record or convert it again")
+            empty = False
+            yield signal
+    if empty:
+        reason = f"holds no samples from {offset:g} s on" if offset else f"holds no samples at {sample_rate} Hz"
+        raise UserError(f"{path}: {reason}; give a longer recording")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """The file, or what FFmpeg makes of it where libsndfile cannot read it."""
     try:
-        signal, rate = soundfile.read(path, dtype="float32", always_2d=True)  # [samples, channels]
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+        with _open(path, parts(path)[0]):
+            pass
+    except (soundfile.LibsndfileError, TypeError, OSError) as error:  # TypeError: what is called .raw
         reason = str(error).strip().rstrip(".").rsplit(": ", 1)[-1]
-        raise UserError(f"{path}: cannot be read as audio ({reason}); give a WAV, FLAC, OGG or MP3 file") from error
-    if not signal.size:
-        raise UserError(f"{path}: holds no samples; give a recording")
-    mono = signal.mean(axis=1, dtype=np.float32)
-    problem = audio_problem(mono)
-    if problem:
-        raise UserError(f"{path}: {problem}; record or convert it again")
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
-        if not mono.size:
-            raise UserError(f"{path}: holds no samples at {sample_rate} Hz; give a longer recording")
-    return np.ascontiguousarray(mono, dtype=np.float32)
+        ffmpeg = shutil.which("ffmpeg")
+        if ffmpeg is None or isinstance(error, OSError):
+            remedy = "give a WAV, FLAC, OGG or MP3 file" + ("" if ffmpeg else ", or install FFmpeg for others")
+            raise UserError(f"{path}: cannot be read as audio ({reason}); {remedy}") from error
+        with tempfile.TemporaryDirectory() as folder:
+            wave = Path(folder) / "audio.w64"
+            command = [ffmpeg, "-v", "error", "-nostdin", "-i", f"file:{path}", "-vn", "-c:a", "pcm_f32le", str(wave)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode or done.stderr.strip():
+                said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+                raise UserError(f"{path}: FFmpeg cannot read it whole ({said}); convert it again") from error
+            yield wave
+    else:
+        yield path
+
+
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """Reads forward only where the length is unknown: libsndfile fails to seek there, which every read would do."""
+
+    def seekable(self) -> bool:
+        return self.frames < _UNKNOWN and bool(super().seekable())
+
+
+def _open(path: Path, part: Part) -> _SoundFile:
+    if part.is_all_of(path):
+        return _SoundFile(path)
+    file = open_part(path, part)
+    try:
+        return _SoundFile(file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _decoded(
+    path: Path, name: Path, offset: float, seconds: float | None, *, warn: bool = True
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Blocks of [samples, channels] and their rate; ``name`` is the user's, for warnings of what is missing."""
+    found = parts(path)
+    skip = left = -1  # samples
+    for part in found:
+        decoded = 0
+        try:
+            with _open(path, part) as file:
+                rate, promised = file.samplerate, file.frames
+                if skip < 0:  # counted as NeMo's AudioSegment.from_file does
+                    skip, left = int(offset * rate), int(seconds * rate) if seconds is not None else _UNKNOWN
+                if len(found) == 1 and file.seekable():
+                    decoded = min(skip, promised)
+                    file.seek(decoded)
+                    skip -= decoded
+                while left and len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
+                    decoded += len(block)
+                    dropped = min(skip, len(block))
+                    kept = block[dropped : dropped + left]
+                    skip, left = skip - dropped, left - len(kept)
+                    if len(kept):
+                        yield kept, rate
+        except soundfile.LibsndfileError as error:
+            where = f"after {decoded / rate:.2f} s " if decoded else ""
+            raise UserError(f"{name}: is damaged {where}({error}); record or convert it again") from error
+        if not left:
+            return
+        lacks = part.lacks
+        if not lacks and promised < _UNKNOWN and decoded < promised - _MISSING * rate:
+            lacks = 1 - decoded / promised
+        if lacks and warn:
+            much = "its end" if math.isnan(lacks) else f"{100 * lacks:.0f} % of what its header promises"
+            note(f"warning: {name}: {much} is missing; {decoded / rate:.2f} s are there")
+
+
+def _weights(path: Path, name: Path, channel: int | None) -> NDArray[np.float32]:
+    """Of each channel in the mix, [channels]."""
+    power: NDArray[np.float64] | None = None
+    mixed = 0.0
+    for block, _ in _decoded(path, name, 0.0, None, warn=False):
+        count = block.shape[1]
+        if channel is not None and not 1 <= channel <= count:
+            raise UserError(f"--channel {channel}: {name} has {count}; choose one of them")
+        if channel is not None or count == 1:
+            chosen: NDArray[np.float32] = np.eye(count, dtype=np.float32)[(channel or 1) - 1]
+            return chosen
+        if power is None:
+            power = np.zeros(count)
+        if len(power) != count:
+            raise UserError(f"{name}: its parts have {len(power)} and {count} channels; convert them to one form")
+        power += np.square(block, dtype=np.float64).sum(axis=0)
+        mixed += float(np.square(block.mean(axis=1, dtype=np.float64)).sum())
+    if power is None:
+        raise UserError(f"{name}: holds no samples; give a recording")
+    loudest = int(power.argmax())
+    if mixed < CANCELLED * power[loudest]:
+        note(f"warning: {name}: its channels cancel each other; channel {loudest + 1} is taken (--channel chooses)")
+        loudest_only: NDArray[np.float32] = np.eye(len(power), dtype=np.float32)[loudest]
+        return loudest_only
+    return np.full(len(power), 1 / len(power), np.float32)
+
+
+def _resampled(
+    path: Path, name: Path, weights: NDArray[np.float32], sample_rate: int, offset: float, seconds: float | None
+) -> Iterator[Audio]:
+    """Mono blocks at the wanted rate, none of them empty."""
+    resampler: soxr.ResampleStream | None = None
+    known = 0
+    for block, rate in _decoded(path, name, offset, seconds):
+        if block.shape[1] != len(weights) or (known and rate != known):
+            raise UserError(f"{name}: its parts differ in rate or channels; convert them to one form")
+        mono = np.ascontiguousarray(block @ weights if len(weights) > 1 else block[:, 0])
+        known = rate
+        if rate != sample_rate:
+            resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+            mono = resampler.resample_chunk(mono)
+        if len(mono):
+            yield mono
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if len(rest):
+            yield rest

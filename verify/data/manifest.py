@@ -5,23 +5,36 @@ A line may mean a part of its file: ``duration`` seconds from ``offset`` on, cut
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from export.errors import UserError
-from export.languages import DEFAULT_LANGUAGE
-from verify.data.audio import load_audio
+from export.languages import DEFAULT_LANGUAGE, language_key
+from verify.data.audio import audio_seconds, load_audio
 
 SLACK = 0.1
 """Seconds by which a file may outlast its ``duration`` and be meant whole all the same: manifests round."""
 
 
+_SPELLINGS = {
+    "audio_filepath": ("audio_filename",),
+    "text": ("text_filepath", "normalized_text"),
+    "target_lang": ("lang",),
+}
+"""Other keys that NeMo reads, by what they stand for and in its order; the first one wins, as there."""
+
+
 class Utterance(BaseModel):
-    """One line of a manifest; keys beyond these are kept and ignored."""
+    """One line of a manifest; keys beyond these are kept and ignored. ``null`` is as good as a key that is missing.
+
+    ``audio_filename`` stands for ``audio_filepath``, ``text_filepath`` (of a file with it) and ``normalized_text`` for
+    ``text``, ``lang`` for ``target_lang``.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -38,10 +51,19 @@ class Utterance(BaseModel):
             raise ValueError("empty path")
         return value
 
-    @field_validator("offset", "duration", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _null_says_nothing(cls, value: object) -> object:
-        return 0.0 if value is None else value
+    def _read_other_spellings(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = {key: value for key, value in data.items() if value is not None}
+        for name, others in _SPELLINGS.items():
+            given = [other for other in others if other in known]
+            if name == "target_lang" and name in known and given and known[name] != known[given[0]]:
+                raise ValueError(f"{name} {known[name]!r} and {given[0]} {known[given[0]]!r} differ")
+            if name not in known and given and given[0] != "text_filepath":
+                known[name] = known[given[0]]
+        return known
 
     def is_part(self, seconds: float) -> bool:
         """Whether it is a part of its file, which lasts so many seconds, and not all of it."""
@@ -56,21 +78,33 @@ class Utterance(BaseModel):
         """
         if not self.offset and not self.duration:
             return None
-        try:
-            seconds = soundfile.info(self.audio_filepath).duration
-        except RuntimeError as error:  # libsndfile's
-            reason = "cannot be read as audio; give a WAV, FLAC, OGG or MP3 file"
-            raise UserError(f"{self.audio_filepath}: {reason}") from error
-        return (self.offset, self.duration) if self.is_part(seconds) else None
+        return (self.offset, self.duration) if self.is_part(audio_seconds(self.audio_filepath)) else None
 
 
 def load_utterance(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:
     """The audio of an utterance, [samples], ±1, at ``sample_rate`` Hz: its whole file or the part that it means.
 
+    Of a long file only the part is decoded, its samples counted in the file as NeMo's ``AudioSegment.from_file`` does.
+
     Raises:
         UserError: the file cannot be used, or ends before the utterance begins.
     """
-    return cut_utterance(utterance, load_audio(utterance.audio_filepath, sample_rate), sample_rate)
+    if not utterance.offset and not utterance.duration:
+        return load_audio(utterance.audio_filepath, sample_rate)
+    seconds = audio_seconds(utterance.audio_filepath)
+    if not utterance.is_part(seconds):
+        return load_audio(utterance.audio_filepath, sample_rate)
+    if utterance.offset >= seconds or (utterance.duration and int(utterance.duration * sample_rate) == 0):
+        raise _nothing_left(utterance, seconds)
+    length = utterance.duration or None
+    return load_audio(utterance.audio_filepath, sample_rate, offset=utterance.offset, seconds=length)
+
+
+def _nothing_left(utterance: Utterance, seconds: float) -> UserError:
+    return UserError(
+        f"{utterance.audio_filepath}: lasts {seconds:.2f} s and holds nothing for offset {utterance.offset:g} and "
+        f"duration {utterance.duration:g}; correct its line in the manifest"
+    )
 
 
 def cut_utterance(utterance: Utterance, audio: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
@@ -88,33 +122,32 @@ def cut_utterance(utterance: Utterance, audio: NDArray[np.float32], sample_rate:
     first, length = int(utterance.offset * sample_rate), int(utterance.duration * sample_rate)
     part = audio[first : first + length] if utterance.duration else audio[first:]
     if not part.size:
-        raise UserError(
-            f"{utterance.audio_filepath}: lasts {seconds:.2f} s and holds nothing for offset {utterance.offset:g} and "
-            f"duration {utterance.duration:g}; correct its line in the manifest"
-        )
+        raise _nothing_left(utterance, seconds)
     return part.copy()  # not a view that keeps a long file in memory
 
 
-def read_manifest(path: Path, *, text: bool = True) -> list[Utterance]:
-    """Read a manifest; relative audio paths are relative to its folder.
+def read_manifest(path: Path, *, text: bool = True, prompts: Mapping[str, int] | None = None) -> list[Utterance]:
+    """Read a manifest; relative paths are relative to its folder.
 
     The audio files themselves are not opened, but they must exist, so that a run of hours does not end on a typo.
 
     Args:
-        path: the file.
+        path: the file, UTF-8 with or without a byte order mark.
         text: refuse lines without ``text``, against which something would be scored; else it is empty there.
+        prompts: of the model that will hear it: languages become its keys (:func:`export.languages.language_key`). None
+            leaves them as they are.
 
     Raises:
         UserError: the file is missing, empty or not UTF-8, or a line of it cannot be used.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): U+2028 may stand in a text
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines(): U+2028 may stand in a text
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such manifest; give a file of JSON lines") from error
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: cannot be read as text ({error}); give a file of JSON lines") from error
     utterances = [
-        _utterance(line, f"{path}, line {number}", path.parent, text=text)
+        _utterance(line, f"{path}, line {number}", path.parent, text, prompts)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -123,7 +156,7 @@ def read_manifest(path: Path, *, text: bool = True) -> list[Utterance]:
     return utterances
 
 
-def _utterance(line: str, where: str, folder: Path, *, text: bool) -> Utterance:
+def _utterance(line: str, where: str, folder: Path, text: bool, prompts: Mapping[str, int] | None) -> Utterance:
     """One line as an utterance with an absolute audio path."""
     write = 'write {"audio_filepath": "…", "duration": 1.0, "text": "…", "target_lang": "en-US"}'
     try:
@@ -133,12 +166,31 @@ def _utterance(line: str, where: str, folder: Path, *, text: bool) -> Utterance:
         key = ".".join(str(part) for part in first["loc"])
         reason = f"{key}: {first['msg']}" if key else first["msg"]
         raise UserError(f"{where}: {reason}; {write}") from error
-    if text and "text" not in utterance.model_fields_set:
-        raise UserError(f"{where}: text: Field required, transcripts are scored against it; {write}")
     audio = (folder / utterance.audio_filepath.expanduser()).resolve()
     if not audio.is_file():
         raise UserError(f"{where}: audio_filepath {utterance.audio_filepath} does not exist; correct the path")
-    return utterance.model_copy(update={"audio_filepath": audio})
+    changes: dict[str, Any] = {"audio_filepath": audio}
+    if text and "text" not in utterance.model_fields_set:
+        changes["text"] = _text_of_file(utterance, where, folder, write)
+    if prompts is not None:
+        try:
+            changes["target_lang"] = language_key(utterance.target_lang, prompts)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: target_lang: {error}; correct it, or leave it out for {DEFAULT_LANGUAGE}"
+            ) from error
+    return utterance.model_copy(update=changes)
+
+
+def _text_of_file(utterance: Utterance, where: str, folder: Path, write: str) -> str:
+    """What ``text_filepath`` holds, its line breaks left out as NeMo leaves them out."""
+    name = (utterance.model_extra or {}).get("text_filepath")
+    if not isinstance(name, str):
+        raise UserError(f"{where}: text: Field required, transcripts are scored against it; {write}")
+    try:
+        return (folder / Path(name).expanduser()).read_text(encoding="utf-8-sig").replace("\n", "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: text_filepath {name} cannot be read ({error}); correct the path") from error
 
 
 def default_manifest() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,13 +18,25 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     return [items[index * len(items) // limit] for index in range(limit)]
 
 
-def choose_utterances(manifest: Path | None, limit: int | None = None, *, ignore_text: bool = False) -> list[Utterance]:
+def choose_utterances(
+    manifest: Path | None,
+    limit: int | None = None,
+    *,
+    prompts: Mapping[str, int] | None,
+    ignore_text: bool = False,
+) -> list[Utterance]:
     """The manifest's utterances (None: the demo set's), at most ``limit`` of them, without text where it is ignored.
+
+    Args:
+        manifest: see :func:`verify.data.manifest.read_manifest`.
+        limit: how many, spread evenly; None for all.
+        prompts: of the model that will hear them, which has their languages; None for a model without prompts.
+        ignore_text: leave the text out.
 
     Raises:
         UserError: the manifest cannot be used.
     """
-    chosen = spread(read_manifest(manifest or default_manifest(), text=not ignore_text), limit)
+    chosen = spread(read_manifest(manifest or default_manifest(), text=not ignore_text, prompts=prompts), limit)
     return [each.model_copy(update={"text": ""}) for each in chosen] if ignore_text else chosen
 
 

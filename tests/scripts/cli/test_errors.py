@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,11 @@ import pytest
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
+from export.demo import MANIFEST
+from export.pipeline import export_checkpoint
 from tests.helpers.command import assert_user_error, run_here, run_process
+
+AUDIO = min((MANIFEST.parent / "audio").iterdir())
 
 Damage = Callable[[Path, Path], Path]
 
@@ -290,3 +295,44 @@ def test_error_line_of_a_fresh_process(tmp_path: Path) -> None:
     done = run_process("inspect", tmp_path / "absent")
     assert_user_error(done, tmp_path / "absent")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("language", ["tlh", "english", "da"])
+def test_a_language_that_the_folder_lacks_is_refused(
+    small_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str], language: str
+) -> None:
+    assert_user_error(
+        run_here(capfd, "transcribe", small_fp32.path, AUDIO, "--language", language),
+        f"--language: '{language}' is no language of this model",
+    )
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(AUDIO), "text": "x", "target_lang": language}))
+    for verb in (
+        ["verify", small_fp32.path, "--reference", small_fp32.path, "--manifest", manifest],
+        ["calibrate", small_fp32.path, tmp_path / "set", "--manifest", manifest],
+        ["sweep", small_fp32.path, "--output", tmp_path / "sweep", "--manifest", manifest],
+        ["bench", small_fp32.path, "--manifest", manifest],
+    ):
+        assert_user_error(run_here(capfd, *verb), manifest, "line 1", "target_lang", language)
+
+
+def test_names_of_languages_are_understood(small_fp32: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    known = [
+        run_here(capfd, "transcribe", small_fp32.path, AUDIO, "--language", language, "--json")
+        for language in ("de-DE", "de_de", "DE")
+    ]
+    tokens = [json.loads(done.stdout)["transcripts"][0]["tokens"] for done in known]
+    assert tokens[0] == tokens[1] == tokens[2]
+
+
+def test_a_folder_without_prompts_takes_no_language(
+    small_english_checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = export_checkpoint(small_english_checkpoint, tmp_path / "fp32").path
+    assert_user_error(run_here(capfd, "transcribe", folder, AUDIO, "--language", "de-DE"), folder, "takes no language")
+    assert run_here(capfd, "transcribe", folder, AUDIO).returncode == 0
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(AUDIO), "text": "x", "target_lang": "en-US"}))
+    for runtime in ("streaming", "generation1"):
+        verify = ["verify", folder, "--reference", folder, "--manifest", manifest, "--runtime", runtime]
+        assert run_here(capfd, *verify).returncode == 0

@@ -257,6 +257,6 @@ def test_spread_reaches_the_whole_list() -> None:
 
 
 def test_first_seconds_takes_at_least_one() -> None:
-    utterances = choose_utterances(None, 20)
+    utterances = choose_utterances(None, 20, prompts=None)
     assert len(first_seconds(utterances, 0.1)) == 1
     assert first_seconds(utterances, 1e9) == utterances

@@ -96,7 +96,14 @@ class Streaming:
         self._beginning = [array.copy() for array in self._row(0)]
 
     def stream(self, language: str = DEFAULT_LANGUAGE) -> Stream:
-        """A new stream; see :func:`export.languages.prompt_id_for` for ``language``."""
+        """A new stream.
+
+        Args:
+            language: see :func:`export.languages.language_key`.
+
+        Raises:
+            UserError: the folder has no such language, or takes none.
+        """
         return Stream(self, language)
 
     def transcribe(self, audio: Audio, language: str = DEFAULT_LANGUAGE, *, flush: bool = False) -> Transcript:

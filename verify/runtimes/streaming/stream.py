@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Metadata
 from export.errors import UserError
-from export.languages import prompt_id_for
+from export.languages import DEFAULT_LANGUAGE, language_key
 from verify.data.audio import audio_problem
 from verify.runtimes.transcript import WORD_START, Timings, Transcript, detokenize
 
@@ -87,7 +87,7 @@ class Stream:
     def _begin(self, language: str) -> None:
         meta, geometry = self._recognizer.bundle.metadata, self._geometry
         self._language = language
-        self.prompt = prompt_id_for(language, meta.prompt_dictionary or {}, meta.default_prompt_id or 0)
+        self.prompt = _prompt(meta, language)
         # The audio of the next step, from its margin on; the frames before the signal's first are masked.
         self._samples: Audio = np.zeros((geometry.lead - geometry.carried + MARGIN) * geometry.hop, np.float32)
         self._begun = False
@@ -292,6 +292,18 @@ class Stream:
                 words[-1] = Word(last + text, words[-1].start, moment, words[-1].spaced)
                 pieces += 1
         return [word for word in words if word.text], begin
+
+
+def _prompt(meta: Metadata, language: str) -> int:
+    """The prompt's row; 0 where there is none to choose."""
+    if meta.prompt_dictionary is None:
+        if language != DEFAULT_LANGUAGE:
+            raise UserError(f"language {language}: {meta.model} takes no language; leave it out")
+        return 0
+    try:
+        return meta.prompt_dictionary[language_key(language, meta.prompt_dictionary)]
+    except ValueError as error:
+        raise UserError(f"language: {error}; choose another, or {DEFAULT_LANGUAGE}") from error
 
 
 def _unspaced(before: str, text: str) -> bool:
