@@ -167,6 +167,15 @@ class Bundle:
         """Bytes of all files in the folder."""
         return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
+    @classmethod
+    def whole(cls, path: Path) -> Bundle | None:
+        """The folder, if it is one, complete, and no file of it has changed since it was written."""
+        try:
+            bundle = cls.open(path)
+        except UserError:
+            return None
+        return None if bundle.damaged_files() else bundle
+
     def damaged_files(self) -> list[str]:
         """Names of files whose size or SHA-256 differs from what the metadata recorded."""
         return [

@@ -67,9 +67,10 @@ def record(
     """
     import torch
 
-    from export.graphs.encoder_nemo import NemoEncoderStep, NemoStreamStart
+    from export.graphs.encoder_nemo import NemoEncoderStep
     from export.graphs.preprocessor import NemoMel
     from export.graphs.transducer import DecoderStep, JointStep
+    from export.oracles import NemoStreamStart
 
     encoder = NemoStreamStart if metadata.lead_mel_frames else NemoEncoderStep
     functions: dict[str, tuple[Callable[..., Any], Callable[[], Iterator[list[Arrays]]]]] = {
@@ -97,7 +98,7 @@ def _key_values(model: EncDecRNNTBPEModel) -> Callable[[Arrays], Arrays]:
     """Takes NeMo's outputs to those of an encoder whose cache holds keys and values."""
     import torch
 
-    from export.graphs.attention import projected_cache
+    from export.oracles import projected_cache
 
     def convert(outputs: Arrays) -> Arrays:
         cache, filled = (torch.from_numpy(outputs[f"{name}_out"]) for name in ("cache_channel", "cache_len"))

@@ -6,8 +6,8 @@ says, the longest lookahead that the checkpoint was trained with and that fits, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from export.errors import UserError
 from export.geometry import DEFAULT_CHUNK_MS
@@ -60,11 +60,25 @@ PROFILES: dict[str, Profile] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What an export needs to know beside its checkpoint."""
+    """What an export needs to know beside its checkpoint; see :func:`export.pipeline.export_checkpoint`."""
 
     lookahead: int = 0
     chunk_ms: int | None = None
     cache: str = "channel"
+    encoder: str = "rewritten"
+    force_lookahead: bool = False
+    languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """What differs from the defaults, as arguments of ``nemotron-ov export``."""
+        found: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                found += [f"--{field.name.replace('_', '-')}", *([] if value is True else [text])]
+        return found
 
 
 def choose_settings(
@@ -74,22 +88,23 @@ def choose_settings(
     lookahead: int | None = None,
     chunk_ms: int | None = None,
     cache: str | None = None,
+    **others: Any,
 ) -> Settings:
-    """A profile's settings, or single ones over the published default.
+    """A profile's settings, or single ones over the published default; ``others`` are as in :class:`Settings`.
 
     Raises:
         UserError: an unknown profile, or one beside single settings.
     """
     given = {"--lookahead": lookahead, "--chunk-ms": chunk_ms, "--cache": cache}
     if profile is None:
-        return Settings(lookahead or 0, chunk_ms, cache or "channel")
+        return Settings(lookahead or 0, chunk_ms, cache or "channel", **others)
     if profile not in PROFILES:
         raise UserError(f"--profile {profile}: no such profile; choose one of {', '.join(PROFILES)}")
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise UserError(f"--profile {profile} settles {', '.join(extra)}; leave them out, or leave --profile out")
     chosen = PROFILES[profile]
-    return Settings(chosen.lookahead_for(checkpoint), chosen.chunk_ms, chosen.cache)
+    return Settings(chosen.lookahead_for(checkpoint), chosen.chunk_ms, chosen.cache, **others)
 
 
 def tier_warnings(checkpoint: Checkpoint, lookahead: int, chunk_ms: float, cache: str) -> list[str]:

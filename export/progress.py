@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # paths hold brackets
 
 
 class Task:
@@ -45,7 +45,7 @@ def task(title: str, total: int | None = None) -> Iterator[Task]:
     if console.is_terminal:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn() if total is not None else TextColumn(""),
             TimeElapsedColumn(),

@@ -109,16 +109,16 @@ def _find(recipe: Recipe, key: str) -> Path | None:
     if graph not in GRAPHS:
         return None
     part = recipe.graph(graph)
-    said, step = "", 0
+    kind, step = "", 0
     if rest[0] in ("compression", "quantization"):
-        said = rest.pop(0)
-        step = int(rest.pop(0)) if said == "compression" and rest and rest[0].isdecimal() else 0
+        kind = rest.pop(0)
+        step = int(rest.pop(0)) if kind == "compression" and rest and rest[0].isdecimal() else 0
     found: Path | None = None
-    if not said and (_is_field(GraphRecipe, rest) or (rest[:1] == ["runtime_options"] and len(rest) == 2)):
+    if not kind and (_is_field(GraphRecipe, rest) or (rest[:1] == ["runtime_options"] and len(rest) == 2)):
         found = (graph, *rest)
-    elif said != "quantization" and step < len(part.compression) and _is_field(WeightCompression, rest):
+    elif kind != "quantization" and step < len(part.compression) and _is_field(WeightCompression, rest):
         found = (graph, "compression", step, *rest)
-    elif said != "compression" and part.quantization is not None and _is_field(Quantization, rest):
+    elif kind != "compression" and part.quantization is not None and _is_field(Quantization, rest):
         found = (graph, "quantization", *rest)
     return found
 
@@ -133,12 +133,12 @@ def _is_field(model: type[BaseModel], keys: Sequence[str]) -> bool:
 def _variant(recipe: Recipe, values: Mapping[str, Any]) -> Variant:
     if not values:
         return Variant(recipe.name, recipe)
-    said = ",".join(f"{key}={_written(value)}" for key, value in values.items())
-    name = f"{recipe.name}@{said}"
+    values_text = ",".join(f"{key}={_written(value)}" for key, value in values.items())
+    name = f"{recipe.name}@{values_text}"
     table = _steps_as_list(recipe)
     for key, value in values.items():
         _set(table, _find(recipe, key) or (), value)
-    table |= {"name": slug(name), "description": f"{recipe.description}; {said}"}
+    table |= {"name": slug(name), "description": f"{recipe.description}; {values_text}"}
     try:
         return Variant(name, Recipe.model_validate(table))
     except ValidationError as error:

@@ -82,7 +82,7 @@ _BUILT_IN = (
     Recipe(
         name="fp16",
         version=1,
-        description="half-precision constants in encoder, decoder and joint",
+        description="encoder, decoder and joint weights in FP16",
         tolerance=Tolerance(exact_match=1.0, wer_delta=0.0),
         preprocessor=_F32,
         encoder=_F16,
@@ -92,7 +92,7 @@ _BUILT_IN = (
     Recipe(
         name="int8",
         version=2,
-        description="the published recipe: encoder weights in symmetric INT8 per channel, decoder and joint as fp16",
+        description="encoder weights in INT8, symmetric per channel; decoder and joint in FP16; the published recipe",
         tolerance=Tolerance(exact_match=0.8, wer_delta=0.3),
         preprocessor=_F32,
         encoder=GraphRecipe(compression=(_INT8_ENCODER,), runtime_options=GROUP),
@@ -101,38 +101,38 @@ _BUILT_IN = (
     ),
     _small(
         "int8-full",
-        "all weights in symmetric INT8 per channel: encoder, embedding, LSTM, joint",
+        "as int8; embedding, prediction network and joint in INT8 too",
         Tolerance(exact_match=0.8, wer_delta=0.3),
         GraphRecipe(compression=(_INT8_ENCODER,), runtime_options=GROUP),
     ),
     _small(
         "int4",
-        "encoder layers in symmetric INT4, groups of 128; all other weights as int8-full; data-free",
+        "encoder layers in INT4, symmetric, groups of 128; all other weights as int8-full",
         Tolerance(exact_match=0.5, wer_delta=1.0),
         _four_bits(mode="int4_sym"),
     ),
     _small(
         "int4-mixed",
-        "as int4, but the fifth of the encoder that loses most by it in INT8; data-free",
+        "as int4; the fifth of the encoder's weights with the largest INT4 error stays in INT8",
         Tolerance(exact_match=0.5, wer_delta=1.0),
         _four_bits(mode="int4_sym", ratio=0.8, sensitivity_metric="weight_quantization_error"),
     ),
     _small(
         "int4-aware",
-        "as int4, its scales fitted to the activations of calibration audio",
+        "as int4; scales fitted to the activations of calibration audio",
         Tolerance(exact_match=0.5, wer_delta=1.0),
         _four_bits(mode="int4_sym", scale_estimation=True),
     ),
     _small(
         "nf4",
-        "as int4, but in 4-bit normal floats; data-free",
+        "as int4; 4-bit normal floats (NF4) in place of integers",
         Tolerance(exact_match=0.5, wer_delta=1.0),
         _four_bits(mode="nf4"),
     ),
     _small(
         "w8a8",
-        "encoder weights and activations in INT8 with SmoothQuant, half the weights' range for CPUs without VNNI; "
-        "attention products and pre-encode in f16",
+        "encoder weights and activations in INT8 by post-training quantization with SmoothQuant; attention products "
+        "and pre-encode in FP16",
         Tolerance(exact_match=0.6, wer_delta=0.5),
         GraphRecipe(
             quantization=Quantization(

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from typing import IO, Any, cast
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, Literal, cast
 
 from export.errors import NemotronOVError
-from scripts.regenerate.stages import die_with_parent
 
 GRACE = 10.0
 """Seconds that an interrupted child has to remove what it has half-written."""
 
 
+Stderr = Literal["keep", "show", "ours"]
+"""Where a child's progress goes: kept for the message of its failure, also shown, or straight to our stderr."""
+
+
 class ChildError(NemotronOVError):
-    """A child process failed; the message is its own last line."""
+    """A child process failed.
+
+    Args:
+        message: its own last line; nothing where it has printed that to our stderr itself.
+        exit_code: the child's, 1 where a signal ended it.
+    """
+
+    def __init__(self, message: str = "", exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
-def run_module(module: str, arguments: Sequence[object], *, text: str = "", show: bool = False) -> Any:
+def run_module(
+    module: str,
+    arguments: Sequence[object],
+    *,
+    text: str = "",
+    stderr: Stderr = "keep",
+    may_fail: bool = False,
+    inherited: Sequence[int] = (),
+) -> Any:
     """Run ``python -m MODULE ARGUMENTS`` and return the JSON that it prints.
 
     The child has a session of its own, so that a Ctrl-C in the terminal reaches this process alone, which passes it on.
@@ -31,7 +52,9 @@ def run_module(module: str, arguments: Sequence[object], *, text: str = "", show
         module: what to run.
         arguments: for it.
         text: its standard input.
-        show: pass its progress on to our stderr.
+        stderr: see :data:`Stderr`.
+        may_fail: take an exit status of 1 with a result as a result.
+        inherited: file descriptors that it keeps, such as a lock's.
 
     Raises:
         ChildError: it failed.
@@ -41,17 +64,18 @@ def run_module(module: str, arguments: Sequence[object], *, text: str = "", show
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=None if stderr == "ours" else subprocess.PIPE,
         text=True,
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # the last child's listener has ended
+        pass_fds=inherited,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  # the last child's listener has ended
     )
-    stdin, stdout, stderr = (cast(IO[str], pipe) for pipe in (child.stdin, child.stdout, child.stderr))
+    stdin, stdout = cast(IO[str], child.stdin), cast(IO[str], child.stdout)
+    lines: list[str] = []
+    listener = threading.Thread(target=_listen, args=(child.stderr or (), lines, stderr == "show"), daemon=True)
     try:
-        lines: list[str] = []
-        listener = threading.Thread(target=_listen, args=(stderr, lines, show), daemon=True)
         listener.start()
         with contextlib.suppress(BrokenPipeError):  # it ended early and has said why
             stdin.write(text)
@@ -62,12 +86,22 @@ def run_module(module: str, arguments: Sequence[object], *, text: str = "", show
     except BaseException:
         _stop(child)
         raise
-    if child.returncode:
-        raise ChildError(_reason(child.returncode, lines))
+    status = child.returncode
+    if status < 0:
+        raise ChildError(_signal_reason(status))
+    if status and not (may_fail and status == 1 and output.strip()):
+        raise ChildError("" if stderr == "ours" else _reason(status, lines), status)
     return json.loads(output)
 
 
-def _listen(stream: IO[str], lines: list[str], show: bool) -> None:
+def _die_with_parent() -> None:
+    """On Linux, end this process when its parent is killed, so that no orphan goes on writing."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _listen(stream: Iterable[str], lines: list[str], show: bool) -> None:
     """Keep what a child says on stderr, and show it where wanted; its ``error:`` line is for the caller to report."""
     for line in stream:
         lines.append(line.rstrip())
@@ -88,12 +122,15 @@ def _stop(child: subprocess.Popen[str]) -> None:
         raise
 
 
-def _reason(status: int, lines: Sequence[str]) -> str:
-    """Why a child failed, in one line."""
+def _signal_reason(status: int) -> str:
+    """What ended a child that did not end by itself."""
     if status == -signal.SIGKILL:
         return "ended by SIGKILL, likely for lack of memory; close other programs"
-    if status < 0:
-        return f"ended by {signal.Signals(-status).name}"
-    said = [line for line in lines if line.strip()]
-    errors = [line.removeprefix("error:").strip() for line in said if line.startswith("error:")]
-    return (errors or said or [f"ended with status {status}"])[-1]
+    return f"ended by {signal.Signals(-status).name}"
+
+
+def _reason(status: int, lines: Sequence[str]) -> str:
+    """Why a child failed, in one line."""
+    spoken = [line for line in lines if line.strip()]
+    errors = [line.removeprefix("error:").strip() for line in spoken if line.startswith("error:")]
+    return (errors or spoken or [f"ended with status {status}"])[-1]

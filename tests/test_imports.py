@@ -69,6 +69,38 @@ def test_only_the_streaming_runtime_has_a_circle() -> None:
     assert circle == {f"verify.runtimes.streaming.{name}" for name in ("greedy", "recognizer", "stream")}  # types only
 
 
+BETWEEN_ROOMS = {
+    "verify.data": set(),
+    "verify.runtimes": {"verify.data"},
+    "verify.references": {"verify.runtimes"},
+    "verify.scoring": {"verify.data", "verify.runtimes"},
+    "scripts.bench": set(),
+    "scripts.regenerate": set(),
+    "scripts.sweep": {"scripts.bench"},
+    "scripts.checkpoints": set(),
+}
+"""Rooms inside verify and scripts, and the rooms beside them that each may import."""
+
+
+@pytest.mark.parametrize("room", BETWEEN_ROOMS)
+def test_rooms_import_only_the_rooms_below_them(room: str) -> None:
+    imports = {name: targets for name, targets in module_imports().items() if name.startswith(f"{room}.")}
+    assert imports
+    found = {".".join(target.split(".")[:2]) for targets in imports.values() for target in targets}
+    package = room.split(".", maxsplit=1)[0]
+    beside = {each for each in found if each in {*BETWEEN_ROOMS, "scripts.cli"} and each.startswith(package)} - {room}
+    assert beside == BETWEEN_ROOMS[room]
+
+
+def test_every_room_is_listed() -> None:
+    rooms = {
+        f"{package}.{folder.parent.name}"
+        for package in ("verify", "scripts")
+        for folder in (ROOT / package).glob("*/__init__.py")
+    }
+    assert rooms - {"scripts.cli"} == set(BETWEEN_ROOMS)
+
+
 def test_the_streaming_runtime_does_not_import_the_clients_loop() -> None:
     imports = module_imports()
     streaming = [name for name in imports if name.startswith("verify.runtimes.streaming")]

@@ -1,7 +1,7 @@
 """Collect calibration samples: audio through an FP32 folder, and what its graphs were given on the way.
 
 A folder is run as clients run it, by our streaming runtime where its graph allows that and by the published clients'
-loop, so that caches, prompts, tokens and LSTM states are real ones. Which of all calls are kept is drawn by seeded
+loop, so that caches, prompts, tokens and LSTM states are real ones. Which of all calls are kept is decided by seeded
 reservoirs on disk, one for each graph and language: memory holds one sample, however long the audio is.
 """
 
@@ -11,11 +11,10 @@ import gc
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +42,9 @@ from quantize.samples import (
 from quantize.source import require_fp32, require_undamaged
 from verify.data.audio import load_audio
 from verify.data.manifest import Utterance, cut_utterance, default_manifest, load_utterance, read_manifest
-from verify.reservoirs import Drawn, generator
+from verify.reservoirs import Reservoirs, generator
 from verify.runtimes.generation1 import Generation1
+from verify.runtimes.graph import Graph, Observer
 from verify.runtimes.streaming import Streaming
 
 CALIBRATION_SET = FolderKind("a calibration set", INDEX, re.compile(rf"({'|'.join(CALIBRATED)})-\d{{3,}}\.npz"))
@@ -58,9 +58,6 @@ AUTO_EVERY = 3
 
 ENOUGH = 4
 """Recordings are run until a language has so many times the encoder steps that it shall give."""
-
-See = Callable[[str, Mapping[str, NDArray[Any]], Callable[[str], NDArray[Any]]], None]
-"""Told a graph's name, its inputs by name, and how to get an output by name."""
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
 """What is taken from a folder; all of it formats that libsndfile reads."""
@@ -118,9 +115,9 @@ def collect(
     try:
         with new_directory(directory, force=force, kind=CALIBRATION_SET) as temporary:
             with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                drawn = Drawn(Path(folder), languages, samples, seed)
-                _run(bundle, recordings, drawn, threads)
-                graphs = {graph: _store(temporary, graph, drawn) for graph in CALIBRATED}
+                reservoirs = Reservoirs(Path(folder), languages, samples, seed)
+                _run(bundle, recordings, reservoirs, threads)
+                graphs = {graph: _store(temporary, graph, reservoirs) for graph in CALIBRATED}
             index = Index(
                 seed=seed,
                 requested=samples,
@@ -192,7 +189,7 @@ def utterance_hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int
 def _choose(
     bundle: Bundle, utterances: Sequence[Utterance], evaluated: set[str], samples: int, seed: int
 ) -> tuple[list[Recording], int]:
-    """Recordings to run, drawn language by language, and how many were left out as evaluation audio."""
+    """Recordings to run, chosen language by language, and how many were left out as evaluation audio."""
     meta = bundle.metadata
     hop = meta.chunk_mel_frames * meta.sample_rate // 100  # samples of new audio a step
     by_language: dict[str, list[Utterance]] = {}
@@ -226,26 +223,23 @@ def _choose(
     return chosen, len(excluded)
 
 
-def _run(bundle: Bundle, recordings: Sequence[Recording], drawn: Drawn, threads: int | None) -> None:
+def _run(bundle: Bundle, recordings: Sequence[Recording], reservoirs: Reservoirs, threads: int | None) -> None:
     """Every recording through every runtime of the folder, one runtime in memory at a time."""
     runtimes: list[type[Streaming | Generation1]] = [Generation1]
     if bundle.metadata.lead_mel_frames:
         runtimes.insert(0, Streaming)
     for turn, runtime in enumerate(runtimes):
         name = runtime.__name__.lower()
-        recognizer = runtime(bundle, threads=threads)
-        watch = _Watch(bundle, drawn)
-        for graph in CALIBRATED:
-            attribute = graph if isinstance(recognizer, Streaming) else f"_{graph}"
-            setattr(recognizer, attribute, _Tap(graph, getattr(recognizer, attribute), watch.see))
+        sampler = _Sampler(bundle, reservoirs)
+        recognizer = runtime(bundle, threads=threads, observer=sampler)
         with task(f"collecting, {name}", len(recordings)) as progress:
             for number, recording in enumerate(recordings):
                 language = recording.utterance.target_lang
                 prompt = DEFAULT_LANGUAGE if (number + turn) % AUTO_EVERY == 0 else language
-                watch.begin(Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0))
+                sampler.begin(Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0))
                 _recognize(recognizer, load_utterance(recording.utterance, bundle.metadata.sample_rate), prompt)
                 progress.advance()
-        del recognizer, watch
+        del recognizer, sampler
         gc.collect()
 
 
@@ -261,30 +255,15 @@ def _recognize(recognizer: Streaming | Generation1, audio: NDArray[np.float32], 
     stream.finish(flush=False)
 
 
-class _Tap:
-    """A runtime's graph that shows what it was given and what it gave; everything else is the graph's own."""
+class _Sampler(Observer):
+    """Offers what the graphs of a runtime are given to the reservoirs, sample by sample."""
 
-    def __init__(self, name: str, graph: Any, see: See) -> None:
-        self._name, self._graph, self._see = name, graph, see
-
-    def run(self) -> None:
-        """Run it; its inputs hold their values until the runtime writes the next."""
-        self._graph.run()
-        inputs = {name: self._graph.output(name) for name in self._graph.input_names}
-        self._see(self._name, inputs, self._graph.output)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._graph, name)
-
-
-class _Watch:
-    """Offers what the graphs of a runtime are given to the drawing, sample by sample."""
-
-    def __init__(self, bundle: Bundle, drawn: Drawn) -> None:
+    def __init__(self, bundle: Bundle, reservoirs: Reservoirs) -> None:
         ports = expected_ports(bundle.metadata)
         self._ports = {graph: ports[graph].inputs for graph in CALIBRATED}
         self._blank = bundle.metadata.blank_idx
-        self._drawn = drawn
+        self._reservoirs = reservoirs
+        self._origin: Origin | None = None
         self._calls: dict[str, int] = {}
         self._last: Inputs = {}
 
@@ -294,28 +273,31 @@ class _Watch:
         self._calls = dict.fromkeys(CALIBRATED, 0)
         self._last = {}
 
-    def see(self, graph: str, given: Mapping[str, NDArray[Any]], output: Callable[[str], NDArray[Any]]) -> None:
-        """A graph ran on these inputs."""
-        inputs = {port.name: given[port.name] for port in self._ports[graph]}
-        call = self._calls[graph]
-        self._calls[graph] += 1
-        if graph == "decoder":
-            if self._last and all(np.array_equal(array, self._last[name]) for name, array in inputs.items()):
+    def after(self, graph: Graph) -> None:
+        """See :class:`verify.runtimes.graph.Observer`."""
+        name = graph.name
+        if self._origin is None or name not in self._ports:  # a runtime is warmed up before the first stream
+            return
+        inputs = {port.name: graph.output(port.name) for port in self._ports[name]}
+        call = self._calls[name]
+        self._calls[name] += 1
+        if name == "decoder":
+            if self._last and all(np.array_equal(array, self._last[port]) for port, array in inputs.items()):
                 return  # the clients' loop runs it again after every blank
-            self._last = {name: array.copy() for name, array in inputs.items()}
+            self._last = {port: array.copy() for port, array in inputs.items()}
         origin = self._origin.model_copy(update={"call": call})
-        if graph == "joint":
+        if name == "joint":
             # The streaming runtime shows it all frames that are left; those behind an emission get another state.
-            emitting = np.flatnonzero(output("logits")[0, :, 0].argmax(axis=1) != self._blank)
+            emitting = np.flatnonzero(graph.output("logits")[0, :, 0].argmax(axis=1) != self._blank)
             for frame in range(emitting[0] + 1 if len(emitting) else inputs["encoder"].shape[2]):
-                self._drawn.offer(graph, inputs | {"encoder": inputs["encoder"][:, :, frame : frame + 1]}, origin)
+                self._reservoirs.offer(name, inputs | {"encoder": inputs["encoder"][:, :, frame : frame + 1]}, origin)
         else:
-            self._drawn.offer(graph, inputs, origin)
+            self._reservoirs.offer(name, inputs, origin)
 
 
-def _store(directory: Path, graph: str, drawn: Drawn) -> GraphSamples:
+def _store(directory: Path, graph: str, reservoirs: Reservoirs) -> GraphSamples:
     """A graph's samples in their final order; each file of the drawing goes when it has been copied."""
-    ordered = drawn.ordered(graph)
+    ordered = reservoirs.ordered(graph)
     if not ordered:
         raise UserError(f"{directory}: the {graph} never ran on this audio; give longer recordings")
 

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
 from verify.runs import record_checkpoint
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.streaming import Audio, Stream, Streaming
-from verify.runtimes.streaming.recognizer import CACHES
-from verify.runtimes.streaming.stream import MARGIN
+from verify.runtimes.graph import Graph, Observer
+from verify.runtimes.streaming import Audio, Streaming
+from verify.runtimes.streaming.signal import MARGIN, StepGeometry
 from verify.runtimes.transcript import Transcript
 from verify.scoring.rates import metric_for, score_text, total
 
@@ -40,32 +39,36 @@ class Flaws:
     begin: bool = False  # the graph is not told how many frames come before the signal
 
 
-class Flawed(Streaming):
-    """The streaming runtime with flaws; what begins otherwise is said by the bundle's ``lead_mel_frames``."""
+class Deviations(Observer):
+    """Flaws in what a folder's graphs are given, under the streaming runtime."""
 
-    def __init__(self, bundle: Bundle, flaws: Flaws, **options: Any) -> None:
-        super().__init__(bundle, **options)
-        self._flaws = flaws
-        if flaws.begin:
-            # What every stream begins with: the carried mel frames, the caches, the decoder's state.
-            self._beginning[1 + CACHES.index("cache_len")][:] = 0
+    def __init__(self, bundle: Bundle, flaws: Flaws) -> None:
+        self._geometry, self._flaws = StepGeometry(bundle.metadata), flaws
 
-    def _take_window(self, row: int, stream: Stream) -> int:
-        lead = super()._take_window(row, stream)
-        if self._flaws.edges:
-            first = MARGIN * self.geometry.hop
-            self._audio[row, :first] = 0.0
-            last = first + self.geometry.new * self.geometry.hop
-            self._audio_length[row] = min(self._audio_length[row], last)
-        return lead
+    def before(self, graph: Graph) -> None:
+        """See :class:`verify.runtimes.graph.Observer`."""
+        geometry, flaws = self._geometry, self._flaws
+        if graph.name == "preprocessor" and flaws.edges:
+            first = MARGIN * geometry.hop
+            graph.output("audio")[:, :first] = 0.0
+            length = graph.output("audio_length")
+            np.minimum(length, first + geometry.new * geometry.hop, out=length)
+        if graph.name == "encoder" and flaws.carry:
+            mel, carried = graph.output("mel"), geometry.carried
+            mel[:, :, : carried - 1] = mel[:, :, 1:carried].copy()
+            mel[:, :, carried - 1] = 0.0
+        if graph.name == "encoder" and flaws.begin:
+            length = graph.output("cache_len")
+            np.maximum(length, 0, out=length)
 
-    def _encode(self, members: dict[int, Stream], leads: dict[int, int]) -> None:
-        super()._encode(members, leads)
-        if self._flaws.carry:
-            carried = self.geometry.carried
-            for row in members:
-                self._mel[row, :, : carried - 1] = self._mel[row, :, 1:carried].copy()
-                self._mel[row, :, carried - 1] = 0.0
+
+def flawed(bundle: Bundle, flaws: Flaws, *, batch: int = 1, threads: int | None = None) -> Streaming:
+    """The streaming runtime with flaws.
+
+    What begins otherwise is said by the bundle's ``lead_mel_frames``. Every row of a batch has to be in every step, as
+    in :meth:`Streaming.transcribe_all`: what a row carries is changed with each.
+    """
+    return Streaming(bundle, batch=batch, threads=threads, observer=Deviations(bundle, flaws))
 
 
 @dataclass(frozen=True)
@@ -110,16 +113,16 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
     cut = [without_silence(audio, checkpoint.sample_rate) for audio in audios]
 
     def streamed(
-        name: str, bundle: Bundle, flaws: Flaws = Flaws(), *, heard: Sequence[Audio] = audios, flush: bool = False
+        name: str, bundle: Bundle, flaws: Flaws = Flaws(), *, recordings: Sequence[Audio] = audios, flush: bool = False
     ) -> Row:
         with task(f"transcribing: {name}"):
-            transcripts = Flawed(bundle, flaws, batch=BATCH).transcribe_all(heard, languages, flush=flush)
+            transcripts = flawed(bundle, flaws, batch=BATCH).transcribe_all(recordings, languages, flush=flush)
         return row(name, bundle.metadata.lookahead, transcripts)
 
     def looped(name: str, bundle: Bundle) -> Row:
         with task(f"transcribing: {name}"):
             loop = Generation1(bundle)
-            transcripts = [loop.transcribe(audio, said) for audio, said in zip(audios, languages, strict=True)]
+            transcripts = [loop.transcribe(audio, language) for audio, language in zip(audios, languages, strict=True)]
         return row(name, bundle.metadata.lookahead, transcripts)
 
     return [
@@ -129,14 +132,14 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         streamed("… carried frames shifted", near, Flaws(carry=True)),
         streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
         streamed("… the same, `--encoder nemo`", with_encoder(plain, near, work / "mixed"), Flaws(begin=True)),
-        streamed("… recordings that end with the last sound", near, heard=cut),
-        streamed("… the same, flushed", near, heard=cut, flush=True),
+        streamed("… recordings that end with the last sound", near, recordings=cut),
+        streamed("… the same, flushed", near, recordings=cut, flush=True),
         looped("clients' loop", near),
         looped("clients' loop, `--encoder nemo`", plain),
         row("NeMo's own streaming", FAR, nemo[FAR]),
         streamed("streaming runtime", far),
-        streamed("… recordings that end with the last sound", far, heard=cut),
-        streamed("… the same, flushed", far, heard=cut, flush=True),
+        streamed("… recordings that end with the last sound", far, recordings=cut),
+        streamed("… the same, flushed", far, recordings=cut, flush=True),
         looped("clients' loop", far),
         looped("clients' loop, `--encoder nemo`", far_plain),
     ]
@@ -188,4 +191,4 @@ def without_silence(audio: Audio, sample_rate: int) -> Audio:
 def error_rate(utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> float:
     """Errors against the manifest's text, %."""
     pairs = zip(utterances, transcripts, strict=True)
-    return total(score_text(said.text, heard.text, metric_for(said.target_lang)) for said, heard in pairs).rate
+    return total(score_text(each.text, found.text, metric_for(each.target_lang)) for each, found in pairs).rate

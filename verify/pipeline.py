@@ -13,7 +13,8 @@ from export.errors import UserError
 from export.vocabulary import checkpoint_ids
 from quantize.recipe import Tolerance
 from verify.data.manifest import Utterance
-from verify.report import Output, Report, Row, Speed, score_rows
+from verify.data.selection import spread
+from verify.report import LogitDivergence, Output, Report, Row, Speed, score_rows
 from verify.runs import (
     MANIFEST_LANGUAGE,
     Run,
@@ -26,6 +27,7 @@ from verify.runs import (
     record_checkpoint,
 )
 from verify.runtimes.transcript import Timings, Transcript
+from verify.scoring.divergence import divergence_between
 
 NEMO_TOLERANCE = Tolerance(exact_match=0.0, wer_delta=5.0)
 """The generation-1 loop against NeMo itself, where no limits are given: it may cost 5 points.
@@ -52,6 +54,7 @@ def verify_bundle(
     threads: int | None = None,
     config: dict[str, str] | None = None,
     cache: Path | None = None,
+    divergence: int = 0,
 ) -> Report:
     """Compare a folder with its reference on a manifest.
 
@@ -67,12 +70,20 @@ def verify_bundle(
         threads: CPU threads of both.
         config: OpenVINO properties of the target; a reference folder computes in FP32.
         cache: folder where both runs are kept, for other targets of this reference and other references.
+        divergence: on how many of the utterances the logits are compared too, along the reference folder's own path.
 
     Raises:
         UserError: the two sides do not belong together, or an input cannot be used.
     """
     runtime = runtime or runtime_for(target, reference)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
+    logits: LogitDivergence | None = None
+    if divergence:
+        if not isinstance(reference, Bundle):
+            raise UserError(f"--divergence {divergence}: needs a folder as --reference; give one, or leave it out")
+        chosen = spread(utterances, divergence)
+        found = divergence_between(reference, target, chosen, threads=threads)
+        logits = LogitDivergence(utterances=len(chosen), **vars(found))
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
         require_comparable(side, bundle_side(reference, runtime=runtime))
@@ -96,7 +107,8 @@ def verify_bundle(
         config=config,
         cache=cache,
     )
-    return compare_runs(run, reference, utterances, tolerance=tolerance)
+    report = compare_runs(run, reference, utterances, tolerance=tolerance)
+    return report.model_copy(update={"divergence": logits})
 
 
 def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime:

@@ -107,6 +107,16 @@ class Speed(BaseModel):
     calls: dict[str, int] = Field(default_factory=dict)
 
 
+class LogitDivergence(BaseModel):
+    """How far the target's logits are from the reference's along the reference's path: between tensors and tokens."""
+
+    utterances: int
+    cells: int  # of the lattice: encoder frame and tokens so far
+    kl: float  # mean KL(reference ‖ target) in nats
+    agreement: float  # share of cells with the same best token
+    agreed_until: float  # share of an utterance's cells before the first with another, on average
+
+
 class Report(Scores):
     """The comparison of a target with its reference."""
 
@@ -118,6 +128,7 @@ class Report(Scores):
     manifest_sha256: str
     speed: Speed
     reference_speed: Speed
+    divergence: LogitDivergence | None = None  # where it was asked for
     rows: list[Row]
 
     def save(self, path: Path) -> None:

@@ -43,7 +43,7 @@ class Reservoir:
         return [(self._folder / f"{place}.npz", self._origins[int(place)]) for place in places]
 
 
-class Drawn:
+class Reservoirs:
     """Reservoirs for every graph and language; the encoder's first steps have their own."""
 
     def __init__(self, folder: Path, languages: Sequence[str], samples: int, seed: int) -> None:

@@ -191,21 +191,3 @@ def _linear(weights: list[Tensor], biases: list[Tensor]) -> nn.Linear:
     if joined.bias is not None:
         joined.bias = nn.Parameter(bias, requires_grad=False)
     return joined
-
-
-def projected_cache(layers: Any, cache: Tensor, cache_len: Tensor) -> Tensor:
-    """NeMo's cache [B, layers, left_context, d] as :class:`KeyValueAttention` holds it; rows not yet filled are zero.
-
-    Args:
-        layers: NeMo's conformer layers.
-        cache: past inputs of their attention.
-        cache_len: [B], filled rows at the end.
-    """
-    filled = (torch.arange(cache.shape[2]) >= cache.shape[2] - cache_len.unsqueeze(1)).unsqueeze(2)  # [B, rows, 1]
-    parts = []
-    for index, layer in enumerate(layers):
-        key, value = (
-            project(cache[:, index]) * filled for project in (layer.self_attn.linear_k, layer.self_attn.linear_v)
-        )
-        parts.append(torch.cat([key.transpose(1, 2).flatten(1), value.flatten(1)], dim=1))
-    return torch.stack(parts, dim=1).reshape(*cache.shape[:3], 2 * cache.shape[3])

@@ -56,42 +56,6 @@ class NemoEncoderStep(nn.Module):
         return encoded, encoded_length.to(torch.int32), channel, time, length.to(torch.int32)
 
 
-class NemoStreamStart(NemoEncoderStep):
-    """The oracle for how the rewritten step begins a stream; NeMo's step in every other case. Batch 1 only."""
-
-    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
-        super().__init__(model, geometry)
-        self.geometry = geometry
-
-    def forward(
-        self,
-        mel: Tensor,
-        mel_length: Tensor,
-        cache_channel: Tensor,
-        cache_time: Tensor,
-        cache_len: Tensor,
-        prompt_id: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As the parent's, and ``cache_len`` <= 0 begins a stream with NeMo's own first step: nothing dropped.
-
-        A negative one says how many zero frames come before the signal,
-        :attr:`~export.geometry.Geometry.lead_mel_frames`; with 0 it is the carried ones. The step takes no more of the
-        signal than with the whole lead.
-        """
-        if int(cache_len) > 0:
-            return super().forward(mel, mel_length, cache_channel, cache_time, cache_len, prompt_id)
-        lead = self.geometry.lead_mel_frames if int(cache_len) else self.geometry.pre_encode_cache
-        most = self.geometry.total_mel_frames - self.geometry.lead_mel_frames
-        length = torch.clamp(mel_length - lead, max=most)
-        caches = cache_channel, cache_time, cache_len.clamp(min=0)
-        streaming = self.encoder.streaming_cfg
-        kept, streaming.drop_extra_pre_encoded = streaming.drop_extra_pre_encoded, 0
-        try:
-            return super().forward(mel[:, :, lead : lead + most], length, *caches, prompt_id)
-        finally:
-            streaming.drop_extra_pre_encoded = kept
-
-
 def configure_streaming(model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
     """Set a model's attention context and chunk, so that a step gives all of the chunk's frames."""
     model.encoder.set_default_att_context_size(geometry.att_context_size)

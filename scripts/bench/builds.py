@@ -17,11 +17,13 @@ from export.bundle import Bundle
 from export.digest import code_sha256, digest
 from export.errors import UserError
 from export.folders import write_atomically
+from export.profiles import Settings
 from export.progress import note
-from scripts.bench.make import ONNX_EXPORT, ONNX_QUANTIZE, QUANTIZE
+from scripts.bench.make_onnx import EXPORT, QUANTIZE
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import KV, Build, Plan, recipe_of
 from scripts.claim import claimed_folder
+from scripts.disk import checkpoint_weights, recipe_bytes, require_room
 from scripts.processes import ChildError, run_module
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ RANDOM = "random-full.nemo"
 FULL_BYTES = 2_600_000_000
 """Size of the random checkpoint of full size."""
 
-MAKE = "scripts.bench.make"
+VERBS = "scripts.cli"
+"""Folders are made as `regenerate` makes them: by the verbs, in processes of their own."""
+
+MAKE_ONNX = "scripts.bench.make_onnx"
 
 _TOOLS = ("nemotron-ov", "openvino", "nncf", "torch", "nemo-toolkit", "onnx", "onnxruntime")
 
@@ -86,7 +91,7 @@ def _random_checkpoint(work: Path) -> Checkpoint:
     path = work / RANDOM
     if not path.exists():
         try:
-            run_module("scripts.cli", ["checkpoint", "random", path, "--size", "full", "--json"], show=True)
+            run_module(VERBS, ["checkpoint", "random", path, "--size", "full", "--json"], stderr="show")
         except ChildError as error:
             raise UserError(f"{path}: could not be made ({error}); correct that, or give --checkpoint") from error
     return open_checkpoint(path)
@@ -117,44 +122,45 @@ class _Maker:
         """By the recipe; what a published build stands for holds no run-time options, as the published ones do not."""
         recipe, published = recipe_of(build), build.encoder == "nemo"
         target = self._folder / build.name
-        command: list[str | Path] = [QUANTIZE, fp32, target, "--recipe", recipe.name]
-        command += ["--plain"] if published else []
+        command = ["quantize", fp32, target, "--recipe", recipe.name, "--json", "--force"]
+        command += ["--no-runtime-options"] if published else []
         source = fp32
         if recipe.needs_calibration:
             source = self._calibration(fp32)
             command += ["--calibration", source]
         key = _key(_read_key(source), recipe.hash, str(published), code_sha256("quantize/**/*.py", but="recipes.py"))
-        return self._kept(target, key, _whole_bundle, lambda: run_module(MAKE, command, show=True))
+        return self._kept(target, key, Bundle.whole, lambda: run_module(VERBS, command, stderr="show"))
 
     def _calibration(self, fp32: Path) -> Path:
         """Samples of the folder's graphs, from the audio that travels with the demo checkpoint."""
         target = fp32.with_name(f"{fp32.name}-calibration")
         key = _key(_read_key(fp32), code_sha256("verify/**/*.py"), code_sha256("quantize/samples.py"))
         command = ["calibrate", fp32, target, "--json", "--force"]
-        return self._kept(target, key, Path.is_dir, lambda: run_module("scripts.cli", command, show=True))
+        return self._kept(target, key, Path.is_dir, lambda: run_module(VERBS, command, stderr="show"))
 
     def _exported(self, encoder: str, cache: str = "channel") -> Path:
         name = "published-fp32" if encoder == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
         target = self._folder / name
         key = _key(self._checkpoint.sha256, encoder, cache, code_sha256("export/**/*.py"))
-        command = ["export", self._checkpoint.path, target, "--encoder", encoder, "--cache", cache, "--json", "--force"]
-        return self._kept(target, key, _whole_bundle, lambda: run_module("scripts.cli", command, show=True))
+        settings = Settings(encoder=encoder, cache=cache).arguments()
+        command = ["export", self._checkpoint.path, target, *settings, "--json", "--force"]
+        return self._kept(target, key, Bundle.whole, lambda: run_module(VERBS, command, stderr="show"))
 
     def _onnx(self, precision: str) -> Path:
         source = self._exported("nemo") if precision == "fp32" else self._onnx("fp32")
         target = self._folder / f"onnxruntime-{precision}"
         key = _key(_read_key(source), precision, code_sha256("scripts/bench/onnx_export.py"))
-        task = ONNX_EXPORT if precision == "fp32" else ONNX_QUANTIZE
+        task = EXPORT if precision == "fp32" else QUANTIZE
         command = [task, source, target, "--checkpoint", self._checkpoint.path]
 
         def make() -> None:
             shutil.rmtree(target, ignore_errors=True)
             note(f"making onnxruntime-{precision} …")
-            run_module(MAKE, command)
+            run_module(MAKE_ONNX, command)
 
         return self._kept(target, key, lambda folder: (folder / ENCODER).is_file(), make)
 
-    def _kept(self, target: Path, key: str, whole: Callable[[Path], bool], make: Callable[[], object]) -> Path:
+    def _kept(self, target: Path, key: str, whole: Callable[[Path], object], make: Callable[[], object]) -> Path:
         """The folder as an earlier run left it, or made now; what failed once is not tried for another build again."""
         if target not in self._outcomes:
             self._outcomes[target] = None
@@ -168,13 +174,6 @@ class _Maker:
         if failure is not None:
             raise failure
         return target
-
-
-def _whole_bundle(folder: Path) -> bool:
-    try:
-        return not Bundle.open(folder).damaged_files()
-    except UserError:
-        return False
 
 
 def _key_file(target: Path) -> Path:
@@ -206,18 +205,14 @@ def installed_versions() -> dict[str, str]:
 
 
 def _check_disk(plan: Plan) -> None:
-    """Refuse a disk that cannot hold what might have to be made: a build is at most as large as the checkpoint."""
-    checkpoint = plan.checkpoint.path.stat().st_size if plan.checkpoint else FULL_BYTES
-    sources = {build.encoder for build in plan.made}
-    share = {"fp32": 1.0, "fp16": 0.5}
-    needed = checkpoint * (len(sources) + sum(share.get(build.recipe, 0.4) for build in plan.made if build.encoder))
-    place = plan.options.work.absolute()
-    while not place.exists():
-        place = place.parent
-    there = sum(file.stat().st_size for file in plan.options.work.rglob("*") if file.is_file())
-    free = shutil.disk_usage(place).free + there
-    if free < needed:
-        raise UserError(
-            f"--work {plan.options.work}: needs up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "free some, choose another folder, or fewer --build"
-        )
+    """Refuse a disk that cannot hold what might have to be made."""
+    weights = checkpoint_weights(plan.checkpoint.path.stat().st_size if plan.checkpoint else FULL_BYTES)
+    sources = len({(build.encoder, build.cache) for build in plan.made if build.encoder}) * sum(weights.values())
+    derived = sum(
+        recipe_bytes(recipe_of(build), weights)
+        for build in plan.made
+        if build.encoder and (build.engine, build.recipe) != ("openvino", "fp32")  # which is the source
+    )
+    work = plan.options.work
+    there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())  # much of it is used again
+    require_room([(work, sources + derived - there)], "choose another --work, or fewer --build")

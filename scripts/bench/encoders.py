@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.contract import Port, expected_ports
 from verify.runtimes.generation1 import EncoderStep
-from verify.runtimes.graph import compile_graph
+from verify.runtimes.graph import Graph
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -24,42 +24,16 @@ Array = NDArray[Any]
 
 CACHES = ("cache_channel", "cache_time", "cache_len")
 
+_INTEGERS = frozenset(("mel_length", "cache_len", "prompt_id"))
 
-class OpenVINOEncoder:
+
+def openvino_encoder(bundle: Bundle, config: dict[str, str], batch: int = 1) -> EncoderStep:
     """A folder's encoder, compiled with the properties of the loop that it is compared under."""
+    import openvino as ov
 
-    def __init__(self, bundle: Bundle, config: dict[str, str], batch: int = 1) -> None:
-        import openvino as ov
-
-        self.seconds, self.calls = 0.0, 0
-        ports = batched(expected_ports(bundle.metadata)["encoder"].inputs, batch)
-        shapes = {port.name: list(port.shape) for port in ports} if batch > 1 else None
-        compiled = compile_graph(ov.Core(), bundle, "encoder", "CPU", config, shapes)
-        self._tensor = ov.Tensor
-        self._model = compiled
-        self._request = compiled.create_infer_request()
-        self.input_names = {name for port in compiled.inputs for name in port.get_names()}
-
-    def input(self, port: Port) -> Array:
-        """See :class:`verify.runtimes.generation1.EncoderStep`."""
-        tensor = self._tensor(self._model.input(port.name).get_element_type(), list(port.shape))
-        self._request.set_tensor(port.name, tensor)
-        array: Array = tensor.data
-        array.fill(0)
-        return array
-
-    def output(self, name: str) -> Array:
-        """See :class:`verify.runtimes.generation1.EncoderStep`."""
-        data: Array = self._request.get_tensor(name).data
-        return data
-
-    def run(self) -> None:
-        """See :class:`verify.runtimes.generation1.EncoderStep`."""
-        start = time.perf_counter()
-        self._request.start_async()
-        self._request.wait()
-        self.seconds += time.perf_counter() - start
-        self.calls += 1
+    ports = batched(expected_ports(bundle.metadata)["encoder"].inputs, batch)
+    shapes = {port.name: list(port.shape) for port in ports} if batch > 1 else None
+    return Graph.load(ov.Core(), bundle, "encoder", "CPU", config, shapes=shapes)
 
 
 class _ArrayEncoder:
@@ -70,9 +44,10 @@ class _ArrayEncoder:
         self._inputs: dict[str, Array] = {}
         self._outputs: dict[str, Array] = {}
 
-    def input(self, port: Port) -> Array:
-        """A zeroed array that the step reads ``port`` from."""
-        return self._inputs.setdefault(port.name, _zeros(port))
+    def input(self, name: str, shape: Sequence[int]) -> Array:
+        """A zeroed array that the step reads an input from."""
+        kind = np.int32 if name in _INTEGERS else np.float32
+        return self._inputs.setdefault(name, np.zeros(tuple(shape), kind))
 
     def output(self, name: str) -> Array:
         """The last run's output."""
@@ -169,7 +144,7 @@ def time_steps(
         warm_up: steps before, not counted: they fill the caches with what the audio left there.
         steps: how many.
     """
-    arrays = {port.name: encoder.input(port) for port in ports if port.name in encoder.input_names}
+    arrays = {port.name: encoder.input(port.name, port.shape) for port in ports if port.name in encoder.input_names}
     arrays["mel_length"][:] = windows[0].shape[2]
     if "prompt_id" in arrays:
         arrays["prompt_id"][:] = prompt
@@ -183,7 +158,3 @@ def time_steps(
             if name in arrays:
                 np.copyto(arrays[name], encoder.output(f"{name}_out"))
     return seconds[warm_up:]
-
-
-def _zeros(port: Port) -> Array:
-    return np.zeros(port.shape, np.float32 if port.dtype == "f32" else np.int32)

@@ -28,11 +28,11 @@ from export.languages import DEFAULT_LANGUAGE, prompt_id_for
 from scripts.bench.encoders import (
     Array,
     OnnxEncoder,
-    OpenVINOEncoder,
     TorchEncoder,
     batched,
     encoder_ports,
     mel_windows,
+    openvino_encoder,
     time_steps,
 )
 from scripts.bench.onnx_export import ENCODER
@@ -103,7 +103,7 @@ def _openvino(task: Task) -> dict[str, Any]:
     config = recognizer.config
     del recognizer
     gc.collect()
-    facts |= _time_folder(OpenVINOEncoder(bundle, config, task.batch), bundle, task, config)
+    facts |= _time_folder(openvino_encoder(bundle, config, task.batch), bundle, task, config)
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
 
 

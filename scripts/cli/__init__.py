@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from collections.abc import Sequence
 
 from export.errors import NemotronOVError, UserError
@@ -18,14 +19,24 @@ _REMEDIES = {
 }
 
 
+BUG = 70
+"""Exit status of an error that nobody foresaw (``EX_SOFTWARE`` of sysexits.h)."""
+
+_EXTRAS = {
+    "bench": ("matplotlib", "onnx", "onnxruntime"),
+    "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit", "torch"),
+}
+"""Modules and distributions that a verb may miss, by the extra that brings them."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 not good enough, 2 bad input, 130 interrupted.
+    """Run the command line and exit: 0 done, 1 not good enough, 2 bad input, 70 a bug, 130 interrupted.
 
     Args:
         arguments: what to parse; None for the process's own.
 
     Raises:
-        SystemExit: always, with the exit status; only a bug's traceback takes its place.
+        SystemExit: always, with the exit status.
     """
     from scripts.cli.app import app
 
@@ -37,6 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _print_error(_system_error(error))
         sys.exit(UserError.exit_code)
+    except Exception as error:
+        missing = _missing_extra(error)
+        if missing is None:
+            traceback.print_exc()
+            sys.exit(BUG)
+        _print_error(missing)
+        sys.exit(UserError.exit_code)
+
+
+def _missing_extra(error: Exception) -> str | None:
+    """Which extra brings the module that is missing, if that is what the error says."""
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    extra = next((extra for extra, names in _EXTRAS.items() if name in names), None)
+    return extra and f"{name} is not installed; pip install 'nemotron-ov[{extra}]'"
 
 
 def _print_error(message: str) -> None:

@@ -44,6 +44,10 @@ def verify(
     language: Annotated[
         str, typer.Option(metavar="manifest|auto|xx-XX", help="Prompt: each utterance's own language, or one for all.")
     ] = "manifest",
+    divergence: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Compare logits too, on N utterances, along the reference's path."),
+    ] = 0,
     revision: options.Revision = None,
     as_json: options.Json = False,
 ) -> Result:
@@ -60,6 +64,7 @@ def verify(
         given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
+        given |= {"--divergence": divergence or None}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
         return _judged(score_again(rescore), report, as_json)
     if directory is None:
@@ -73,7 +78,9 @@ def verify(
     opened = _reference(reference, revision)
     utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
-    result = verify_bundle(bundle, opened, utterances, runtime=chosen, language=language, cache=cache)
+    result = verify_bundle(
+        bundle, opened, utterances, runtime=chosen, language=language, cache=cache, divergence=divergence
+    )
     return _judged(result, report, as_json)
 
 
@@ -127,6 +134,12 @@ def _verdict(report: Report, *, text: bool) -> list[Any]:
         table.add_row(*row)
     sides = [f"{side.name} ({side.runtime}, chunks of {side.chunk_ms:g} ms)" for side in _known_sides(report)]
     lines = [f"{escape(' against '.join(sides))}"] if sides else []
+    if report.divergence is not None:
+        found = report.divergence
+        lines.append(
+            f"logits on {found.utterances} utterances, {found.cells} cells: KL {found.kl:.2g}, best token the same in "
+            f"{100 * found.agreement:.2f} %"
+        )
     lines += [f"  {escape(example.audio)}: {escape(example.diff)}" for example in report.worst_examples[:5]]
     reasons = "".join(f"; {reason}" for reason in report.reasons)
     return [table, *lines, f"[bold]{'passed' if report.passed else 'FAILED'}[/]{escape(reasons)}"]

@@ -36,20 +36,17 @@ def export(
     refuse_existing(directory, kind=BUNDLE, force=force)
     source = open_checkpoint(checkpoint, revision)
     settings = choose_settings(
-        source, profile, lookahead=lookahead, chunk_ms=chunk_ms, cache=cache.value if cache else None
-    )
-    bundle = export_checkpoint(
         source,
-        directory,
-        lookahead=settings.lookahead,
-        chunk_ms=settings.chunk_ms,
-        cache=settings.cache,
+        profile,
+        lookahead=lookahead,
+        chunk_ms=chunk_ms,
+        cache=cache.value if cache else None,
         encoder=encoder.value,
-        force=force,
         force_lookahead=force_lookahead,
         languages=options.names(languages),
         scripts=options.names(scripts),
     )
+    bundle = export_checkpoint(source, directory, **vars(settings), force=force)
     metadata = bundle.metadata
     data: dict[str, Any] = {
         "folder": str(bundle.path),

@@ -47,10 +47,15 @@ class Result:
         else:
             from rich.console import Console
 
-            console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+            terminal = sys.stdout.isatty()
+            console = Console(highlight=False, soft_wrap=not terminal, width=None if terminal else PIPE_WIDTH)
             for part in self.render():
                 console.print(part)
         sys.stdout.flush()
+
+
+PIPE_WIDTH = 200
+"""Columns of tables that go to a file or a pipe: no head is shortened there."""
 
 
 def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, None]:

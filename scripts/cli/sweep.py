@@ -144,7 +144,7 @@ def rank(
             limit=limit,
             calibration=calibration,
             threads=threads,
-            lessons=limit,
+            reference_paths=limit,
             keep_worst=keep_worst,
             kl_budget=kl_budget,
         )

@@ -22,7 +22,7 @@ def regenerate(options: Options) -> dict[str, Any]:
 
     Raises:
         UserError: bad input, an output that is not ours to write, or too little disk; nothing was written.
-        StageError: a stage failed; what was finished before stays and the next run continues from there.
+        ChildError: a stage failed; what was finished before stays and the next run continues from there.
     """
     plan = make_plan(options)
     with claimed_output(plan) as state:

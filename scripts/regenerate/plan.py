@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import UserError
 from export.profiles import Settings, choose_settings
 from export.vocabulary import prune_vocabulary
+from scripts.disk import SLACK, checkpoint_weights, recipe_bytes, require_room
 
 if TYPE_CHECKING:
     from quantize.recipe import Recipe
@@ -28,7 +28,6 @@ STAND_IN_LIMIT = 12
 """Utterances of the demo set that stand in where a checkpoint other than the demo one comes without a manifest."""
 
 _TOOLS = ("nemotron-ov", "openvino", "nncf", "nemo-toolkit", "torch")
-_SLACK = 64_000_000  # bytes: reports, rounding
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Plan:
 
     Attributes:
         options: as given.
-        settings: those of the profile, or the single ones given.
+        settings: of the export: those of the profile, or the single ones given.
         checkpoint: the opened checkpoint.
         recipes: what is derived from the FP32 folder, in order.
         manifest: what is transcribed.
@@ -120,10 +119,18 @@ def make_plan(options: Options) -> Plan:
             )
     checkpoint = open_checkpoint(options.checkpoint, options.revision)
     settings = choose_settings(
-        checkpoint, options.profile, lookahead=options.lookahead, chunk_ms=options.chunk_ms, cache=options.cache
+        checkpoint,
+        options.profile,
+        lookahead=options.lookahead,
+        chunk_ms=options.chunk_ms,
+        cache=options.cache,
+        encoder=options.encoder,
+        force_lookahead=options.force_lookahead,
+        languages=options.languages,
+        scripts=options.scripts,
     )
-    checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=options.force_lookahead)
-    pruning = prune_vocabulary(checkpoint, languages=options.languages, scripts=options.scripts)
+    checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
+    pruning = prune_vocabulary(checkpoint, languages=settings.languages, scripts=settings.scripts)
     manifest, limit, score_text = _manifest(options, checkpoint)
     read_manifest(manifest, text=score_text, prompts=checkpoint.prompts)
     inputs = {
@@ -131,7 +138,7 @@ def make_plan(options: Options) -> Plan:
         "lookahead": settings.lookahead,
         "chunk_ms": settings.chunk_ms,
         "cache": settings.cache,
-        "encoder": options.encoder,
+        "encoder": settings.encoder,
         "vocabulary": pruning.record,
         "recipes": {recipe.name: recipe.hash for recipe in recipes},
         "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
@@ -166,29 +173,9 @@ def check_disk(plan: Plan, freed: int = 0) -> None:
         UserError: too little, naming the need, what is there and the remedy.
     """
     size = plan.checkpoint.path.stat().st_size
-    missing = [name for name in plan.folders if freed or not (plan.output / name).is_dir()]
-    needs: dict[int, tuple[Path, int]] = {}  # one entry a file system, so that two needs on one are added
-    for where, need in (
-        (existing_parent(plan.output), sum(folder_bytes(name, size) for name in missing) + _SLACK - freed),
-        (Path(tempfile.gettempdir()), size),  # NeMo unpacks the archive to restore it
-    ):
-        device = where.stat().st_dev
-        needs[device] = (needs.get(device, (where, 0))[0], needs.get(device, (where, 0))[1] + need)
-    for where, need in needs.values():
-        free = shutil.disk_usage(where).free
-        if free < need:
-            raise UserError(
-                f"{where}: about {need / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free; "
-                "free some, choose another --output, or set TMPDIR"
-            )
-
-
-def folder_bytes(name: str, checkpoint_bytes: int) -> int:
-    """Upper estimate of a folder's size: FP32 keeps the checkpoint's, no recipe keeps more than six tenths of it."""
-    return int(checkpoint_bytes * (1.1 if name == FP32 else 0.6))
-
-
-def existing_parent(path: Path) -> Path:
-    """The nearest folder above (or at) ``path`` that exists."""
-    path = Path(os.path.abspath(path))
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+    weights = checkpoint_weights(size)
+    folders = {FP32: float(sum(weights.values()))} | {each.name: recipe_bytes(each, weights) for each in plan.recipes}
+    missing = [need for name, need in folders.items() if freed or not (plan.output / name).is_dir()]
+    temporary = Path(tempfile.gettempdir())  # NeMo unpacks the archive there to restore it
+    needs = [(plan.output, sum(missing) + SLACK - freed), (temporary, float(size))]
+    require_room(needs, "choose another --output, or set TMPDIR")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from export.bundle import METADATA, Bundle
-from export.errors import NemotronOVError, UserError
 from export.folders import write_atomically
+from export.profiles import Settings
 from export.progress import note
+from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import REPORTS, STAGES, State
 
@@ -24,19 +21,6 @@ MEASURED_UTTERANCES, MEASURED_SECONDS = 12, 60.0
 """What the measured process of each folder transcribes, at most (but always one utterance)."""
 
 Outcome = dict[str, Any]
-
-
-class StageError(NemotronOVError):
-    """A stage's process failed.
-
-    Args:
-        message: what happened, or nothing where the stage has printed its own ``error:`` line.
-        exit_code: the stage's.
-    """
-
-    def __init__(self, message: str = "", exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def run_stages(plan: Plan, state: State) -> dict[str, dict[str, Outcome]]:
@@ -65,45 +49,36 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     if is_finished(plan, name):
         note(f"keeping {folder}: finished by an earlier run")
         return {}
-    options, settings = plan.options, plan.settings
-    arguments = ["--force"] if folder.exists() else []
+    force = ["--force"] if folder.exists() else []
     if name == FP32:
-        arguments += ["--encoder", options.encoder, "--cache", settings.cache, "--lookahead", str(settings.lookahead)]
-        arguments += ["--chunk-ms", str(settings.chunk_ms)] if settings.chunk_ms is not None else []
-        arguments += ["--force-lookahead"] if options.force_lookahead else []
-        arguments += ["--languages", ",".join(options.languages)] if options.languages else []
-        arguments += ["--scripts", ",".join(options.scripts)] if options.scripts else []
-        return run_verb(state, "export", plan.checkpoint.path, folder, *arguments)
-    return run_verb(state, "quantize", plan.output / FP32, folder, "--recipe", plan.recipe_argument(name), *arguments)
+        return run_verb(state, "export", plan.checkpoint.path, folder, *plan.settings.arguments(), *force)
+    return run_verb(state, "quantize", plan.output / FP32, folder, "--recipe", plan.recipe_argument(name), *force)
 
 
 def is_finished(plan: Plan, name: str) -> bool:
     """Whether an earlier run left this folder whole, undamaged and made from the same inputs."""
-    try:
-        bundle = Bundle.open(plan.output / name)
-    except UserError:
+    bundle = Bundle.whole(plan.output / name)
+    if bundle is None:
         return False
-    recorded, options, settings = bundle.metadata, plan.options, plan.settings
-    geometry, _ = plan.checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=options.force_lookahead)
+    recorded, settings = bundle.metadata, plan.settings
+    geometry, _ = plan.checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
     wanted = {recipe.name: recipe.hash for recipe in plan.recipes}.get(name)  # the export has none
-    same = (
+    return (
         recorded.checkpoint.get("sha256") == plan.checkpoint.sha256
         and recorded.att_context_size == geometry.att_context_size
         and recorded.chunk_mel_frames == geometry.chunk_mel_frames
-        and recorded.encoder == options.encoder
+        and recorded.encoder == settings.encoder
         and recorded.cache == settings.cache
         and recorded.vocabulary == plan.vocabulary
         and recorded.recipe.get("name") == name
         and recorded.recipe.get("hash") == wanted
     )
-    return same and not bundle.damaged_files()
 
 
 def record_nemo(plan: Plan, state: State) -> Outcome:
     """Keep NeMo's transcripts for FP32's comparison: at full size, both models in one process would take 11 GB."""
-    arguments: list[str | Path] = ["--cache", plan.output / STAGES, "--lookahead", str(plan.settings.lookahead)]
-    arguments += ["--chunk-ms", str(plan.settings.chunk_ms)] if plan.settings.chunk_ms is not None else []
-    arguments += _audio(plan, FP32)
+    steps = Settings(plan.settings.lookahead, plan.settings.chunk_ms).arguments()
+    arguments = ["--cache", plan.output / STAGES, *steps, *_audio(plan, FP32)]
     return _cached(
         state, "recorded-nemo", _key(plan), lambda: run_verb(state, "record", plan.checkpoint.path, *arguments)
     )
@@ -159,29 +134,18 @@ def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = F
         may_fail: take an exit status of 1 with a result as a result.
 
     Raises:
-        StageError: it failed.
+        ChildError: it failed.
     """
-    command = [sys.executable, "-m", "scripts.cli", name, *map(str, arguments), "--json"]
     start = time.monotonic()
-    done = subprocess.run(  # noqa: S603  # our own verb
-        command, stdout=subprocess.PIPE, text=True, check=False, pass_fds=(state.lock,), preexec_fn=die_with_parent
-    )
-    seconds = time.monotonic() - start
-    if done.returncode < 0:
-        cause = signal.Signals(-done.returncode).name
-        remedy = "likely too little memory; close other programs" if cause == "SIGKILL" else "see above"
-        raise StageError(f"{name} {' '.join(map(str, arguments[:2]))}: ended by {cause} ({remedy}), then run again")
-    if done.returncode and not (may_fail and done.returncode == 1 and done.stdout.strip()):
-        raise StageError(exit_code=done.returncode)
-    outcome: Outcome = json.loads(done.stdout)
-    return outcome | {"wall_seconds": round(seconds, 2)}
-
-
-def die_with_parent() -> None:
-    """On Linux, end this process when its parent is killed, so that no orphan goes on writing."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    try:
+        outcome: Outcome = run_module(
+            "scripts.cli", [name, *arguments, "--json"], stderr="ours", may_fail=may_fail, inherited=(state.lock,)
+        )
+    except ChildError as error:
+        where = f"{name} {' '.join(map(str, arguments[:2]))}: "
+        message = f"{where}{error}, then run again" if str(error) else ""
+        raise ChildError(message, error.exit_code) from error
+    return outcome | {"wall_seconds": round(time.monotonic() - start, 2)}
 
 
 def _cached(state: State, name: str, key: str, compute: Callable[[], Outcome]) -> Outcome:

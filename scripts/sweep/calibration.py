@@ -90,7 +90,7 @@ def with_calibration(plan: Plan) -> Plan:
     shutil.rmtree(folder.parent, ignore_errors=True)
     command = ["calibrate", plan.source.path, folder, "--json", *(["--exclude", manifest] if manifest else [])]
     try:
-        run_module("scripts.cli", command, show=True)
+        run_module("scripts.cli", command, stderr="show")
     except ChildError as error:
         shutil.rmtree(folder.parent, ignore_errors=True)
         raise UserError(

@@ -64,18 +64,20 @@ def stage_identity(plan: Plan, stage: str) -> str:
         facts["repeats"] = options.repeats
         facts["audio"] = manifest_sha256(measured_audio(plan))
     elif stage == "diverged":
-        facts["lessons"] = lessons_identity(plan)
+        facts["reference_paths"] = reference_paths_identity(plan)
     return digest([stage, facts])
 
 
-def lessons_identity(plan: Plan) -> str:
-    """Address of the lessons: FP32's graphs, the utterances and the machine."""
-    chosen = choose_utterances(plan.options.manifest, plan.lesson_limit, prompts=plan.source.metadata.prompt_dictionary)
+def reference_paths_identity(plan: Plan) -> str:
+    """Address of the reference paths: FP32's graphs, the utterances and the machine."""
+    chosen = choose_utterances(
+        plan.options.manifest, plan.reference_path_limit, prompts=plan.source.metadata.prompt_dictionary
+    )
     return digest([plan.identity, manifest_sha256(chosen), plan.threads, machine()])
 
 
 def probe_identity(plan: Plan, group: Group | None, groups: Sequence[Group], step: WeightCompression) -> str:
-    """Address of a group's divergence: the lessons, which operations are compressed and how; None for no group."""
+    """Address of a group's divergence: the paths, which operations are compressed and how; None for no group."""
     done: list[Any] = []
     if group is not None:
         alone = step_for(group, groups, step)
@@ -85,7 +87,7 @@ def probe_identity(plan: Plan, group: Group | None, groups: Sequence[Group], ste
             alone.model_dump(mode="json"),
             _calibration(plan, alone.needs_calibration),
         ]
-    return digest([lessons_identity(plan), done])
+    return digest([reference_paths_identity(plan), done])
 
 
 def measured_audio(plan: Plan) -> list[Utterance]:

@@ -21,7 +21,7 @@ from scripts.sweep.plan import make_plan
 from scripts.sweep.probe import BASE
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.task import Task
-from scripts.sweep.trial import ensure_lessons, run_task
+from scripts.sweep.trial import ensure_reference_paths, run_task
 
 REPORT = "layers.json"
 
@@ -75,7 +75,7 @@ def _single_recipe(plan: Plan) -> Recipe:
 def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
     """Results by group, those of earlier runs taken where they are."""
     step = recipe.encoder.compression[0]
-    lessons = ensure_lessons(plan, store)
+    reference_paths = ensure_reference_paths(plan, store)
     used = plan.calibration if whole(step).needs_calibration else None
     members: list[tuple[str, Group | None]] = [(BASE, None), *((group.name, group) for group in groups)]
     files = {name: store.result_file("probed", probe_identity(plan, group, groups, step)) for name, group in members}
@@ -87,13 +87,13 @@ def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) ->
             folder=plan.output,
             calibration=used.path if used else None,
             threads=plan.threads,
-            lessons=lessons,
+            reference_paths=reference_paths,
             step=step,
             groups=list(groups),
             wanted=wanted,
         )
         try:
-            run_task(task, show=True)
+            run_task(task, stderr="show")
         except ChildError as error:
             raise NemotronOVError(f"rank: {error}; run again to go on from there") from error
     results = {name: store.read(file) or {"failed": "left no result"} for name, file in files.items()}
@@ -118,7 +118,7 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
         "checkpoint": plan.source.metadata.checkpoint,
         "recipe": recipe.name,
         "mode": recipe.encoder.compression[0].mode,
-        "utterances": plan.lesson_limit,
+        "utterances": plan.reference_path_limit,
         "cells": found[BASE]["cells"],
         "f16": found[BASE],
         "groups": ranked,

@@ -15,7 +15,7 @@ from verify.runs import Runtime
 
 Keep = Literal["all", "front", "none"]
 
-LESSONS = 8
+REFERENCE_PATHS = 8
 """Utterances of teacher-forced decoding, where nothing is said."""
 
 
@@ -37,7 +37,7 @@ class Options:
     threads: int | None = None
     runtime: Runtime | None = None
     # rank
-    lessons: int | None = None
+    reference_paths: int | None = None
     keep_worst: int | None = None
     kl_budget: float | None = None
 
@@ -74,6 +74,6 @@ class Plan:
         return self.options.output
 
     @property
-    def lesson_limit(self) -> int:
+    def reference_path_limit(self) -> int:
         """Utterances of teacher-forced decoding."""
-        return min(self.options.lessons or LESSONS, len(self.utterances))
+        return min(self.options.reference_paths or REFERENCE_PATHS, len(self.utterances))

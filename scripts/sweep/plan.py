@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 
 from export.bundle import GRAPHS, Bundle
 from export.digest import file_facts
 from export.errors import UserError
 from quantize.grid import Variant, expand, parse_axis
-from quantize.recipe import GraphRecipe, Recipe
+from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
 from quantize.source import require_fp32, require_undamaged
 from scripts.bench.plan import default_threads
-from scripts.regenerate.plan import existing_parent
+from scripts.disk import SLACK, recipe_bytes, require_room
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
 from scripts.sweep.identity import source_identity
 from scripts.sweep.options import Options, Plan
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances
-
-_SLACK = 32_000_000  # bytes: results, lessons, transcripts
 
 
 def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan:
@@ -95,28 +92,12 @@ def check_room(plan: Plan, recipes: Sequence[Recipe]) -> None:
         UserError: too little, naming the need, what is there and the remedy.
     """
     sizes = {graph: plan.source.graph_path(graph).with_suffix(".bin").stat().st_size for graph in GRAPHS}
-    estimates = [
-        sum(_share(part) * sizes[graph] for graph, part in recipe.graphs.items()) + _SLACK / 4 for recipe in recipes
-    ]
+    estimates = [recipe_bytes(recipe, sizes) for recipe in recipes]
     if not estimates:
         return
     kept = max(estimates) if plan.options.keep == "none" else sum(estimates)
-    need = kept + 0.5 * max(sizes.values()) + _SLACK  # half-precision copy of the graph at work
+    need = kept + 0.5 * max(sizes.values()) + SLACK  # half-precision copy of the graph at work
     if plan.calibration is None and any(recipe.needs_calibration for recipe in recipes):
         need += collected_bytes(plan.source)
-    free = shutil.disk_usage(existing_parent(plan.output)).free
-    if free < need:
-        remedy = "choose another --output" if plan.options.keep == "none" else "use --keep none, another --output"
-        raise UserError(
-            f"{plan.output}: up to {need / 1e9:.2f} GB of disk are needed and {free / 1e9:.2f} GB are free; "
-            f"free some, {remedy}, or fewer recipes"
-        )
-
-
-def _share(part: GraphRecipe) -> float:
-    """Upper estimate of a graph's size as a share of FP32's."""
-    bits = 32 if part.precision == "f32" else 16
-    if part.kinds:
-        backups = [step.backup.bits for step in part.compression if step.backup is not None]
-        bits = max([kind.bits for kind in part.kinds] + backups)
-    return bits / 32 + (0.05 if bits < 16 else 0.0)
+    remedy = "choose another --output" if plan.options.keep == "none" else "use --keep none, another --output"
+    require_room([(plan.output, need)], f"{remedy}, or fewer recipes")

@@ -19,8 +19,8 @@ from quantize.effect import check_effect, weights
 from quantize.groups import Group, step_for
 from quantize.recipe import GraphRecipe
 from quantize.samples import CalibrationData
-from verify.runtimes.graph import properties
-from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, lessons
+from verify.runtimes.graph import Graph, properties
+from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, read_reference_paths
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -46,8 +46,8 @@ def probe(task: Task) -> list[str]:
             except NemotronOVError as error:
                 result = {"failed": " ".join(str(error).split())}
             except Exception as error:  # OpenVINO's, NNCF's: what one group meets says nothing about the others
-                said = str(error).strip().splitlines() or [""]
-                result = {"failed": f"{type(error).__name__}: {said[-1][:200]}"}
+                lines = str(error).strip().splitlines() or [""]
+                result = {"failed": f"{type(error).__name__}: {lines[-1][:200]}"}
             write_atomically(Path(file), json.dumps(result) + "\n")
             gc.collect()
             progress.advance()
@@ -82,18 +82,18 @@ class _Builds:
 
         self._task, self._bundle, self._half, self._core = task, bundle, half, ov.Core()
         self._calibration = CalibrationData.open(task.calibration) if task.calibration else None
-        self._taught = list(lessons(task.lessons or task.folder))
+        self._paths = list(read_reference_paths(task.reference_paths or task.folder))
         encoder = self._compile("encoder", self._read("encoder"))
-        self._encoded = [encode(encoder, lesson) for lesson in self._taught]
+        self._encoded = [encode(encoder, path) for path in self._paths]
         del encoder
         gc.collect()
         self._decoder, self._joint = (self._compile(graph, self._read(graph)) for graph in ("decoder", "joint"))
         self._transducer = Transducer(self._decoder, self._joint, bundle.metadata.blank_idx)
-        self._said = [self._transducer.states(lesson.tokens.tolist()) for lesson in self._taught]
+        self._decoder_outs = [self._transducer.decoder_outs(path.tokens.tolist()) for path in self._paths]
 
     def measure(self, group: Group | None) -> dict[str, Any]:
         """The divergence with one group compressed, or none; ``compressed`` is the share of its weights that were."""
-        encoded, transducer, said = self._encoded, self._transducer, self._said
+        encoded, transducer, decoder_outs = self._encoded, self._transducer, self._decoder_outs
         blank = self._bundle.metadata.blank_idx
         share = 0.0
         if group is not None:
@@ -101,13 +101,13 @@ class _Builds:
             share = compressed_share(model, group)
             changed = self._compile(group.graph, model)
             if group.graph == "encoder":
-                encoded = [encode(changed, lesson) for lesson in self._taught]
+                encoded = [encode(changed, path) for path in self._paths]
             elif group.graph == "joint":
                 transducer = Transducer(self._decoder, changed, blank)
             else:
                 transducer = Transducer(changed, self._joint, blank)
-                said = [transducer.states(lesson.tokens.tolist()) for lesson in self._taught]
-        return vars(diverge(self._taught, encoded, transducer, said)) | {"compressed": share}
+                decoder_outs = [transducer.decoder_outs(path.tokens.tolist()) for path in self._paths]
+        return vars(diverge(self._paths, encoded, transducer, decoder_outs)) | {"compressed": share}
 
     def _compressed(self, group: Group) -> ov.Model:
         assert self._task.step is not None  # noqa: S101  # a task of this kind has one
@@ -121,7 +121,8 @@ class _Builds:
     def _read(self, graph: str) -> ov.Model:
         return self._core.read_model(self._half / graph_file(graph))
 
-    def _compile(self, graph: str, model: ov.Model) -> Any:
+    def _compile(self, graph: str, model: ov.Model) -> Graph:
         if graph == "joint":
             model.reshape(joint_shapes(self._bundle))
-        return self._core.compile_model(model, "CPU", properties(self._task.threads, None))
+        compiled = self._core.compile_model(model, "CPU", properties(self._task.threads, None))
+        return Graph(compiled, graph, self._bundle.graph_path(graph))

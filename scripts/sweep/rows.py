@@ -17,9 +17,9 @@ from quantize.recipes import RECIPES
 from scripts.bench.report import load_average
 from scripts.bench.rounds import time_left
 from scripts.sweep.calibration import with_calibration
-from scripts.sweep.front import pareto
 from scripts.sweep.identity import recipe_identity
 from scripts.sweep.options import Options, Plan
+from scripts.sweep.pareto import pareto
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
@@ -69,8 +69,8 @@ def sweep(options: Options) -> dict[str, Any]:
             else:
                 del seconds[trial.name]
             left = time_left(seconds, list(seconds), 1) if any(seconds.values()) else ""
-            said = failed.get(trial.name) or f"{rows[-1]['mb']:.1f} MB, {_accuracy_text(plan, rows[-1])}"
-            note(f"{number} of {len(trials) - 1}, {trial.name}: {said}{left}")
+            outcome = failed.get(trial.name) or f"{rows[-1]['mb']:.1f} MB, {_accuracy_text(plan, rows[-1])}"
+            note(f"{number} of {len(trials) - 1}, {trial.name}: {outcome}{left}")
             _mark(rows)
             _drop_losers(plan, trials, rows)
         _mark(rows)

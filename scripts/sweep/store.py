@@ -31,9 +31,9 @@ class Store:
         """Where a recipe's folder lies."""
         return self.output / FOLDERS / f"{name}-{address[:8]}"
 
-    def lessons(self, address: str) -> Path:
-        """Where lessons of this address lie."""
-        return self.output / ".lessons" / address[:16]
+    def reference_paths(self, address: str) -> Path:
+        """Where reference paths of this address lie."""
+        return self.output / ".reference-paths" / address[:16]
 
     @property
     def transcripts(self) -> Path:

@@ -14,7 +14,7 @@ from quantize.recipe import WeightCompression
 class Task(BaseModel):
     """One piece of work on an FP32 folder."""
 
-    kind: Literal["quantize", "verify", "teach", "diverge", "layers"]
+    kind: Literal["quantize", "verify", "reference", "diverge", "layers"]
     source: Path
     folder: Path  # to write (quantize, teach), to judge (verify, diverge), or where results go (layers)
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -25,7 +25,7 @@ class Task(BaseModel):
     runtime: str | None = None
     threads: int | None = None
     cache: Path | None = None
-    lessons: Path | None = None
+    reference_paths: Path | None = None
     step: WeightCompression | None = None
     groups: list[Group] = Field(default_factory=list)  # all of the folder
     wanted: dict[str, str] = Field(default_factory=dict)  # file of the result by name of the group

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import Bundle
-from export.errors import NemotronOVError, UserError
+from export.errors import NemotronOVError
 from export.progress import note
 from quantize.recipe import Recipe
 from scripts.bench import plan as bench_plan
 from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
-from scripts.processes import ChildError, run_module
-from scripts.sweep.identity import lessons_identity, measured_audio, recipe_identity, stage_identity
+from scripts.processes import ChildError, Stderr, run_module
+from scripts.sweep.identity import measured_audio, recipe_identity, reference_paths_identity, stage_identity
 from scripts.sweep.options import Plan
 from scripts.sweep.store import Store
 from scripts.sweep.task import Task
@@ -76,7 +76,7 @@ class Trial:
         """The folder, whole; made where it is not there."""
         if self.recipe.name == BASE:
             return self.plan.source.path
-        if not _is_whole(self.folder):
+        if Bundle.whole(self.folder) is None:
             self._make()
         return self.folder
 
@@ -120,7 +120,7 @@ class Trial:
         calibration = self.plan.calibration.path if self.plan.calibration and self.recipe.needs_calibration else None
         table = self.recipe.as_table()
         start = time.monotonic()
-        made = run_task(self._task("quantize", self.folder, recipe=table, calibration=calibration), show=True)
+        made = run_task(self._task("quantize", self.folder, recipe=table, calibration=calibration), stderr="show")
         return made | {"seconds": round(time.monotonic() - start, 2)}
 
     def _verify(self) -> Outcome:
@@ -130,10 +130,12 @@ class Trial:
             ignore_text=not self.plan.score_text,
             cache=self.store.transcripts,
         )
-        return run_task(task, show=True)
+        return run_task(task, stderr="show")
 
     def _diverge(self) -> Outcome:
-        return run_task(self._task("diverge", self.ensure_folder(), lessons=ensure_lessons(self.plan, self.store)))
+        return run_task(
+            self._task("diverge", self.ensure_folder(), reference_paths=ensure_reference_paths(self.plan, self.store))
+        )
 
     def _measure(self) -> Outcome:
         runtime = self.plan.options.runtime or best_runtime(self.plan.source)
@@ -156,41 +158,34 @@ class Trial:
         }
 
 
-def ensure_lessons(plan: Plan, store: Store) -> Path:
-    """FP32's teacher-forced lessons, recorded where they are not there yet.
+def ensure_reference_paths(plan: Plan, store: Store) -> Path:
+    """FP32's reference paths for teacher forcing, recorded where they are not there yet.
 
     Raises:
         TrialError: they cannot be.
     """
-    folder = store.lessons(lessons_identity(plan))
+    folder = store.reference_paths(reference_paths_identity(plan))
     if not folder.is_dir():
         task = Task(
-            kind="teach",
+            kind="reference",
             source=plan.source.path,
             folder=folder,
             manifest=plan.options.manifest,
-            limit=plan.lesson_limit,
+            limit=plan.reference_path_limit,
             threads=plan.threads,
         )
         try:
-            note(f"{run_task(task, show=True)['cells']} cells of FP32's own decoding recorded")
+            note(f"{run_task(task, stderr='show')['cells']} cells of FP32's own decoding recorded")
         except ChildError as error:
             raise TrialError(f"fp32: {error}") from error
     return folder
 
 
-def run_task(task: Task, *, show: bool = False) -> Outcome:
+def run_task(task: Task, *, stderr: Stderr = "keep") -> Outcome:
     """Do a task in a process of its own.
 
     Raises:
         ChildError: it failed.
     """
-    outcome: Outcome = run_module("scripts.sweep.worker", [], text=task.model_dump_json(), show=show)
+    outcome: Outcome = run_module("scripts.sweep.worker", [], text=task.model_dump_json(), stderr=stderr)
     return outcome
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        return not Bundle.open(folder).damaged_files()
-    except UserError:
-        return False

@@ -17,7 +17,7 @@ from scripts.sweep.task import Task
 
 def work(task: Task) -> dict[str, Any]:
     """Do it."""
-    return {"quantize": _quantize, "verify": _verify, "teach": _teach, "diverge": _diverge, "layers": _layers}[
+    return {"quantize": _quantize, "verify": _verify, "reference": _reference, "diverge": _diverge, "layers": _layers}[
         task.kind
     ](task)
 
@@ -61,26 +61,23 @@ def _verify(task: Task) -> dict[str, Any]:
     return found | {"per_language": languages}
 
 
-def _teach(task: Task) -> dict[str, Any]:
+def _reference(task: Task) -> dict[str, Any]:
     from verify.data.selection import choose_utterances
-    from verify.scoring.divergence import record
+    from verify.scoring.divergence import record_reference_paths
 
     source = Bundle.open(task.source)
     utterances = choose_utterances(task.manifest, task.limit, prompts=source.metadata.prompt_dictionary)
-    return {"cells": record(source, utterances, task.folder, threads=task.threads)}
+    return {"cells": record_reference_paths(source, utterances, task.folder, threads=task.threads)}
 
 
 def _diverge(task: Task) -> dict[str, Any]:
-    import openvino as ov
-
-    from verify.runtimes.graph import compile_graph, properties
-    from verify.scoring.divergence import diverge, encode, lessons, open_transducer
+    from verify.scoring.divergence import diverge, encode, open_encoder, open_transducer, read_reference_paths
 
     bundle = Bundle.open(task.folder)
-    encoder = compile_graph(ov.Core(), bundle, "encoder", "CPU", properties(task.threads, None))
-    taught = list(lessons(task.lessons or task.folder))
-    encoded = [encode(encoder, lesson) for lesson in taught]
-    return vars(diverge(taught, encoded, open_transducer(bundle, task.threads)))
+    encoder = open_encoder(bundle, task.threads)
+    paths = list(read_reference_paths(task.reference_paths or task.folder))
+    encoded = [encode(encoder, path) for path in paths]
+    return vars(diverge(paths, encoded, open_transducer(bundle, task.threads)))
 
 
 def _layers(task: Task) -> dict[str, Any]:

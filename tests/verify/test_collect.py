@@ -24,7 +24,7 @@ from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify import collect as calibration
 from verify.collect import collect, default_utterances, folder_utterances
 from verify.data.manifest import Utterance, read_manifest
-from verify.reservoirs import Drawn, Reservoir, generator
+from verify.reservoirs import Reservoir, Reservoirs, generator
 
 
 def utterance(folder: Path, name: str, language: str, seconds: float, seed: int) -> Utterance:
@@ -217,14 +217,14 @@ def test_only_frames_that_decide_are_joint_samples(tiny: Bundle) -> None:
     """The streaming runtime shows the joint all frames left; those behind an emission get another state."""
     offered: list[Inputs] = []
 
-    class Keep(Drawn):
+    class Keep(Reservoirs):
         def __init__(self) -> None: ...
 
         def offer(self, *sample: Any) -> None:
             offered.append(sample[1])
 
-    watch = calibration._Watch(tiny, Keep())
-    watch.begin(Origin(language="auto", audio=0, runtime="streaming", prompt="auto", call=0))
+    sampler = calibration._Sampler(tiny, Keep())
+    sampler.begin(Origin(language="auto", audio=0, runtime="streaming", prompt="auto", call=0))
     meta = tiny.metadata
     given = {
         "encoder": np.arange(5 * meta.encoder_dim, dtype=np.float32).reshape(1, meta.encoder_dim, 5),
@@ -232,10 +232,18 @@ def test_only_frames_that_decide_are_joint_samples(tiny: Bundle) -> None:
     }
     logits = np.zeros((1, 5, 1, meta.vocab_size + 1), np.float32)
     logits[0, :, 0, meta.blank_idx] = 1.0
-    watch.see("joint", given, lambda _: logits)
+
+    class Ran:
+        name = "joint"
+
+        def output(self, name: str) -> Any:
+            return logits if name == "logits" else given[name]
+
+    ran: Any = Ran()
+    sampler.after(ran)
     assert len(offered) == 5, "all blank"
     logits[0, 2, 0, 1] = 2.0
-    watch.see("joint", given, lambda _: logits)
+    sampler.after(ran)
     assert len(offered) == 5 + 3, "the third emits"
     np.testing.assert_array_equal(offered[-1]["encoder"], given["encoder"][:, :, 2:3])
 

@@ -14,8 +14,9 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from tests.helpers.command import run_process
 from tests.helpers.tiny_bundle import speechlike
-from verify.flaws import Flawed, Flaws, exported, old_beginning, with_encoder
+from verify.flaws import Deviations, Flaws, exported, flawed, old_beginning, with_encoder
 from verify.runtimes.generation1 import Generation1
+from verify.runtimes.graph import Graph
 from verify.runtimes.streaming import Audio, Streaming
 
 AUDIO = speechlike(4.0, 3)
@@ -26,22 +27,21 @@ NOISE = np.random.default_rng(3).normal(0, 0.1, 50_000).astype(np.float32)
 
 def mel_windows(bundle: Bundle, flaws: Flaws) -> list[Audio]:
     """What the encoder is given, step by step."""
-    ours = Flawed(bundle, flaws, threads=1)
     windows: list[Audio] = []
-    run = ours.encoder.run
 
-    def spy() -> None:
-        windows.append(ours.encoder.output("mel")[0].copy())
-        run()
+    class Spy(Deviations):
+        def after(self, graph: Graph) -> None:
+            if graph.name == "encoder":
+                windows.append(graph.output("mel")[0].copy())
 
-    ours.encoder.run = spy  # type: ignore[method-assign]
+    ours = Streaming(bundle, threads=1, observer=Spy(bundle, flaws))
     ours.transcribe(NOISE)
     return windows
 
 
 def test_without_a_flaw_it_is_the_streaming_runtime(small_fp32: Bundle) -> None:
     plain = Streaming(small_fp32, threads=1).transcribe(AUDIO)
-    assert Flawed(small_fp32, Flaws(), threads=1).transcribe(AUDIO).tokens == plain.tokens
+    assert flawed(small_fp32, Flaws(), threads=1).transcribe(AUDIO).tokens == plain.tokens
 
 
 def test_chunk_edges_change_the_frames_there_only(small_fp32: Bundle) -> None:
@@ -69,7 +69,7 @@ def test_all_of_them_are_the_clients_loop(small_fp32: Bundle, small_nemo_fp32: B
         (with_encoder(small_nemo_fp32, small_fp32, tmp_path / "mixed"), Flaws(edges=True, carry=True, begin=True)),
     ):
         loop = Generation1(small_nemo_fp32 if flaws.carry else small_fp32, threads=1).transcribe(audio)
-        ours = Flawed(bundle, flaws, threads=1).transcribe(audio)
+        ours = flawed(bundle, flaws, threads=1).transcribe(audio)
         known = [token for token, frame in zip(loop.tokens, loop.frames, strict=True) if frame < 42]
         assert ours.tokens[: len(known)] == known
         assert known

@@ -19,7 +19,9 @@ from quantize.recipe import Tolerance
 from tests.helpers.tiny_bundle import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
 from verify.data.manifest import Utterance, default_manifest, read_manifest
+from verify.data.selection import spread
 from verify.pipeline import runtime_for, verify_bundle
+from verify.report import score_again
 from verify.runs import checkpoint_side, record_bundle
 
 
@@ -197,3 +199,21 @@ def test_verification_loads_neither_torch_nor_nemo() -> None:
     code = "import sys, verify.pipeline; print(*({'torch', 'nemo', 'nncf'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.strip()
+
+
+def test_the_divergence_of_logits_is_a_level_of_the_report(
+    demo_fp32: Bundle, demo_int8: Bundle, tmp_path: Path
+) -> None:
+    utterances = spread(read_manifest(default_manifest()), 6)
+    same = verify_bundle(demo_fp32, demo_fp32, utterances, divergence=3).divergence
+    assert same is not None
+    assert (same.utterances, same.agreement, same.agreed_until) == (3, 1.0, 1.0)
+    assert abs(same.kl) < 1e-6
+    report = verify_bundle(demo_int8, demo_fp32, utterances, divergence=3)
+    assert report.divergence is not None
+    assert 1e-6 < report.divergence.kl < 0.1
+    assert report.divergence.cells == same.cells > 50
+    report.save(tmp_path / "report.json")
+    assert score_again(tmp_path / "report.json").divergence == report.divergence
+    with pytest.raises(UserError, match="--divergence 3: needs a folder as --reference"):
+        verify_bundle(demo_int8, record_bundle(demo_fp32, utterances), utterances, divergence=3)

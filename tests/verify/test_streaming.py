@@ -26,7 +26,7 @@ from verify.pipeline import verify_bundle
 from verify.references.nemo import NemoStreaming
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.streaming import Audio, Stream, Streaming
-from verify.runtimes.streaming.stream import LONGEST_WORD
+from verify.runtimes.streaming.words import LONGEST_WORD
 
 SECONDS = (0.05, 0.09, 0.4, 1.0, 1.12, 1.2, 2.237, 3.5, 7.03)
 
@@ -482,13 +482,50 @@ def test_a_word_that_never_ends_is_cut(small_fp32: Bundle) -> None:
 
 
 def test_words_carry_times(small_fp32: Bundle) -> None:
-    stream = Streaming(small_fp32, threads=1).stream()
+    recognizer = Streaming(small_fp32, threads=1)
+    stream = recognizer.stream()
     stream.push(speechlike(5.0, 3))
     stream.finish()
     words = stream.words()
     assert words
-    assert all(0.0 <= word.start <= word.end <= 8.0 for word in words)
-    assert [word.start for word in words] == sorted(word.start for word in words)
+    seconds = small_fp32.metadata.subsampling_factor / 100
+    pairs = zip(stream.tokens, stream.frames, strict=True)
+    written = [(token, frame) for token, frame in pairs if token not in recognizer.tags]
+    starts = {round(frame * seconds, 3) for _, frame in written}
+    ends = {round((frame + 1) * seconds, 3) for _, frame in written}
+    assert {word.start for word in words} <= starts
+    assert {word.end for word in words} <= ends | starts
+    assert words[0].start == min(starts)
+    assert words[-1].end == max(ends)
+    assert any(word.end > word.start for word in words)
+
+
+def test_a_stream_that_ends_without_a_step_gives_its_row_back(small_fp32: Bundle) -> None:
+    recognizer = Streaming(small_fp32, threads=1)
+    first = recognizer.stream()
+    first.push(speechlike(1.2, 0))
+    assert recognizer._rows == [first]
+    first.finish(flush=False)
+    assert first.over
+    assert recognizer._rows == [None]
+
+
+def test_another_streams_failure_does_not_end_recordings(small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = Streaming(small_fp32, threads=1)
+    audio = speechlike(3.0, 1)
+    alone = recognizer.transcribe(audio).tokens
+    other = recognizer.stream()
+    other.push(speechlike(2.0, 2), run=False)
+    encode = recognizer._encode
+
+    def failing(members: dict[int, Stream], leads: dict[int, int]) -> None:
+        if other in members.values():
+            raise RuntimeError("out of memory")
+        encode(members, leads)
+
+    monkeypatch.setattr(recognizer, "_encode", failing)
+    assert recognizer.transcribe_all([audio])[0].tokens == alone
+    assert other.failure is not None
 
 
 def test_nemos_graph_is_refused(small_nemo_fp32: Bundle) -> None:

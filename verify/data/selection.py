@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from export.languages import DEFAULT_LANGUAGE, language_key
 from verify.data.manifest import Utterance, default_manifest, read_manifest
 
 Item = TypeVar("Item")
@@ -36,8 +37,22 @@ def choose_utterances(
     Raises:
         UserError: the manifest cannot be used.
     """
-    chosen = spread(read_manifest(manifest or default_manifest(), text=not ignore_text, prompts=prompts), limit)
+    if manifest is None:
+        chosen = spread([_stand_in(each, prompts) for each in read_manifest(default_manifest())], limit)
+    else:
+        chosen = spread(read_manifest(manifest, text=not ignore_text, prompts=prompts), limit)
     return [each.model_copy(update={"text": ""}) for each in chosen] if ignore_text else chosen
+
+
+def _stand_in(utterance: Utterance, prompts: Mapping[str, int] | None) -> Utterance:
+    """An utterance of the demo set for any model, which need not have its language."""
+    if prompts is None:
+        return utterance
+    try:
+        language = language_key(utterance.target_lang, prompts)
+    except ValueError:
+        language = DEFAULT_LANGUAGE
+    return utterance.model_copy(update={"target_lang": language})
 
 
 def first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[Utterance]:

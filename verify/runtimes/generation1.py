@@ -9,7 +9,7 @@ every blank.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import Bundle
-from export.contract import Port, expected_ports
-from export.errors import UserError
+from export.contract import expected_ports
 from export.languages import DEFAULT_LANGUAGE, prompt_id_for
-from verify.runtimes.graph import compile_graph, properties, reason_of, run_request
+from verify.runtimes.graph import Graph, Observer, properties
 from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, detokenize
 
 _HOPS_PER_SECOND = 100
@@ -43,8 +42,8 @@ class EncoderStep(Protocol):
     calls: int
     input_names: set[str]
 
-    def input(self, port: Port) -> NDArray[Any]:
-        """A zeroed array that the step reads ``port`` from."""
+    def input(self, name: str, shape: Sequence[int]) -> NDArray[Any]:
+        """A zeroed array that the step reads an input from."""
         ...
 
     def output(self, name: str) -> NDArray[Any]:
@@ -56,51 +55,6 @@ class EncoderStep(Protocol):
         ...
 
 
-class _Graph:
-    """A compiled graph with one request: inputs are bound by name once and written in place."""
-
-    def __init__(self, core: Any, bundle: Bundle, graph: str, device: str, config: dict[str, str]) -> None:
-        import openvino as ov
-
-        self.seconds = 0.0
-        self.calls = 0
-        self._tensor = ov.Tensor
-        self._path = bundle.graph_path(graph)
-        self._model = compile_graph(core, bundle, graph, device, config)
-        self._request = self._model.create_infer_request()
-        self.input_names = {name for port in self._model.inputs for name in port.get_names()}
-
-    def input(self, port: Port, samples: int = 1) -> NDArray[Any]:
-        """A zeroed array that the graph reads ``port`` from, in the element type the graph declares."""
-        shape = [samples if size < 0 else size for size in port.shape]
-        try:
-            # OpenVINO owns the memory: it would not keep a numpy array of ours alive.
-            tensor = self._tensor(self._model.input(port.name).get_element_type(), shape)
-            self._request.set_tensor(port.name, tensor)
-        except RuntimeError as error:
-            raise UserError(
-                f"{self._path}: does not take {port.name} of shape {shape} ({reason_of(error)}); regenerate the folder"
-            ) from error
-        array: NDArray[Any] = tensor.data
-        array.fill(0)
-        return array
-
-    def output(self, name: str) -> NDArray[Any]:
-        """The last run's output, valid until the next run."""
-        try:
-            data: NDArray[Any] = self._request.get_tensor(name).data
-        except RuntimeError as error:
-            raise UserError(f"{self._path}: has no output {name}; regenerate the folder") from error
-        return data
-
-    def run(self) -> None:
-        """Infer on the bound inputs."""
-        start = time.perf_counter()
-        run_request(self._request, self._path)
-        self.seconds += time.perf_counter() - start
-        self.calls += 1
-
-
 class Generation1:
     """A folder, run the way the first generation of clients runs it.
 
@@ -110,6 +64,7 @@ class Generation1:
         threads: CPU threads; None leaves the choice to OpenVINO.
         config: OpenVINO properties that override :data:`FP32_CONFIG`.
         encoder: runs instead of the folder's encoder graph, which then need not be there.
+        observer: told of every run of a graph.
 
     Raises:
         UserError: a graph cannot be loaded, or lacks a port of the contract.
@@ -123,39 +78,44 @@ class Generation1:
         threads: int | None = None,
         config: dict[str, str] | None = None,
         encoder: EncoderStep | None = None,
+        observer: Observer | None = None,
     ) -> None:
         import openvino as ov
 
         self.bundle = bundle
         meta = bundle.metadata
-        ports = {
-            name: {port.name: port for port in (*graph.inputs, *graph.outputs)}
-            for name, graph in expected_ports(meta).items()
+        shapes = {
+            name: {port.name: port.shape for port in graph.inputs} for name, graph in expected_ports(meta).items()
         }
         self.config = properties(threads, config)
         core = ov.Core()
-        self._preprocessor = _Graph(core, bundle, "preprocessor", "CPU", self.config)
-        self._encoder: EncoderStep = encoder or _Graph(core, bundle, "encoder", device, self.config)
-        self._decoder, self._joint = (_Graph(core, bundle, name, device, self.config) for name in ("decoder", "joint"))
+
+        def load(name: str, device: str = device) -> Graph:
+            return Graph.load(core, bundle, name, device, self.config, observer=observer)
+
+        self._preprocessor = load("preprocessor", "CPU")
+        self._encoder: EncoderStep = encoder or load("encoder")
+        self._decoder, self._joint = load("decoder"), load("joint")
         self.chunk_samples = meta.chunk_mel_frames * meta.sample_rate // _HOPS_PER_SECOND
         self._tags = frozenset(meta.lang_tag_token_ids)
 
-        self._audio = self._preprocessor.input(ports["preprocessor"]["audio"], self.chunk_samples)
+        self._audio = self._preprocessor.input("audio", (1, self.chunk_samples))
         # The last chunk is padded with zeros, and its full length is passed all the same.
-        self._preprocessor.input(ports["preprocessor"]["audio_length"])[:] = self.chunk_samples
-        inputs = ports["encoder"]
-        self._mel = self._encoder.input(inputs["mel"])
-        self._encoder.input(inputs["mel_length"])[:] = meta.total_mel_frames
+        self._preprocessor.input("audio_length", (1,))[:] = self.chunk_samples
+        inputs = shapes["encoder"]
+        self._mel = self._encoder.input("mel", inputs["mel"])
+        self._encoder.input("mel_length", inputs["mel_length"])[:] = meta.total_mel_frames
         self._caches = {
-            name: self._encoder.input(inputs[name]) for name in ("cache_channel", "cache_time", "cache_len")
+            name: self._encoder.input(name, inputs[name]) for name in ("cache_channel", "cache_time", "cache_len")
         }
         has_prompt = "prompt_id" in self._encoder.input_names
-        self._prompt = self._encoder.input(Port("prompt_id", (1,), "i32")) if has_prompt else None
-        self._token = self._decoder.input(ports["decoder"]["token"])
-        self._decoder.input(ports["decoder"]["token_length"])[:] = 1
-        self._state = {name: self._decoder.input(ports["decoder"][f"{name}_in"]) for name in ("h", "c")}
-        self._joint_encoder = self._joint.input(ports["joint"]["encoder"])
-        self._joint_decoder = self._joint.input(ports["joint"]["decoder"])
+        self._prompt = self._encoder.input("prompt_id", (1,)) if has_prompt else None
+        inputs = shapes["decoder"]
+        self._token = self._decoder.input("token", inputs["token"])
+        self._decoder.input("token_length", inputs["token_length"])[:] = 1
+        self._state = {name: self._decoder.input(f"{name}_in", inputs[f"{name}_in"]) for name in ("h", "c")}
+        self._joint_encoder = self._joint.input("encoder", shapes["joint"]["encoder"])
+        self._joint_decoder = self._joint.input("decoder", shapes["joint"]["decoder"])
 
     def transcribe(self, audio: NDArray[np.float32], language: str = DEFAULT_LANGUAGE) -> Transcript:
         """Recognize one utterance from cold caches; see :class:`verify.runtimes.transcript.Recognizer`."""

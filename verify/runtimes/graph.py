@@ -1,14 +1,20 @@
-"""A folder's graphs in OpenVINO, whatever loop runs them: properties, compiling, running a request."""
+"""A folder's graphs in OpenVINO, whatever loop runs them: properties, compiling, one request each."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from export.bundle import Bundle
 from export.errors import UserError
 from verify.runtimes.mapped_weights import pages_given_back
+
+Array = NDArray[Any]
 
 FP32_CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """Without it the CPU plugin computes in bf16 where the processor can, and an FP32 folder is not FP32."""
@@ -47,17 +53,151 @@ def compile_graph(
         raise UserError(f"{path}: {device} cannot load it ({reason_of(error)}); regenerate the folder") from error
 
 
-def run_request(request: Any, path: Path) -> None:
-    """Infer on what a request's inputs hold; ``infer()`` would gather all outputs, which costs more than a small graph.
+class Observer:
+    """Told of every run of a graph; does nothing by itself."""
 
-    Raises:
-        UserError: the device cannot run the graph at ``path``.
+    def before(self, graph: Graph) -> None:
+        """It is going to run on what its inputs hold, which may be changed."""
+
+    def after(self, graph: Graph) -> None:
+        """It has run: its inputs still hold what it was given, its outputs what it gave."""
+
+
+class Graph:
+    """A compiled graph with one request: arrays are bound to its ports once, then written and read in place.
+
+    Args:
+        compiled: an ``openvino.CompiledModel``.
+        name: one of :data:`export.bundle.GRAPHS`.
+        path: of its file, for errors.
+        observer: told of every run.
+
+    Attributes:
+        seconds: spent in :meth:`run` so far.
+        calls: of :meth:`run` so far.
+        input_names: the names of its inputs.
     """
-    try:
-        request.start_async()
-        request.wait()
-    except RuntimeError as error:
-        raise UserError(f"{path}: cannot be run ({reason_of(error)}); regenerate the folder") from error
+
+    def __init__(self, compiled: Any, name: str, path: Path, observer: Observer | None = None) -> None:
+        import openvino as ov
+
+        self.name = name
+        self.seconds, self.calls = 0.0, 0
+        self._tensor = ov.Tensor
+        self._path = path
+        self._observer = observer
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._bound: dict[str, Any] = {}  # tensors of ours, by port
+        self._carried: tuple[str, ...] = ()
+        self.input_names = {name for port in compiled.inputs for name in port.get_names()}
+
+    @classmethod
+    def load(
+        cls,
+        core: Any,
+        bundle: Bundle,
+        name: str,
+        device: str,
+        config: dict[str, str],
+        *,
+        shapes: dict[str, list[int]] | None = None,
+        lean: bool = False,
+        observer: Observer | None = None,
+    ) -> Graph:
+        """A folder's graph; other arguments as of :func:`compile_graph`.
+
+        Raises:
+            UserError: the device cannot load it.
+        """
+        compiled = compile_graph(core, bundle, name, device, config, shapes, lean=lean)
+        return cls(compiled, name, bundle.graph_path(name), observer)
+
+    def input(self, name: str, shape: Sequence[int] | None = None) -> Array:
+        """The zeroed array that the graph reads an input from, in the element type that the graph declares.
+
+        Args:
+            name: of the input.
+            shape: where the graph's is not fixed, or has to be this one.
+
+        Raises:
+            UserError: the graph has no such input, or does not take the shape.
+        """
+        return self._bind(name, self._port(self._compiled.input, name), shape)
+
+    def carry(self, names: Sequence[str]) -> None:
+        """Carry these states from run to run without a copy: :meth:`swap` makes each ``NAME_out`` the next ``NAME``."""
+        for name in names:
+            self.input(name)
+            self._bind(f"{name}_out", self._port(self._compiled.output, f"{name}_out"))
+        self._carried = tuple(names)
+
+    def swap(self) -> None:
+        """What the last run put out is what the next one reads; its outputs go where its inputs were."""
+        for name in self._carried:
+            out = f"{name}_out"
+            self._bound[name], self._bound[out] = self._bound[out], self._bound[name]
+            self._request.set_tensor(name, self._bound[name])
+            self._request.set_tensor(out, self._bound[out])
+
+    def give(self, name: str, array: Array) -> None:
+        """Let the graph read an input of free shape from this contiguous array."""
+        self._bound[name] = self._tensor(array, shared_memory=True)
+        self._request.set_tensor(name, self._bound[name])
+
+    def run(self) -> None:
+        """Infer on what the inputs hold.
+
+        Raises:
+            UserError: the device cannot.
+        """
+        if self._observer is not None:
+            self._observer.before(self)
+        start = time.perf_counter()
+        try:
+            self._request.start_async()  # infer() would gather all outputs, which costs more than a small graph
+            self._request.wait()
+        except RuntimeError as error:
+            raise UserError(f"{self._path}: cannot be run ({reason_of(error)}); regenerate the folder") from error
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+        if self._observer is not None:
+            self._observer.after(self)
+
+    def output(self, name: str) -> Array:
+        """An output of the last run, valid until the next; or an input as the next run reads it.
+
+        Raises:
+            UserError: there is no such port.
+        """
+        bound = self._bound.get(name)
+        if bound is None:
+            try:
+                bound = self._request.get_tensor(name)
+            except RuntimeError as error:
+                raise UserError(f"{self._path}: has no output {name}; regenerate the folder") from error
+        data: Array = bound.data
+        return data
+
+    def _port(self, find: Any, name: str) -> Any:
+        try:
+            return find(name)
+        except RuntimeError as error:
+            raise UserError(f"{self._path}: has no {name} ({reason_of(error)}); regenerate the folder") from error
+
+    def _bind(self, name: str, port: Any, shape: Sequence[int] | None = None) -> Array:
+        try:
+            # OpenVINO owns the memory: it would not keep a numpy array of ours alive.
+            tensor = self._tensor(port.get_element_type(), port.get_shape() if shape is None else list(shape))
+            self._request.set_tensor(name, tensor)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self._path}: does not take {name} of shape {shape} ({reason_of(error)}); regenerate the folder"
+            ) from error
+        self._bound[name] = tensor
+        tensor.data.fill(0)
+        data: Array = tensor.data
+        return data
 
 
 def reason_of(error: Exception) -> str:

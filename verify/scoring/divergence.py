@@ -1,13 +1,14 @@
 """Teacher-forced decoding: how far a folder's logits are from FP32's where FP32's own greedy decoding went.
 
-FP32 is run once over some utterances. What it was given (mel windows), said (tokens), the cells of the lattice that it
-visited (encoder frame, tokens so far) and its logits there are a :class:`Lesson`. Another build sees the same windows
-with caches of its own, and its joint is asked about the same cells after the same tokens; an error is not multiplied
-by what would be decoded after it, so that a few utterances say what WER needs many for.
+FP32 is run once over some utterances. What it was given (mel windows), its tokens, the cells of the lattice that it
+visited (encoder frame, tokens so far) and its logits there are a :class:`ReferencePath`. Another build sees the same
+windows with caches of its own, and its joint is asked about the same cells after the same tokens. An error is not
+multiplied by what would be decoded after it, so a few utterances say what WER needs many for.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from export.languages import prompt_id_for
 from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.graph import compile_graph, properties
+from verify.runtimes.graph import Graph, properties
 from verify.runtimes.transcript import MAX_SYMBOLS
 
 Array = NDArray[Any]
@@ -37,7 +38,7 @@ _CACHES = ("cache_channel", "cache_time", "cache_len")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ReferencePath:
     """One utterance as FP32 decoded it.
 
     Attributes:
@@ -57,7 +58,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far logits are from FP32's, over all cells of all lessons.
+    """How far logits are from FP32's, over all cells of all paths.
 
     Attributes:
         kl: mean KL(FP32 ‖ build) of the softmax over the vocabulary, in nats.
@@ -73,44 +74,48 @@ class Divergence:
 
 
 class Transducer:
-    """Compiled decoder and joint of one build.
+    """Decoder and joint of one build.
 
     Args:
-        decoder: compiled for batch 1.
-        joint: compiled for any batch, see :func:`joint_shapes`.
+        decoder: of batch 1.
+        joint: of any batch, see :func:`joint_shapes`.
         blank: the blank's id.
     """
 
-    def __init__(self, decoder: Any, joint: Any, blank: int) -> None:
-        self._decoder, self._joint = decoder.create_infer_request(), joint.create_infer_request()
-        self._shapes = {f"{name}_in": tuple(decoder.input(f"{name}_in").shape) for name in _STATES}
-        self._token_type = decoder.input("token").get_element_type().to_dtype()
+    def __init__(self, decoder: Graph, joint: Graph, blank: int) -> None:
+        self._decoder, self._joint = decoder, joint
+        self._token = decoder.input("token")
+        decoder.input("token_length")[:] = 1
+        self._state = {name: decoder.input(f"{name}_in") for name in _STATES}
         self._blank = blank
 
-    def states(self, tokens: Sequence[int]) -> Array:
-        """What the joint hears after 0, 1, … tokens, [tokens + 1, hidden]."""
-        said: list[Array] = []
+    def decoder_outs(self, tokens: Sequence[int]) -> Array:
+        """The decoder's output after 0, 1, … tokens, [tokens + 1, hidden]."""
+        outs: list[Array] = []
         state: dict[str, Array] | None = None
         for token in (self._blank, *tokens):
-            output, state = self.advance(token, state)
-            said.append(output)
-        return np.stack(said)
+            decoder_out, state = self.advance(token, state)
+            outs.append(decoder_out)
+        return np.stack(outs)
 
     def advance(self, token: int, state: dict[str, Array] | None) -> tuple[Array, dict[str, Array]]:
-        """One token further: what the joint hears, [hidden], and the state after it; None before the first."""
-        inputs = state or {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
-        given = {"token": np.full((1, 1), token, self._token_type), "token_length": np.ones(1, np.int32)}
-        self._decoder.infer(given | inputs)
-        after = {f"{name}_in": self._decoder.get_tensor(f"{name}_out").data.copy() for name in _STATES}
-        return self._decoder.get_tensor("decoder_out").data[0, :, 0].copy(), after
+        """One token further: the decoder's output, [hidden], and the state after it; None before the first."""
+        self._token[:] = token
+        for name, array in self._state.items():
+            array[:] = 0 if state is None else state[name]
+        self._decoder.run()
+        after = {name: self._decoder.output(f"{name}_out").copy() for name in _STATES}
+        return self._decoder.output("decoder_out")[0, :, 0].copy(), after
 
-    def logits(self, encoded: Array, said: Array) -> Array:
-        """The joint of n pairs, encoded [n, d] and said [n, hidden], [n, vocabulary + 1]."""
+    def logits(self, encoded: Array, decoder_out: Array) -> Array:
+        """The joint of n pairs, encoded [n, d] and decoder_out [n, hidden], [n, vocabulary + 1]."""
         found = []
         for first in range(0, len(encoded), CELLS):
             rows = slice(first, first + CELLS)
-            self._joint.infer({"encoder": encoded[rows, :, None], "decoder": said[rows, :, None]})
-            logits = self._joint.get_tensor("logits").data
+            self._joint.give("encoder", np.ascontiguousarray(encoded[rows, :, None]))
+            self._joint.give("decoder", np.ascontiguousarray(decoder_out[rows, :, None]))
+            self._joint.run()
+            logits = self._joint.output("logits")
             found.append(logits.reshape(len(logits), -1).copy())
         return np.concatenate(found)
 
@@ -119,17 +124,17 @@ class Transducer:
         tokens: list[int] = []
         cells: list[tuple[int, int]] = []
         logits: list[Array] = []
-        said, state = self.advance(self._blank, None)
+        decoder_out, state = self.advance(self._blank, None)
         for frame in range(len(encoded)):
             for _ in range(MAX_SYMBOLS):
-                row = self.logits(encoded[frame : frame + 1], said[None])[0]
+                row = self.logits(encoded[frame : frame + 1], decoder_out[None])[0]
                 cells.append((frame, len(tokens)))
                 logits.append(row)
                 token = int(row.argmax())
                 if token == self._blank:
                     break
                 tokens.append(token)
-                said, state = self.advance(token, state)
+                decoder_out, state = self.advance(token, state)
         return tokens, cells, np.stack(logits)
 
 
@@ -143,31 +148,38 @@ def open_transducer(bundle: Bundle, threads: int | None) -> Transducer:
     import openvino as ov
 
     core, config = ov.Core(), properties(threads, None)
-    decoder = compile_graph(core, bundle, "decoder", "CPU", config)
-    joint = compile_graph(core, bundle, "joint", "CPU", config, joint_shapes(bundle))
+    decoder = Graph.load(core, bundle, "decoder", "CPU", config)
+    joint = Graph.load(core, bundle, "joint", "CPU", config, shapes=joint_shapes(bundle))
     return Transducer(decoder, joint, bundle.metadata.blank_idx)
 
 
-def encode(encoder: Any, lesson: Lesson) -> Array:
-    """A lesson's windows through a compiled encoder that carries its own caches, [frames, d]."""
-    request = encoder.create_infer_request()
-    names = {name for port in encoder.inputs for name in port.get_names()}
-    given: dict[str, Array] = {"mel_length": np.full(1, lesson.windows.shape[2], np.int32)}
-    if "prompt_id" in names:
-        given["prompt_id"] = np.full(1, lesson.prompt, np.int32)
-    for name in _CACHES:
-        port = encoder.input(name)
-        given[name] = np.zeros(tuple(port.shape), port.get_element_type().to_dtype())
+def open_encoder(bundle: Bundle, threads: int | None) -> Graph:
+    """A folder's encoder."""
+    import openvino as ov
+
+    return Graph.load(ov.Core(), bundle, "encoder", "CPU", properties(threads, None))
+
+
+def encode(encoder: Graph, reference_path: ReferencePath) -> Array:
+    """The path's windows through an encoder that carries its own caches, [frames, d]."""
+    mel = encoder.input("mel")
+    encoder.input("mel_length")[:] = reference_path.windows.shape[2]
+    if "prompt_id" in encoder.input_names:
+        encoder.input("prompt_id")[:] = reference_path.prompt
+    encoder.carry(_CACHES)
     encoded = []
-    for window in lesson.windows:
-        request.infer(given | {"mel": window[None]})
-        given |= {name: request.get_tensor(f"{name}_out").data.copy() for name in _CACHES}
-        encoded.append(request.get_tensor("encoded").data[0].T.copy())
+    for window in reference_path.windows:
+        mel[:] = window
+        encoder.run()
+        encoded.append(encoder.output("encoded")[0].T.copy())
+        encoder.swap()
     return np.concatenate(encoded)
 
 
-def record(bundle: Bundle, utterances: Sequence[Utterance], directory: Path, *, threads: int | None = None) -> int:
-    """Run FP32 over utterances and store a lesson for each, ``000.npz`` …; the folder appears only when complete.
+def record_reference_paths(
+    bundle: Bundle, utterances: Sequence[Utterance], directory: Path, *, threads: int | None = None
+) -> int:
+    """Run FP32 over utterances and store each's path, ``000.npz`` …; the folder appears only when complete.
 
     Returns:
         How many cells were visited.
@@ -177,7 +189,7 @@ def record(bundle: Bundle, utterances: Sequence[Utterance], directory: Path, *, 
     """
     meta, cells = bundle.metadata, 0
     recognizer, transducer = Generation1(bundle, threads=threads), open_transducer(bundle, threads)
-    with new_directory(directory, kind=BUNDLE) as temporary, task("teaching with fp32", len(utterances)) as progress:
+    with new_directory(directory, kind=BUNDLE) as temporary, task("recording fp32's path", len(utterances)) as progress:
         for number, utterance in enumerate(utterances):
             windows, encoded = [], []
             for step in recognizer.steps(load_utterance(utterance, meta.sample_rate), utterance.target_lang):
@@ -198,39 +210,65 @@ def record(bundle: Bundle, utterances: Sequence[Utterance], directory: Path, *, 
     return cells
 
 
-def lessons(directory: Path) -> Iterator[Lesson]:
-    """What :func:`record` stored, one in memory at a time."""
+def read_reference_paths(directory: Path) -> Iterator[ReferencePath]:
+    """What :func:`record_reference_paths` stored, one in memory at a time."""
     for file in sorted(directory.glob("*.npz")):
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 held = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); remove its folder and run again") from error
-        yield Lesson(**held | {"prompt": int(held["prompt"])})
+        yield ReferencePath(**held | {"prompt": int(held["prompt"])})
 
 
 def diverge(
-    taught: Sequence[Lesson], encoded: Sequence[Array], transducer: Transducer, said: Sequence[Array] | None = None
+    reference_paths: Sequence[ReferencePath],
+    encoded: Sequence[Array],
+    transducer: Transducer,
+    decoder_outs: Sequence[Array] | None = None,
 ) -> Divergence:
     """A build's logits against FP32's.
 
     Args:
-        taught: the lessons.
-        encoded: of each, [frames, d], from the build's encoder.
+        reference_paths: of FP32.
+        encoded: for each, [frames, d], from the build's encoder.
         transducer: the build's decoder and joint.
-        said: of each, [tokens + 1, hidden], where the decoder has run before.
+        decoder_outs: for each, [tokens + 1, hidden], where the decoder has run before.
     """
     total, same, until, cells = 0.0, 0, 0.0, 0
-    for index, lesson in enumerate(taught):
-        states = transducer.states(lesson.tokens.tolist()) if said is None else said[index]
-        frames, before = lesson.cells.T
-        logits = transducer.logits(encoded[index][frames], states[before])
-        total += float(kl(lesson.logits, logits).sum())
-        agreeing = logits.argmax(axis=1) == lesson.logits.argmax(axis=1)
+    for index, path in enumerate(reference_paths):
+        outs = transducer.decoder_outs(path.tokens.tolist()) if decoder_outs is None else decoder_outs[index]
+        frames, before = path.cells.T
+        logits = transducer.logits(encoded[index][frames], outs[before])
+        total += float(kl(path.logits, logits).sum())
+        agreeing = logits.argmax(axis=1) == path.logits.argmax(axis=1)
         same += int(agreeing.sum())
         until += (len(agreeing) if agreeing.all() else int(agreeing.argmin())) / len(agreeing)
         cells += len(agreeing)
-    return Divergence(total / cells, same / cells, until / len(taught), cells)
+    return Divergence(total / cells, same / cells, until / len(reference_paths), cells)
+
+
+def divergence_between(
+    reference: Bundle, target: Bundle, utterances: Sequence[Utterance], *, threads: int | None = None
+) -> Divergence:
+    """How far a folder's logits are from a reference folder's along the reference's own path.
+
+    Raises:
+        UserError: the folders' steps or vocabularies differ, or audio cannot be read.
+    """
+    for name in ("total_mel_frames", "pre_encode_cache", "vocab_size"):
+        ours, theirs = getattr(target.metadata, name), getattr(reference.metadata, name)
+        if ours != theirs:
+            raise UserError(
+                f"{target.path}: its {name} is {ours}, that of {reference.path} is {theirs}; "
+                "the divergence of logits needs folders of equal steps and pieces"
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "paths"
+        record_reference_paths(reference, utterances, directory, threads=threads)
+        paths = list(read_reference_paths(directory))
+    encoder = open_encoder(target, threads)
+    return diverge(paths, [encode(encoder, path) for path in paths], open_transducer(target, threads))
 
 
 def kl(reference: Array, other: Array) -> Array:

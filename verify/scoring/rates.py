@@ -30,7 +30,7 @@ class Score:
 
     @property
     def rate(self) -> float:
-        """Errors per 100 reference units; 100 where there is only silence to compare with and something was said."""
+        """Errors per 100 reference units; 100 where the reference is empty and something was recognized."""
         if not self.units:
             return 100.0 if self.edits else 0.0
         return 100.0 * self.edits / self.units
@@ -49,7 +49,7 @@ def score_text(reference: str, hypothesis: str, metric: Metric, *, raw: bool = F
     """Errors of one transcript.
 
     Args:
-        reference: what was said.
+        reference: the transcript.
         hypothesis: what was recognized.
         metric: count words or characters; white space does not count as a character.
         raw: compare case and punctuation too.
@@ -57,14 +57,14 @@ def score_text(reference: str, hypothesis: str, metric: Metric, *, raw: bool = F
     if not raw:
         reference, hypothesis = normalize(reference), normalize(hypothesis)
     if metric == "cer":
-        said, heard = "".join(reference.split()), "".join(hypothesis.split())
-        units, others = len(said), len(heard)
+        wanted, given = "".join(reference.split()), "".join(hypothesis.split())
+        units, others = len(wanted), len(given)
     else:
-        said, heard = " ".join(reference.split()), " ".join(hypothesis.split())
-        units, others = len(said.split()), len(heard.split())
+        wanted, given = " ".join(reference.split()), " ".join(hypothesis.split())
+        units, others = len(wanted.split()), len(given.split())
     if not units or not others:
         return Score(units + others, units)
-    result = jiwer.process_characters(said, heard) if metric == "cer" else jiwer.process_words(said, heard)
+    result = jiwer.process_characters(wanted, given) if metric == "cer" else jiwer.process_words(wanted, given)
     return Score(result.substitutions + result.deletions + result.insertions, units)
 
 

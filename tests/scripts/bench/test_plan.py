@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from scripts.bench.plan import Options, make_plan
 from scripts.bench.report import ratios, warnings
 from scripts.bench.rounds import time_left
 from scripts.processes import ChildError, run_module
-from tests.helpers.command import assert_user_error, run_here
+from tests.helpers.command import ROOT, assert_user_error, run_here
 from tests.helpers.tiny_bundle import tiny_bundle
 
 
@@ -144,8 +145,8 @@ class CountingEncoder:
         self.seconds, self.calls = 0.0, 0
         self.arrays: dict[str, Any] = {}
 
-    def input(self, port: Port) -> Any:
-        return self.arrays.setdefault(port.name, np.zeros(port.shape, np.float32))
+    def input(self, name: str, shape: Sequence[int]) -> Any:
+        return self.arrays.setdefault(name, np.zeros(tuple(shape), np.float32))
 
     def output(self, name: str) -> Any:
         return self.arrays[name.removesuffix("_out")] + 1
@@ -181,31 +182,25 @@ def test_absent_onnxruntime_names_the_remedy(folder: Bundle, monkeypatch: pytest
 
 
 def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:
-    """The child waits for its input here, which an interrupt of ours must end."""
-    module = tmp_path / "sleeper.py"
+    """The child waits for its input here, which an interrupt of its parent must end."""
     began = tmp_path / "began"
-    module.write_text(f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(600)\n")
-    parent = psutil.Process()
-
-    def interrupt() -> None:
-        deadline = time.monotonic() + 60
-        while not began.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), 2)
-
-    monkey = pytest.MonkeyPatch()
-    monkey.setenv("PYTHONPATH", str(tmp_path))
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore interrupts
-    listener = threading.Thread(target=interrupt)
-    listener.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_module("sleeper", [])
-    finally:
-        signal.signal(signal.SIGINT, inherited)
-        monkey.undo()
-        listener.join()
-    assert not [child for child in parent.children() if "sleeper" in " ".join(child.cmdline())]
+    (tmp_path / "sleeper.py").write_text(
+        f"import os, pathlib, time\npathlib.Path({str(began)!r}).write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores them
+        "from scripts.processes import run_module; run_module('sleeper', [])"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (began.exists() and began.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = psutil.Process(int(began.read_text()))
+    parent.send_signal(signal.SIGINT)
+    _, errors = parent.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_key_knows_the_code_and_the_inputs() -> None:

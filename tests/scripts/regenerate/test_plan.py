@@ -15,9 +15,9 @@ from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from quantize.recipes import get_recipe
+from scripts.processes import ChildError
 from scripts.regenerate import regenerate, stages
 from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
-from scripts.regenerate.stages import StageError
 from scripts.regenerate.state import REPORT, STATE, State
 from tests.helpers.command import assert_user_error, run_here
 from verify.data.selection import choose_utterances, first_seconds, spread
@@ -96,11 +96,11 @@ def test_continues_after_a_stop_anywhere(
 
     def stopping(*arguments: Any, **keywords: Any) -> dict[str, Any]:
         if len(calls) == stop:
-            raise StageError("stopped")
+            raise ChildError("stopped")
         return stand_in(*arguments, **keywords)
 
     monkeypatch.setattr(stages, "run_verb", stopping)
-    with pytest.raises(StageError):
+    with pytest.raises(ChildError):
         regenerate(options)
     assert not (options.output / REPORT).exists()
     monkeypatch.setattr(stages, "run_verb", stand_in)

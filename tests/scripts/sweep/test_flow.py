@@ -61,14 +61,14 @@ class Pretended:
         self.done: list[str] = []
         self._recipes: dict[Path, Recipe] = {}
 
-    def run(self, task: Task, *, show: bool = False) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, task: Task, *, stderr: str = "keep") -> dict[str, Any]:  # noqa: ARG002
         self.done.append(task.kind)
         if task.kind == "quantize":
             recipe = Recipe.model_validate(task.recipe)
             self._recipes[task.folder] = recipe
             size = sum(bits(recipe, group) for group in groups())
             return {"bytes": size * 100_000, "encoder_bytes": size, "constants": {}}
-        if task.kind == "teach":
+        if task.kind == "reference":
             task.folder.mkdir(parents=True)
             return {"cells": 1}
         harm = self._harm(task.folder)
@@ -196,7 +196,7 @@ def collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str
     own.write_text(json.dumps({"audio_filepath": "other.wav", "text": "", "target_lang": "de-DE"}) + "\n")
     done: list[list[str]] = []
 
-    def run(module: str, arguments: list[Any], *, show: bool) -> None:
+    def run(module: str, arguments: list[Any], *, stderr: str) -> None:
         done.append([str(argument) for argument in arguments])
         try:
             collect(Bundle.open(arguments[1]), read_manifest(own), arguments[2], samples=2)

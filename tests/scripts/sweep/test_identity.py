@@ -45,7 +45,7 @@ def addresses(plan: Plan) -> dict[str, str]:
     found = {stage: identity.stage_identity(plan, stage) for stage in ("verified", "measured", "diverged")}
     return found | {
         "made": identity.recipe_identity(plan, base),
-        "lessons": identity.lessons_identity(plan),
+        "reference_paths": identity.reference_paths_identity(plan),
         "probed": identity.probe_identity(plan, GROUPS[0], GROUPS, step),
         "probed-f16": identity.probe_identity(plan, None, GROUPS, step),
     }
@@ -55,7 +55,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name, address in before.items() if after[name] != address}
 
 
-HEARD = {"verified", "measured", "diverged", "lessons", "probed", "probed-f16"}
+HEARD = {"verified", "measured", "diverged", "reference_paths", "probed", "probed-f16"}
 
 
 def test_nothing_changes_by_itself(plan: Plan) -> None:

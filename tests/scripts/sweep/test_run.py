@@ -32,8 +32,14 @@ from tests.helpers.command import ROOT
 from verify.data.audio import load_audio
 from verify.data.manifest import read_manifest
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.graph import FP32_CONFIG
-from verify.scoring.divergence import diverge, encode, lessons, open_transducer, record
+from verify.scoring.divergence import (
+    diverge,
+    encode,
+    open_encoder,
+    open_transducer,
+    read_reference_paths,
+    record_reference_paths,
+)
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every task in this process: the same work without the start of a process; a list of what was done."""
     done: list[str] = []
 
-    def run(task: Task, *, show: bool = False) -> dict[str, Any]:
+    def run(task: Task, *, stderr: str = "keep") -> dict[str, Any]:
         done.append(task.kind)
         try:
             return json.loads(json.dumps(worker.work(task)))  # type: ignore[no-any-return]
@@ -139,22 +145,22 @@ def test_killed_sweep_goes_on(small_fp32: Bundle, short_manifest: Path, tmp_path
     assert not any(os.path.exists(f"/proc/{child}") for child in children)
 
 
-def test_teacher_is_the_clients_loop(small_fp32: Bundle, short_manifest: Path, tmp_path: Path) -> None:
-    """The lessons hold its tokens; FP32 does not diverge from itself, and a disturbed encoder does."""
+def test_the_reference_path_is_the_clients_loops(small_fp32: Bundle, short_manifest: Path, tmp_path: Path) -> None:
+    """The reference paths hold its tokens; FP32 does not diverge from itself, and a disturbed encoder does."""
     utterances = read_manifest(short_manifest)[:1]
-    cells = record(small_fp32, utterances, tmp_path / "lessons")
-    (lesson,) = lessons(tmp_path / "lessons")
+    cells = record_reference_paths(small_fp32, utterances, tmp_path / "reference_paths")
+    (reference_path,) = read_reference_paths(tmp_path / "reference_paths")
     recognizer = Generation1(small_fp32)
-    heard = recognizer.transcribe(load_audio(utterances[0].audio_filepath, 16000), utterances[0].target_lang)
-    assert lesson.tokens.tolist() == heard.tokens
-    assert len(lesson.cells) == cells == heard.timings.joint_calls
-    encoder = ov.Core().compile_model(small_fp32.graph_path("encoder"), "CPU", FP32_CONFIG)
-    encoded, transducer = encode(encoder, lesson), open_transducer(small_fp32, None)
-    same = diverge([lesson], [encoded], transducer)
+    transcript = recognizer.transcribe(load_audio(utterances[0].audio_filepath, 16000), utterances[0].target_lang)
+    assert reference_path.tokens.tolist() == transcript.tokens
+    assert len(reference_path.cells) == cells == transcript.timings.joint_calls
+    encoded = encode(open_encoder(small_fp32, None), reference_path)
+    transducer = open_transducer(small_fp32, None)
+    same = diverge([reference_path], [encoded], transducer)
     assert same.kl < 1e-6
     assert (same.agreed_until, same.cells) == (1.0, cells)
     noise = np.random.default_rng(0).normal(0, 1, encoded.shape).astype(np.float32)
-    disturbed = diverge([lesson], [encoded + noise], transducer)
+    disturbed = diverge([reference_path], [encoded + noise], transducer)
     assert disturbed.kl > 100 * abs(same.kl)
     assert disturbed.agreement < 1.0
     assert disturbed.agreed_until < 1.0

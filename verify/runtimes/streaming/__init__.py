@@ -7,6 +7,8 @@ that the last word gets its right context; and many streams, each with its own l
 """
 
 from verify.runtimes.streaming.recognizer import Streaming
-from verify.runtimes.streaming.stream import FLUSH_SECONDS, Audio, Stream, Word
+from verify.runtimes.streaming.signal import Audio
+from verify.runtimes.streaming.stream import FLUSH_SECONDS, Stream
+from verify.runtimes.streaming.words import Word
 
 __all__ = ["FLUSH_SECONDS", "Audio", "Stream", "Streaming", "Word"]

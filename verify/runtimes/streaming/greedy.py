@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from verify.runtimes.transcript import MAX_SYMBOLS
 
 if TYPE_CHECKING:
-    from verify.runtimes.streaming.graph import Graph
+    from verify.runtimes.graph import Graph
     from verify.runtimes.streaming.stream import Stream
 
 Timer = Callable[[str, "dict[int, Stream]"], None]

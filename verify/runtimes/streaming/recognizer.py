@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import Bundle
+from export.contract import expected_ports
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE
-from verify.runtimes.graph import properties
-from verify.runtimes.streaming.graph import Graph, batch_shapes
+from verify.runtimes.graph import Graph, Observer, properties
 from verify.runtimes.streaming.greedy import Greedy
-from verify.runtimes.streaming.stream import MARGIN, Audio, StepGeometry, Stream
+from verify.runtimes.streaming.signal import MARGIN, Audio, StepGeometry
+from verify.runtimes.streaming.stream import Stream
 from verify.runtimes.transcript import Transcript
 
 CACHES = ("cache_channel", "cache_time", "cache_len")
@@ -38,6 +39,7 @@ class Streaming:
         device: OpenVINO device of encoder, decoder and joint; the preprocessor always runs on the CPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
         config: OpenVINO properties that override :data:`verify.runtimes.graph.FP32_CONFIG`.
+        observer: told of every run of a graph.
 
     Raises:
         UserError: the folder's graph cannot begin a stream as NeMo does, or cannot be loaded.
@@ -51,6 +53,7 @@ class Streaming:
         device: str = "CPU",
         threads: int | None = None,
         config: dict[str, str] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         import openvino as ov
 
@@ -75,21 +78,25 @@ class Streaming:
         self._steps = 0
 
         core = ov.Core()
+
+        def load(name: str, device: str, shapes: dict[str, list[int]]) -> Graph:
+            return Graph.load(core, bundle, name, device, self.config, shapes=shapes, lean=True, observer=observer)
+
         samples: dict[str, list[int]] = {"audio": [batch, self.geometry.samples], "audio_length": [batch]}
-        self.preprocessor = Graph(core, bundle, "preprocessor", "CPU", self.config, samples)
+        self.preprocessor = load("preprocessor", "CPU", samples)
         self.encoder, self.decoder = (
-            Graph(core, bundle, name, device, self.config, batch_shapes(bundle, name, batch))
-            for name in ("encoder", "decoder")
+            load(name, device, batch_shapes(bundle, name, batch)) for name in ("encoder", "decoder")
         )
         rows = 1 if batch == 1 else -1
-        free = {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]}
-        self.joint = Graph(core, bundle, "joint", device, self.config, free)
+        self.joint = load(
+            "joint", device, {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]}
+        )
         self._audio = self.preprocessor.input("audio")
         self._audio_length = self.preprocessor.input("audio_length")
         self._mel = self.encoder.input("mel")  # the carried frames stay at each row's head
         self._mel_length = self.encoder.input("mel_length")
         self._prompt = self.encoder.input("prompt_id") if "prompt_id" in self.encoder.input_names else None
-        self.encoder.swapped(CACHES)
+        self.encoder.carry(CACHES)
         self._greedy = Greedy(self.decoder, self.joint, meta.blank_idx, self._timed)
         # Row 0 is as every stream begins.
         self.encoder.output("cache_len")[0] = -meta.lead_mel_frames
@@ -149,7 +156,11 @@ class Streaming:
                     live[index] = self.stream(prompts[index])
                     live[index].push(audios[index], run=False)
                     live[index].finish(flush=flush, run=False)
-                self.step()
+                try:
+                    self.step()
+                except Exception:
+                    if any(stream.failure is not None for stream in live.values()):
+                        raise  # else it was a step of other callers' streams, who will hear of it
                 for index in [index for index, stream in live.items() if stream.over]:
                     done[index] = live.pop(index).transcript()
         finally:
@@ -292,3 +303,12 @@ class Streaming:
         seconds = (time.perf_counter() - start) / len(members)
         for stream in members.values():
             stream.charge("mel" if graph == "preprocessor" else graph, seconds)
+
+
+def batch_shapes(bundle: Bundle, graph: str, batch: int) -> dict[str, list[int]]:
+    """The input shapes of a graph for ``batch`` rows; LSTM states hold them on their second axis."""
+    shapes = {}
+    for port in expected_ports(bundle.metadata)[graph].inputs:
+        axis = 1 if port.name in ("h_in", "c_in") else 0
+        shapes[port.name] = [batch if index == axis else size for index, size in enumerate(port.shape)]
+    return shapes

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,62 +12,16 @@ from export.bundle import Metadata
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, language_key
 from verify.data.audio import audio_problem
-from verify.runtimes.transcript import WORD_START, Timings, Transcript, detokenize
+from verify.runtimes.streaming.signal import Audio, SignalBuffer, Window
+from verify.runtimes.streaming.words import Word, group_words
+from verify.runtimes.transcript import Timings, Transcript, detokenize
 
 if TYPE_CHECKING:
     # The one circle of imports, of types only: a stream is a handle on its recognizer, which makes and steps it.
     from verify.runtimes.streaming.recognizer import Streaming
 
-Audio = NDArray[np.float32]
-
 FLUSH_SECONDS = 1.0
 """Silence that ends a flushed stream, beyond the lookahead: time for the last word and its language tag."""
-
-MARGIN = 2
-"""Mel frames before a step's own ones in its audio: a frame's window and its pre-emphasis reach so far back."""
-
-
-_UNSPACED = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-"""Kana and Han characters, which are written without spaces."""
-
-LONGEST_WORD = 32
-"""Pieces; more begin another word, so that one that never ends can be taken and forgotten."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word with the times of the encoder frames that emitted its first and last piece, in seconds.
-
-    Where no spaces are written, in Japanese and Chinese, it is what one piece holds. ``spaced`` says whether a
-    space comes before it in the text.
-    """
-
-    text: str
-    start: float
-    end: float
-    spaced: bool = True
-
-
-@dataclass(frozen=True)
-class Window:
-    """What a stream gives to one step."""
-
-    samples: Audio  # from MARGIN frames before the step's first new mel frame on
-    lead: int  # mel frames, carried ones included, that come before the signal
-    mel_length: int  # carried and new frames that count
-
-
-class StepGeometry:
-    """Sizes of a folder's step in samples and mel frames."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        self.hop = metadata.sample_rate // 100
-        self.carried = metadata.pre_encode_cache
-        self.lead = metadata.lead_mel_frames
-        self.new = metadata.chunk_mel_frames
-        self.subsampling = metadata.subsampling_factor
-        half_window = 200 * self.hop // 160  # 25 ms windows at a hop of 10 ms
-        self.samples = (self.new + MARGIN - 1) * self.hop + half_window  # all that a step's frames are made of
 
 
 class Stream:
@@ -88,11 +40,9 @@ class Stream:
         meta, geometry = self._recognizer.bundle.metadata, self._geometry
         self._language = language
         self.prompt = _prompt(meta, language)
-        # The audio of the next step, from its margin on; the frames before the signal's first are masked.
-        self._samples: Audio = np.zeros((geometry.lead - geometry.carried + MARGIN) * geometry.hop, np.float32)
-        self._begun = False
+        self._signal = SignalBuffer(geometry)
         self._finished = False
-        self.failure: BaseException | None = None  # that of a step it was in: what it heard is incomplete
+        self.failure: BaseException | None = None  # that of a step it was in: its tokens are incomplete
         self.busy = False  # a step with it is running
         self.saved: list[NDArray[Any]] | None = None  # its state while another stream has its row
         self.encoder_frames = 0
@@ -142,7 +92,10 @@ class Stream:
                     silence = frames * self._geometry.hop + int(FLUSH_SECONDS * meta.sample_rate)
                     self._append(np.zeros(silence, np.float32))
                 self._finished = True
+                self._signal.end()
                 self._recognizer.offer(self)
+                if self.over:
+                    self._recognizer.release(self)
         if run:
             self._recognizer.run(self)
 
@@ -174,19 +127,19 @@ class Stream:
 
     def words(self) -> list[Word]:
         """Words so far (without those taken) with their times."""
-        return self._words(self._emitted.copy())
+        return [word for word in self._words(self._emitted.copy())[0] if word.text]
 
     def take(self) -> list[Word]:
         """The words that are complete, to be forgotten: all but the last one, and that too once finished."""
-        emitted = self._emitted
-        known = len(emitted) if self.over else self._group(emitted)[1]
-        taken = emitted[:known]
+        emitted, over = self._emitted, self.over
+        words, before_last = self._words(emitted)
+        known = len(emitted) if over else before_last
         if self._detected is None:
             recognizer = self._recognizer
-            tokens = [token for token, _ in taken]
+            tokens = [token for token, _ in emitted[:known]]
             self._detected = detokenize(tokens, recognizer.bundle.vocabulary, recognizer.tags)[1]
         del emitted[:known]
-        return self._words(taken)
+        return [word for word in (words if over else words[:-1]) if word.text]
 
     def transcript(self) -> Transcript:
         """All so far; times are this stream's share of the steps it was in, calls the rows it had in them.
@@ -223,18 +176,11 @@ class Stream:
     @property
     def ready(self) -> bool:
         """Whether the audio of a step is there."""
-        return self.failure is None and self._due() > 0
+        return self.failure is None and self._signal.due() > 0
 
     def window(self) -> Window:
         """Take the next step's audio; there is one where the stream is ready."""
-        geometry, due = self._geometry, self._due()
-        lead = 0 if self._begun else geometry.lead
-        samples = self._samples[: geometry.samples]
-        rest = self._samples[geometry.new * geometry.hop :]
-        # Copied when little is left, so that it is not a view of a long array.
-        self._samples = rest if len(rest) >= geometry.samples else rest.copy()
-        self._begun = True
-        return Window(samples, lead, geometry.carried + due)
+        return self._signal.window()
 
     def emit(self, token: int, frame: int) -> None:
         """A token at a frame of the step."""
@@ -247,51 +193,16 @@ class Stream:
             self._spent[f"{name}_calls"] = self._spent.get(f"{name}_calls", 0) + 1
 
     def _append(self, samples: Audio) -> None:
-        self._samples = np.concatenate([self._samples, samples])
+        self._signal.append(samples)
         self._recognizer.offer(self)
 
-    def _due(self) -> int:
-        """New mel frames of the next step, those of the lead included; 0 where none is due.
-
-        A finished signal has a frame for each whole hop, and the zero frame with which NeMo ends it; NeMo leaves
-        out a rest of a step that is too short for one encoder frame.
-        """
-        geometry = self._geometry
-        if len(self._samples) >= geometry.samples:
-            return geometry.new
-        if not self._finished:
-            return 0
-        frames = min(len(self._samples) // geometry.hop - MARGIN + 1, geometry.new)
-        fewest = geometry.subsampling if self._begun else geometry.lead - geometry.carried + 1
-        return frames if frames >= fewest else 0
+    def _words(self, emitted: Sequence[tuple[int, int]]) -> tuple[list[Word], int]:
+        return group_words(emitted, self._piece, self._geometry.subsampling / 100)
 
     def _piece(self, token: int) -> str:
         recognizer = self._recognizer
         known = token < len(recognizer.bundle.vocabulary) and token not in recognizer.tags
         return recognizer.bundle.vocabulary[token] if known else ""
-
-    def _words(self, emitted: Sequence[tuple[int, int]]) -> list[Word]:
-        return self._group(emitted)[0]
-
-    def _group(self, emitted: Sequence[tuple[int, int]]) -> tuple[list[Word], int]:
-        """The words that tokens make, and how many tokens come before the last one."""
-        seconds = self._geometry.subsampling / 100
-        words: list[Word] = []
-        begin = pieces = 0  # the last word's first token, and how many pieces it has
-        for index, (token, frame) in enumerate(emitted):
-            piece = self._piece(token)
-            if not piece:
-                continue
-            moment = round(frame * seconds, 3)
-            spaced, text = piece.startswith(WORD_START), piece.replace(WORD_START, " ").strip()
-            last = words[-1].text if words else ""
-            if not words or (spaced and last) or pieces == LONGEST_WORD or _unspaced(last, text):
-                words.append(Word(text, moment, moment, spaced))
-                begin, pieces = index, 1
-            else:
-                words[-1] = Word(last + text, words[-1].start, moment, words[-1].spaced)
-                pieces += 1
-        return [word for word in words if word.text], begin
 
 
 def _prompt(meta: Metadata, language: str) -> int:
@@ -304,11 +215,6 @@ def _prompt(meta: Metadata, language: str) -> int:
         return meta.prompt_dictionary[language_key(language, meta.prompt_dictionary)]
     except ValueError as error:
         raise UserError(f"language: {error}; choose another, or {DEFAULT_LANGUAGE}") from error
-
-
-def _unspaced(before: str, text: str) -> bool:
-    """Whether two pieces that no space parts are words of their own all the same."""
-    return bool(before and text and _UNSPACED.match(text[0]))
 
 
 def _checked(samples: Audio) -> Audio:

@@ -1,0 +1,69 @@
+"""What the rewritten encoder is compared with where NeMo's step alone has no such case."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from export.graphs.encoder_nemo import NemoEncoderStep
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+
+    from export.geometry import Geometry
+
+
+class NemoStreamStart(NemoEncoderStep):
+    """The oracle for how the rewritten step begins a stream; NeMo's step in every other case. Batch 1 only."""
+
+    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry) -> None:
+        super().__init__(model, geometry)
+        self.geometry = geometry
+
+    def forward(
+        self,
+        mel: Tensor,
+        mel_length: Tensor,
+        cache_channel: Tensor,
+        cache_time: Tensor,
+        cache_len: Tensor,
+        prompt_id: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As the parent's, and ``cache_len`` <= 0 begins a stream with NeMo's own first step: nothing dropped.
+
+        A negative one says how many zero frames come before the signal,
+        :attr:`~export.geometry.Geometry.lead_mel_frames`; with 0 it is the carried ones. The step takes no more of the
+        signal than with the whole lead.
+        """
+        if int(cache_len) > 0:
+            return super().forward(mel, mel_length, cache_channel, cache_time, cache_len, prompt_id)
+        lead = self.geometry.lead_mel_frames if int(cache_len) else self.geometry.pre_encode_cache
+        most = self.geometry.total_mel_frames - self.geometry.lead_mel_frames
+        length = torch.clamp(mel_length - lead, max=most)
+        caches = cache_channel, cache_time, cache_len.clamp(min=0)
+        streaming = self.encoder.streaming_cfg
+        kept, streaming.drop_extra_pre_encoded = streaming.drop_extra_pre_encoded, 0
+        try:
+            return super().forward(mel[:, :, lead : lead + most], length, *caches, prompt_id)
+        finally:
+            streaming.drop_extra_pre_encoded = kept
+
+
+def projected_cache(layers: Any, cache: Tensor, cache_len: Tensor) -> Tensor:
+    """NeMo's cache [B, layers, left_context, d] as :class:`KeyValueAttention` holds it; rows not yet filled are zero.
+
+    Args:
+        layers: NeMo's conformer layers.
+        cache: past inputs of their attention.
+        cache_len: [B], filled rows at the end.
+    """
+    filled = (torch.arange(cache.shape[2]) >= cache.shape[2] - cache_len.unsqueeze(1)).unsqueeze(2)  # [B, rows, 1]
+    parts = []
+    for index, layer in enumerate(layers):
+        key, value = (
+            project(cache[:, index]) * filled for project in (layer.self_attn.linear_k, layer.self_attn.linear_v)
+        )
+        parts.append(torch.cat([key.transpose(1, 2).flatten(1), value.flatten(1)], dim=1))
+    return torch.stack(parts, dim=1).reshape(*cache.shape[:3], 2 * cache.shape[3])

@@ -1,0 +1,45 @@
+"""Makes one ONNX folder: ``python -m scripts.bench.make_onnx TASK SOURCE DIRECTORY``, so that its memory is freed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from export.bundle import Bundle
+from export.errors import NemotronOVError
+from scripts.bench.onnx_export import export_encoder, quantize_encoder
+
+EXPORT, QUANTIZE = "export", "quantize"
+
+
+def main() -> None:
+    """Parse the arguments, make the folder, print its place."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=(EXPORT, QUANTIZE))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--checkpoint", required=True)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    output, sys.stdout = sys.stdout, sys.stderr  # the exporters print
+    try:
+        if arguments.task == EXPORT:
+            export_encoder(arguments.checkpoint, Bundle.open(arguments.source), arguments.directory)
+        else:
+            quantize_encoder(arguments.source, arguments.directory)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed; pip install 'nemotron-ov[bench,nemo]'")
+    except NemotronOVError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    output.write(json.dumps({"folder": str(arguments.directory)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Tables of the documents that are made from the code: ``python -m scripts.docs`` writes them again."""
+
+from __future__ import annotations
+
+from export.digest import ROOT
+from export.folders import write_atomically
+from quantize.recipes import RECIPES
+
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md")
+"""Documents with the recipes' table between two comments."""
+
+BEGIN, END = "<!-- recipes: made by python -m scripts.docs -->", "<!-- /recipes -->"
+
+
+def recipes_table() -> str:
+    """A row for every built-in recipe: what it does, whether it needs calibration data, what `verify` allows it."""
+    lines = ["| recipe | what it does | needs | allowed: identical tokens, error rate |", "| --- | --- | --- | --- |"]
+    for recipe in RECIPES.values():
+        limits = recipe.tolerance
+        needs = "`calibrate`" if recipe.needs_calibration else ""
+        allowed = f"≥ {100 * limits.exact_match:g} %, ≤ {limits.wer_delta:g} points more"
+        lines.append(f"| `{recipe.name}` | {recipe.description} | {needs} | {allowed} |")
+    return "\n".join(lines)
+
+
+def updated(text: str) -> str:
+    """A document with today's table.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n\n{recipes_table()}\n\n{END}{after}"
+
+
+def main() -> None:
+    """Write every document's table again."""
+    for document in DOCUMENTS:
+        write_atomically(document, updated(document.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

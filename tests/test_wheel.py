@@ -1,0 +1,76 @@
+"""The wheel in an empty virtual environment, without extras: what works on finished folders works there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.bundle import Bundle
+from tests.helpers.command import ROOT
+
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=cwd, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    done = run(*PIP, "wheel", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``nemotron-ov`` of an environment with the wheel alone."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    done = run(*PIP, "--python", python, "install", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert run(python, "-c", "import torch", cwd=folder).returncode == 1, "this environment proves nothing"
+    return folder / "bin" / "nemotron-ov"
+
+
+def test_the_wheel_holds_the_rooms_and_no_training_code(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    rooms = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert rooms == {"export", "quantize", "verify", "scripts"}
+    assert "export/demo/demo.nemo" in names
+    assert not [name for name in names if name.startswith(("scripts/checkpoints/demo", "tests/"))]
+
+
+def test_verbs_on_finished_folders_need_no_extra(command: Path, demo_fp32: Bundle, tmp_path: Path) -> None:
+    audio = ROOT / "export" / "demo" / "audio" / "000-en-US.flac"
+
+    def call(*arguments: str | Path) -> Any:
+        done = run(command, *arguments, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert call("recipes")["recipes"]
+    assert call("inspect", demo_fp32.path)["problems"] == []
+    call("quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8")
+    (transcript,) = call("transcribe", tmp_path / "int8", audio)["transcripts"]
+    assert transcript["text"] == "Do not forget the yellow mirror."
+    report = call("verify", tmp_path / "int8", "--reference", demo_fp32.path, "--limit", "5")
+    assert (report["passed"], report["utterances"]) == (True, 5)
+
+
+def test_verbs_that_read_checkpoints_name_the_extra(command: Path, tmp_path: Path) -> None:
+    for arguments in (("export", "demo", "out"), ("regenerate", "--output", "out"), ("flaws", "demo", "--limit", "1")):
+        done = run(command, *arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert "is not installed; pip install 'nemotron-ov[nemo]'" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not any(tmp_path.iterdir())
