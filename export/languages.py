@@ -32,9 +32,6 @@ def language_key(language: str, prompt_dictionary: Mapping[str, int]) -> str:
     Raises:
         ValueError: nothing fits; the message says what would.
     """
-    from langcodes import closest_match, tag_distance
-    from langcodes.tag_parser import LanguageTagError
-
     if language in prompt_dictionary:
         return language
     wanted = language.strip().lower().replace("_", "-")
@@ -44,22 +41,23 @@ def language_key(language: str, prompt_dictionary: Mapping[str, int]) -> str:
     regional = _regional(wanted, prompt_dictionary)
     if regional:
         return regional
-    keys = [key for key in prompt_dictionary if key != DEFAULT_LANGUAGE]
-    near: list[str] = []
+    from langcodes import tag_distance
+    from langcodes.tag_parser import LanguageTagError
+
     try:
-        match, distance = closest_match(wanted, keys, max_distance=MATCH)
-        if distance <= MATCH:
-            return match
-        near = sorted(
-            (key for key in keys if tag_distance(wanted, key) <= NEAR), key=lambda key: tag_distance(wanted, key)
-        )
-    except LanguageTagError:
-        pass  # no tag at all, or a key that is none
-    raise ValueError(
-        f"{language!r} is no language of this model; nearest: {', '.join(near[:4])}"
-        if near
-        else f"{language!r} is no language of this model; it has {', '.join(sorted(prompt_dictionary)[:12])}"
-    )
+        distances = {key: tag_distance(wanted, key) for key in prompt_dictionary if key != DEFAULT_LANGUAGE}
+    except LanguageTagError:  # no tag at all, or a key that is none
+        distances = {}
+    near = sorted((key for key in distances if distances[key] <= NEAR), key=distances.__getitem__)
+    if near and distances[near[0]] <= MATCH:
+        return near[0]
+    known = f"nearest: {', '.join(near[:4])}" if near else f"it has {', '.join(sorted(prompt_dictionary)[:12])}"
+    raise ValueError(f"{language!r} is no language of this model; {known}")
+
+
+def prompt_language(language: str, prompt_dictionary: Mapping[str, int] | None) -> str:
+    """What prompts a recording in this language: the language, or nothing where the model takes none."""
+    return DEFAULT_LANGUAGE if prompt_dictionary is None else language
 
 
 def _regional(language: str, prompt_dictionary: Mapping[str, int]) -> str | None:

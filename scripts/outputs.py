@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from export.errors import UserError
+from scripts.disk import existing_parent
 
 
 def check_output(option: str, path: Path | None, *, folder: bool = False) -> None:
@@ -25,8 +26,6 @@ def check_output(option: str, path: Path | None, *, folder: bool = False) -> Non
         raise UserError(f"{option} {path}: is a folder; give a file")
     if path.exists() and folder and not path.is_dir():
         raise UserError(f"{option} {path}: is a file; give a folder")
-    place = path.absolute() if folder else path.absolute().parent
-    while not place.exists():
-        place = place.parent
+    place = existing_parent(path if folder else path.absolute().parent)
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"{option} {path}: cannot be written there; choose another place")

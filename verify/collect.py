@@ -24,7 +24,7 @@ from export.contract import expected_ports
 from export.digest import file_facts
 from export.errors import UserError
 from export.folders import FolderKind, new_directory, refuse_existing
-from export.languages import DEFAULT_LANGUAGE
+from export.languages import DEFAULT_LANGUAGE, prompt_language
 from export.progress import note, task
 from quantize.samples import (
     CALIBRATED,
@@ -235,7 +235,8 @@ def _run(bundle: Bundle, recordings: Sequence[Recording], reservoirs: Reservoirs
         with task(f"collecting, {name}", len(recordings)) as progress:
             for number, recording in enumerate(recordings):
                 language = recording.utterance.target_lang
-                prompt = DEFAULT_LANGUAGE if (number + turn) % AUTO_EVERY == 0 else language
+                spoken = prompt_language(language, bundle.metadata.prompt_dictionary)
+                prompt = DEFAULT_LANGUAGE if (number + turn) % AUTO_EVERY == 0 else spoken
                 sampler.begin(Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0))
                 _recognize(recognizer, load_utterance(recording.utterance, bundle.metadata.sample_rate), prompt)
                 progress.advance()

@@ -12,6 +12,7 @@ import numpy as np
 from export.bundle import Bundle, graph_file
 from export.checkpoint import Checkpoint
 from export.errors import UserError
+from export.languages import prompt_language
 from export.pipeline import ENCODERS, export_checkpoint
 from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
@@ -95,7 +96,7 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         exported(checkpoint, work / f"fp32-{encoder}-r{FAR}", lookahead=FAR, encoder=encoder) for encoder in ENCODERS
     )
     audios = [load_utterance(each, checkpoint.sample_rate) for each in utterances]
-    languages = [each.target_lang for each in utterances]
+    languages = [prompt_language(each.target_lang, checkpoint.prompts) for each in utterances]
     chunk_frames = near.metadata.chunk_mel_frames // near.metadata.subsampling_factor
     nemo = {
         lookahead: record_checkpoint(

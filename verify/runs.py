@@ -19,7 +19,7 @@ from export.digest import code_sha256, digest, file_facts
 from export.errors import UserError
 from export.folders import write_atomically
 from export.host import machine
-from export.languages import DEFAULT_LANGUAGE
+from export.languages import prompt_language
 from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
 from verify.data.manifest import Utterance, load_utterance
@@ -173,7 +173,7 @@ def record_bundle(
             RUNTIMES[runtime](bundle, device=device, threads=threads, config=config),
             utterances,
             sample_rate=bundle.metadata.sample_rate,
-            language=language if bundle.metadata.has_prompt else DEFAULT_LANGUAGE,
+            language=prompt_language(language, bundle.metadata.prompt_dictionary),
             title=f"transcribing with {bundle.path.name}",
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from export.bundle import Bundle
 from export.errors import NemotronOVError
 from scripts.bench.onnx_export import export_encoder, quantize_encoder
+from scripts.extras import missing_extra
 
 EXPORT, QUANTIZE = "export", "quantize"
 
@@ -33,7 +34,7 @@ def main() -> None:
         else:
             quantize_encoder(arguments.source, arguments.directory)
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is not installed; pip install 'nemotron-ov[bench,nemo]'")
+        sys.exit(f"error: {missing_extra(error) or error}")
     except NemotronOVError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

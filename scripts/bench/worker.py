@@ -24,7 +24,7 @@ from export.bundle import METADATA, Bundle, Metadata, graph_file
 from export.contract import Port, expected_ports
 from export.errors import NemotronOVError
 from export.host import peak_rss_mb
-from export.languages import DEFAULT_LANGUAGE, prompt_id_for
+from export.languages import prompt_id_for, prompt_language
 from scripts.bench.encoders import (
     Array,
     OnnxEncoder,
@@ -37,6 +37,7 @@ from scripts.bench.encoders import (
 )
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import Engine
+from scripts.extras import missing_extra
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import EncoderStep
 from verify.runtimes.transcript import Timings, Transcript
@@ -99,7 +100,7 @@ def _openvino(task: Task) -> dict[str, Any]:
     batch = {"batch": task.batch} if task.batch > 1 else {}
     recognizer = runtime(bundle, threads=task.threads, **batch)
     facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
-    facts |= _transcribe(recognizer, _for(task, bundle.metadata.prompt_dictionary), bundle.metadata.sample_rate)
+    facts |= _transcribe(recognizer, task, bundle.metadata.sample_rate, bundle.metadata.prompt_dictionary)
     config = recognizer.config
     del recognizer
     gc.collect()
@@ -120,7 +121,7 @@ def _onnxruntime(task: Task) -> dict[str, Any]:
     recognizer = Generation1(bundle, threads=task.threads, encoder=encoder)
     config = {"intra_op_num_threads": str(task.threads), "preprocessor, decoder, joint": recognizer.config}
     facts = {"load_s": time.perf_counter() - start, "config": config}
-    facts |= _transcribe(recognizer, _for(task, metadata.prompt_dictionary), metadata.sample_rate)
+    facts |= _transcribe(recognizer, task, metadata.sample_rate, metadata.prompt_dictionary)
     facts |= _time_folder(encoder, bundle, task, recognizer.config)
     return facts | _sizes(task.path, f"{ENCODER}*")
 
@@ -143,7 +144,7 @@ def _nemo(task: Task) -> dict[str, Any]:
     recognizer = NemoStreaming(checkpoint, geometry.lookahead, model, chunk_frames=geometry.chunk_frames)
     threads = recognizer.threads or task.threads
     facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(threads)}}
-    facts |= _transcribe(recognizer, _for(task, checkpoint.prompts), checkpoint.sample_rate)
+    facts |= _transcribe(recognizer, task, checkpoint.sample_rate, checkpoint.prompts)
     torch.set_num_threads(threads)
     signal = torch.from_numpy(_signal(task, checkpoint.sample_rate))[None]
     with torch.inference_mode():
@@ -155,18 +156,10 @@ def _nemo(task: Task) -> dict[str, Any]:
     return facts | {"folder_mb": task.path.stat().st_size / 1e6}
 
 
-def _for(task: Task, prompts: Mapping[str, int] | None) -> Task:
-    """The task without languages, for a model that takes none."""
-    if prompts is not None:
-        return task
-    automatic = [each.model_copy(update={"target_lang": DEFAULT_LANGUAGE}) for each in task.utterances]
-    return task.model_copy(update={"utterances": automatic})
-
-
-def _transcribe(recognizer: Any, task: Task, sample_rate: int) -> dict[str, Any]:
+def _transcribe(recognizer: Any, task: Task, sample_rate: int, prompts: Mapping[str, int] | None) -> dict[str, Any]:
     """Audio to text over all utterances, after a step of a full batch; then the peak memory so far."""
     signals = [load_utterance(each, sample_rate) for each in task.utterances]
-    languages = [each.target_lang for each in task.utterances]
+    languages = [prompt_language(each.target_lang, prompts) for each in task.utterances]
 
     def run(count: int) -> list[Transcript]:
         if task.batch > 1:
@@ -208,19 +201,21 @@ def _time_folder(encoder: EncoderStep, bundle: Bundle, task: Task, config: dict[
     """The encoder alone, on the mel of the folder's own preprocessor."""
     import openvino as ov
 
-    from verify.runtimes.graph import compile_graph
+    from verify.runtimes.graph import Graph
 
     metadata = bundle.metadata
     signal = _signal(task, metadata.sample_rate)
-    request = compile_graph(ov.Core(), bundle, "preprocessor", "CPU", config).create_infer_request()
-    request.infer({"audio": signal[None], "audio_length": np.array([len(signal)], np.int32)})
+    preprocessor = Graph.load(ov.Core(), bundle, "preprocessor", "CPU", config)
+    preprocessor.input("audio", (1, len(signal)))[:] = signal
+    preprocessor.input("audio_length", (1,))[:] = len(signal)
+    preprocessor.run()
     prompt = prompt_id_for(
         task.utterances[0].target_lang, metadata.prompt_dictionary or {}, metadata.default_prompt_id or 0
     )
     return _timed(
         encoder,
         batched(expected_ports(metadata)["encoder"].inputs, task.batch),
-        request.get_tensor("mel").data,
+        preprocessor.output("mel"),
         metadata,
         prompt,
         task.steps,
@@ -276,8 +271,7 @@ def main() -> None:
     try:
         result = measure(Task.model_validate_json(sys.stdin.read()))
     except ModuleNotFoundError as error:
-        extra = "nemo" if (error.name or "").split(".")[0] in ("torch", "nemo") else "bench"
-        sys.exit(f"error: {error.name} is not installed; pip install 'nemotron-ov[{extra}]'")
+        sys.exit(f"error: {missing_extra(error) or error}")
     except NemotronOVError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from export.errors import NemotronOVError, UserError
+from scripts.extras import missing_extra
 
 _REMEDIES = {
     errno.ENOSPC: "make room on the disks of the output and of TMPDIR",
@@ -21,12 +22,6 @@ _REMEDIES = {
 
 BUG = 70
 """Exit status of an error that nobody foresaw (``EX_SOFTWARE`` of sysexits.h)."""
-
-_EXTRAS = {
-    "bench": ("matplotlib", "onnx", "onnxruntime"),
-    "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit", "torch"),
-}
-"""Modules and distributions that a verb may miss, by the extra that brings them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,19 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_error(_system_error(error))
         sys.exit(UserError.exit_code)
     except Exception as error:
-        missing = _missing_extra(error)
+        missing = missing_extra(error)
         if missing is None:
             traceback.print_exc()
             sys.exit(BUG)
         _print_error(missing)
         sys.exit(UserError.exit_code)
-
-
-def _missing_extra(error: Exception) -> str | None:
-    """Which extra brings the module that is missing, if that is what the error says."""
-    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    extra = next((extra for extra, names in _EXTRAS.items() if name in names), None)
-    return extra and f"{name} is not installed; pip install 'nemotron-ov[{extra}]'"
 
 
 def _print_error(message: str) -> None:

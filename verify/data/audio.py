@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +61,10 @@ def audio_seconds(path: Path) -> float:
     Raises:
         UserError: see :func:`audio_blocks`.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file; check the path")
-    with _readable(path) as readable:
-        found = parts(readable)
-        if len(found) == 1:
-            with _open(readable, found[0]) as file:
-                if file.frames < _UNKNOWN:
-                    return float(file.frames / file.samplerate)
-        return sum(len(block) / rate for block, rate in _decoded(readable, path, 0.0, None, warn=False))
+    with _opened(path) as source:
+        if len(source.parts) == 1 and source.frames < _UNKNOWN:
+            return source.frames / source.rate
+        return sum(len(block) / rate for block, rate in _decoded(source, 0.0, None, warn=False))
 
 
 def audio_blocks(
@@ -92,12 +88,10 @@ def audio_blocks(
     Raises:
         UserError: the file is missing, no audio, empty (after ``offset``), damaged, or holds values that are no audio.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file; check the path")
-    with _readable(path) as readable:
-        weights = _weights(readable, path, channel)
+    with _opened(path) as source:
+        weights = _weights(source, channel)
         empty = True
-        for signal in _resampled(readable, path, weights, sample_rate, offset, seconds):
+        for signal in _resampled(source, weights, sample_rate, offset, seconds):
             problem = audio_problem(signal)
             if problem:
                 raise UserError(f"{path}: {problem}; record or convert it again")
@@ -108,12 +102,25 @@ def audio_blocks(
         raise UserError(f"{path}: {reason}; give a longer recording")
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A recording that libsndfile reads; channels, frames and rate are its first part's, by the header."""
+
+    name: Path  # the user's file, for errors and warnings
+    path: Path
+    parts: list[Part]
+    channels: int
+    frames: int
+    rate: int
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[Path]:
+def _opened(path: Path) -> Iterator[_Source]:
     """The file, or what FFmpeg makes of it where libsndfile cannot read it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such audio file; check the path")
     try:
-        with _open(path, parts(path)[0]):
-            pass
+        source = _read_header(path, path)
     except (soundfile.LibsndfileError, TypeError, OSError) as error:  # TypeError: what is called .raw
         reason = str(error).strip().rstrip(".").rsplit(": ", 1)[-1]
         ffmpeg = shutil.which("ffmpeg")
@@ -125,11 +132,17 @@ def _readable(path: Path) -> Iterator[Path]:
             command = [ffmpeg, "-v", "error", "-nostdin", "-i", f"file:{path}", "-vn", "-c:a", "pcm_f32le", str(wave)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode or done.stderr.strip():
-                said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-                raise UserError(f"{path}: FFmpeg cannot read it whole ({said}); convert it again") from error
-            yield wave
+                last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+                raise UserError(f"{path}: FFmpeg cannot read it whole ({last}); convert it again") from error
+            yield _read_header(path, wave)
     else:
-        yield path
+        yield source
+
+
+def _read_header(name: Path, path: Path) -> _Source:
+    found = parts(path)
+    with _open(path, found[0]) as file:
+        return _Source(name, path, found, file.channels, file.frames, file.samplerate)
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -151,19 +164,17 @@ def _open(path: Path, part: Part) -> _SoundFile:
 
 
 def _decoded(
-    path: Path, name: Path, offset: float, seconds: float | None, *, warn: bool = True
+    source: _Source, offset: float, seconds: float | None, *, warn: bool = True
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Blocks of [samples, channels] and their rate; ``name`` is the user's, for warnings of what is missing."""
-    found = parts(path)
-    skip = left = -1  # samples
-    for part in found:
+    """Blocks of [samples, channels] and their rate; says what is missing where it is asked to."""
+    # Samples, counted as NeMo's AudioSegment.from_file does.
+    skip, left = int(offset * source.rate), _UNKNOWN if seconds is None else int(seconds * source.rate)
+    for part in source.parts:
         decoded = 0
         try:
-            with _open(path, part) as file:
+            with _open(source.path, part) as file:
                 rate, promised = file.samplerate, file.frames
-                if skip < 0:  # counted as NeMo's AudioSegment.from_file does
-                    skip, left = int(offset * rate), int(seconds * rate) if seconds is not None else _UNKNOWN
-                if len(found) == 1 and file.seekable():
+                if len(source.parts) == 1 and file.seekable():
                     decoded = min(skip, promised)
                     file.seek(decoded)
                     skip -= decoded
@@ -176,7 +187,7 @@ def _decoded(
                         yield kept, rate
         except soundfile.LibsndfileError as error:
             where = f"after {decoded / rate:.2f} s " if decoded else ""
-            raise UserError(f"{name}: is damaged {where}({error}); record or convert it again") from error
+            raise UserError(f"{source.name}: is damaged {where}({error}); record or convert it again") from error
         if not left:
             return
         lacks = part.lacks
@@ -184,47 +195,47 @@ def _decoded(
             lacks = 1 - decoded / promised
         if lacks and warn:
             much = "its end" if math.isnan(lacks) else f"{100 * lacks:.0f} % of what its header promises"
-            note(f"warning: {name}: {much} is missing; {decoded / rate:.2f} s are there")
+            note(f"warning: {source.name}: {much} is missing; {decoded / rate:.2f} s are there")
 
 
-def _weights(path: Path, name: Path, channel: int | None) -> NDArray[np.float32]:
-    """Of each channel in the mix, [channels]."""
-    power: NDArray[np.float64] | None = None
-    mixed = 0.0
-    for block, _ in _decoded(path, name, 0.0, None, warn=False):
-        count = block.shape[1]
-        if channel is not None and not 1 <= channel <= count:
-            raise UserError(f"--channel {channel}: {name} has {count}; choose one of them")
-        if channel is not None or count == 1:
-            chosen: NDArray[np.float32] = np.eye(count, dtype=np.float32)[(channel or 1) - 1]
-            return chosen
-        if power is None:
-            power = np.zeros(count)
-        if len(power) != count:
-            raise UserError(f"{name}: its parts have {len(power)} and {count} channels; convert them to one form")
+def _weights(source: _Source, channel: int | None) -> NDArray[np.float32]:
+    """Of each channel in the mix, [channels]. Only a mix is decoded for it: its channels may cancel each other."""
+    count, name = source.channels, source.name
+    if channel is not None and not 1 <= channel <= count:
+        raise UserError(f"--channel {channel}: {name} has {count}; choose one of them")
+    if not source.frames and len(source.parts) == 1:
+        raise UserError(f"{name}: holds no samples; give a recording")
+    if channel is not None or count == 1:
+        return _only((channel or 1) - 1, count)
+    power, mixed = np.zeros(count), 0.0
+    for block, _ in _decoded(source, 0.0, None, warn=False):
+        if block.shape[1] != count:
+            raise UserError(f"{name}: its parts have {count} and {block.shape[1]} channels; convert them to one form")
         power += np.square(block, dtype=np.float64).sum(axis=0)
         mixed += float(np.square(block.mean(axis=1, dtype=np.float64)).sum())
-    if power is None:
-        raise UserError(f"{name}: holds no samples; give a recording")
     loudest = int(power.argmax())
     if mixed < CANCELLED * power[loudest]:
         note(f"warning: {name}: its channels cancel each other; channel {loudest + 1} is taken (--channel chooses)")
-        loudest_only: NDArray[np.float32] = np.eye(len(power), dtype=np.float32)[loudest]
-        return loudest_only
-    return np.full(len(power), 1 / len(power), np.float32)
+        return _only(loudest, count)
+    return np.full(count, 1 / count, np.float32)
+
+
+def _only(index: int, count: int) -> NDArray[np.float32]:
+    """Weights that take one of so many channels."""
+    weights = np.zeros(count, np.float32)
+    weights[index] = 1.0
+    return weights
 
 
 def _resampled(
-    path: Path, name: Path, weights: NDArray[np.float32], sample_rate: int, offset: float, seconds: float | None
+    source: _Source, weights: NDArray[np.float32], sample_rate: int, offset: float, seconds: float | None
 ) -> Iterator[Audio]:
     """Mono blocks at the wanted rate, none of them empty."""
     resampler: soxr.ResampleStream | None = None
-    known = 0
-    for block, rate in _decoded(path, name, offset, seconds):
-        if block.shape[1] != len(weights) or (known and rate != known):
-            raise UserError(f"{name}: its parts differ in rate or channels; convert them to one form")
+    for block, rate in _decoded(source, offset, seconds):
+        if block.shape[1] != len(weights) or rate != source.rate:
+            raise UserError(f"{source.name}: its parts differ in rate or channels; convert them to one form")
         mono = np.ascontiguousarray(block @ weights if len(weights) > 1 else block[:, 0])
-        known = rate
         if rate != sample_rate:
             resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
             mono = resampler.resample_chunk(mono)

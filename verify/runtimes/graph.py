@@ -25,34 +25,6 @@ def properties(threads: int | None, config: dict[str, str] | None) -> dict[str, 
     return FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {})
 
 
-def compile_graph(
-    core: Any,
-    bundle: Bundle,
-    graph: str,
-    device: str,
-    config: dict[str, str],
-    shapes: dict[str, list[int]] | None = None,
-    *,
-    lean: bool = False,
-) -> Any:
-    """A graph of the folder, compiled; ``shapes`` replaces those of some inputs, -1 where an axis is free.
-
-    With ``lean``, mapped weights do not stay resident beside their packed copy, as they do in the published clients.
-
-    Raises:
-        UserError: the device cannot load it.
-    """
-    path = bundle.graph_path(graph)
-    try:
-        model = core.read_model(path)
-        if shapes:
-            model.reshape(shapes)
-        with pages_given_back(model, path.with_suffix(".bin")) if lean else nullcontext():
-            return core.compile_model(model, device, config)
-    except RuntimeError as error:
-        raise UserError(f"{path}: {device} cannot load it ({reason_of(error)}); regenerate the folder") from error
-
-
 class Observer:
     """Told of every run of a graph; does nothing by itself."""
 
@@ -105,13 +77,31 @@ class Graph:
         lean: bool = False,
         observer: Observer | None = None,
     ) -> Graph:
-        """A folder's graph; other arguments as of :func:`compile_graph`.
+        """A folder's graph, compiled.
+
+        Args:
+            core: an ``openvino.Core``.
+            bundle: the folder.
+            name: one of :data:`export.bundle.GRAPHS`.
+            device: OpenVINO device.
+            config: OpenVINO properties.
+            shapes: of inputs, where they are not those of the file; -1 where an axis is free.
+            lean: mapped weights do not stay resident beside their packed copy, as they do in the published clients.
+            observer: told of every run.
 
         Raises:
             UserError: the device cannot load it.
         """
-        compiled = compile_graph(core, bundle, name, device, config, shapes, lean=lean)
-        return cls(compiled, name, bundle.graph_path(name), observer)
+        path = bundle.graph_path(name)
+        try:
+            model = core.read_model(path)
+            if shapes:
+                model.reshape(shapes)
+            with pages_given_back(model, path.with_suffix(".bin")) if lean else nullcontext():
+                compiled = core.compile_model(model, device, config)
+        except RuntimeError as error:
+            raise UserError(f"{path}: {device} cannot load it ({reason_of(error)}); regenerate the folder") from error
+        return cls(compiled, name, path, observer)
 
     def input(self, name: str, shape: Sequence[int] | None = None) -> Array:
         """The zeroed array that the graph reads an input from, in the element type that the graph declares.

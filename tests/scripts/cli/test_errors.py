@@ -334,6 +334,11 @@ def test_a_folder_without_prompts_takes_no_language(
     assert run_here(capfd, "transcribe", folder, AUDIO).returncode == 0
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text(json.dumps({"audio_filepath": str(AUDIO), "text": "x", "target_lang": "en-US"}))
+    unmeasured = tmp_path / "calibration.jsonl"
+    recording = min((MANIFEST.parent / "calibration").iterdir())
+    unmeasured.write_text(json.dumps({"audio_filepath": str(recording), "target_lang": "en-US"}))
+    collected = run_here(capfd, "calibrate", folder, tmp_path / "set", "--manifest", unmeasured, "--samples", "2")
+    assert collected.returncode == 0, collected.stderr
     for runtime in ("streaming", "generation1"):
         verify = ["verify", folder, "--reference", folder, "--manifest", manifest, "--runtime", runtime]
         assert run_here(capfd, *verify).returncode == 0

@@ -6,8 +6,8 @@ the decoder runs only after an emission, and the joint looks at many frames at o
 that the last word gets its right context; and many streams, each with its own language, are one batch.
 """
 
+from verify.data.audio import Audio
 from verify.runtimes.streaming.recognizer import Streaming
-from verify.runtimes.streaming.signal import Audio
 from verify.runtimes.streaming.stream import FLUSH_SECONDS, Stream
 from verify.runtimes.streaming.words import Word
 

@@ -15,9 +15,10 @@ from export.bundle import Bundle
 from export.contract import expected_ports
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE
+from verify.data.audio import Audio
 from verify.runtimes.graph import Graph, Observer, properties
 from verify.runtimes.streaming.greedy import Greedy
-from verify.runtimes.streaming.signal import MARGIN, Audio, StepGeometry
+from verify.runtimes.streaming.signal import MARGIN, StepGeometry
 from verify.runtimes.streaming.stream import Stream
 from verify.runtimes.transcript import Transcript
 

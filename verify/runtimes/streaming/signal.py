@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.bundle import Metadata
-
-Audio = NDArray[np.float32]
+from verify.data.audio import Audio
 
 MARGIN = 2
 """Mel frames before a step's own ones in its audio: a frame's window and its pre-emphasis reach so far back."""

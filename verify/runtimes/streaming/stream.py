@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from export.bundle import Metadata
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, language_key
-from verify.data.audio import audio_problem
-from verify.runtimes.streaming.signal import Audio, SignalBuffer, Window
+from verify.data.audio import Audio, audio_problem
+from verify.runtimes.streaming.signal import SignalBuffer, Window
 from verify.runtimes.streaming.words import Word, group_words
 from verify.runtimes.transcript import Timings, Transcript, detokenize
 
