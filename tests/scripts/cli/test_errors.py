@@ -335,8 +335,9 @@ def test_a_folder_without_prompts_takes_no_language(
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text(json.dumps({"audio_filepath": str(AUDIO), "text": "x", "target_lang": "en-US"}))
     unmeasured = tmp_path / "calibration.jsonl"
-    recording = min((MANIFEST.parent / "calibration").iterdir())
-    unmeasured.write_text(json.dumps({"audio_filepath": str(recording), "target_lang": "en-US"}))
+    recordings = sorted((MANIFEST.parent / "calibration").iterdir())[:3]  # one stream in three is prompted with auto
+    lines = [json.dumps({"audio_filepath": str(recording), "target_lang": "en-US"}) for recording in recordings]
+    unmeasured.write_text("\n".join(lines))
     collected = run_here(capfd, "calibrate", folder, tmp_path / "set", "--manifest", unmeasured, "--samples", "2")
     assert collected.returncode == 0, collected.stderr
     for runtime in ("streaming", "generation1"):
