@@ -82,6 +82,7 @@ class Metadata(BaseModel):
     chunk_samples: int = 0
     subsampling_factor: int = 8
     lead_mel_frames: int = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
+    knows_short_leads: bool = False  # and cache_len = -(what is left of the lead) is the next step in short chunks
     recipe: dict[str, Any] = Field(default_factory=dict)
     vocabulary: dict[str, Any] = Field(default_factory=dict)  # what was pruned; export.vocabulary reads and writes it
     checkpoint: dict[str, Any] = Field(default_factory=dict)

@@ -45,14 +45,29 @@ class Geometry:
         return self.drop_extra_pre_encoded * self.subsampling_factor
 
     @property
+    def clean_chunk_frames(self) -> int:
+        """Encoder frames of the shortest step, not below this one's, that NeMo's own streaming begins cleanly.
+
+        A shorter step leaves frames of the lead in the second window, where NeMo's convolutions hear them as zeros.
+        """
+        group = self.lookahead + 1
+        enough = -(-self.drop_extra_pre_encoded // group) * group
+        return max(self.chunk_frames, enough)
+
+    @property
     def chunk_samples(self) -> int:
         """Audio samples that are new in a step."""
         return self.chunk_mel_frames * self.hop_samples
 
     @property
+    def hop_ms(self) -> float:
+        """Time between two mel frames."""
+        return 1000.0 * self.hop_samples / self.sample_rate
+
+    @property
     def frame_ms(self) -> float:
         """Duration of one encoder frame."""
-        return 1000.0 * self.subsampling_factor * self.hop_samples / self.sample_rate
+        return self.subsampling_factor * self.hop_ms
 
     @property
     def chunk_ms(self) -> float:

@@ -33,22 +33,28 @@ class NemoStreamStart(NemoEncoderStep):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As the parent's, and ``cache_len`` <= 0 begins a stream with NeMo's own first step: nothing dropped.
 
-        A negative one says how many zero frames come before the signal,
-        :attr:`~export.geometry.Geometry.lead_mel_frames`; with 0 it is the carried ones. The step takes no more of the
-        signal than with the whole lead.
+        A negative one says how many zero frames come before the signal; with 0 it is the carried ones, and the step
+        takes no more of the signal than with the whole lead, :attr:`~export.geometry.Geometry.lead_mel_frames`. With a
+        shorter negative one it is the stream's second step: NeMo's first one over all of the signal so far, of which
+        the last frames are returned.
         """
         if int(cache_len) > 0:
             return super().forward(mel, mel_length, cache_channel, cache_time, cache_len, prompt_id)
-        lead = self.geometry.lead_mel_frames if int(cache_len) else self.geometry.pre_encode_cache
-        most = self.geometry.total_mel_frames - self.geometry.lead_mel_frames
+        whole = self.geometry.lead_mel_frames
+        lead = -int(cache_len) or self.geometry.pre_encode_cache
+        begun = (whole - lead) // self.geometry.subsampling_factor if int(cache_len) else 0  # frames made before
+        most = self.geometry.total_mel_frames - (lead if int(cache_len) else whole)
         length = torch.clamp(mel_length - lead, max=most)
-        caches = cache_channel, cache_time, cache_len.clamp(min=0)
+        caches = torch.zeros_like(cache_channel), torch.zeros_like(cache_time), torch.zeros_like(cache_len)
         streaming = self.encoder.streaming_cfg
-        kept, streaming.drop_extra_pre_encoded = streaming.drop_extra_pre_encoded, 0
+        kept = streaming.drop_extra_pre_encoded, streaming.valid_out_len
+        streaming.drop_extra_pre_encoded, streaming.valid_out_len = 0, begun + self.geometry.chunk_frames
         try:
-            return super().forward(mel[:, :, lead : lead + most], length, *caches, prompt_id)
+            encoded, frames, *states = super().forward(mel[:, :, lead : lead + most], length, *caches, prompt_id)
         finally:
-            streaming.drop_extra_pre_encoded = kept
+            streaming.drop_extra_pre_encoded, streaming.valid_out_len = kept
+        channel, time, filled = states
+        return encoded[:, :, begun:], frames - begun, channel, time, filled
 
 
 def projected_cache(layers: Any, cache: Tensor, cache_len: Tensor) -> Tensor:

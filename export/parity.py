@@ -179,7 +179,8 @@ def _encoder_runs(model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metad
     yield _encoder_run(model, geometry, metadata, rng, prompts[-1], odd, carried)
     if metadata.lead_mel_frames:
         run = _encoder_run(model, geometry, metadata, rng, prompts[-1], [total] * 3, metadata.lead_mel_frames)
-        run[0]["cache_len"] = np.array([-metadata.lead_mel_frames], np.int32)
+        for step, length in enumerate(range(geometry.lead_mel_frames, 0, -geometry.chunk_mel_frames)):
+            run[step]["cache_len"] = np.array([-length], np.int32)
         yield run
 
 

@@ -72,6 +72,12 @@ def export_checkpoint(
         raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
+    if encoder == "rewritten":
+        unheard = (geometry.lead_mel_frames - geometry.pre_encode_cache) * geometry.hop_ms
+        warnings.append(
+            f"the clients' loop does not hear the last {unheard:g} ms of a recording that fits in one chunk; end "
+            "recordings with silence, or use the streaming runtime"
+        )
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
     refuse_existing(directory, kind=BUNDLE, force=force)
     for warning in warnings:
@@ -113,8 +119,9 @@ def _modules(
 
     rewritten = encoder == "rewritten"
     featurizer = model.preprocessor.featurizer
+    short = geometry.chunk_mel_frames < geometry.pre_encode_cache
     return {
-        "preprocessor": LogMel(featurizer) if rewritten else NemoMel(featurizer),
+        "preprocessor": LogMel(featurizer, masked_frame=short) if rewritten else NemoMel(featurizer),
         "encoder": RewrittenEncoderStep(model, geometry, cache) if rewritten else NemoEncoderStep(model, geometry),
         "decoder": DecoderStep(model, rows, unrolled=rewritten),
         "joint": JointStep(model, rows),
@@ -165,6 +172,7 @@ def _metadata(
         chunk_samples=geometry.chunk_samples,
         subsampling_factor=geometry.subsampling_factor,
         lead_mel_frames=geometry.lead_mel_frames if encoder == "rewritten" else 0,
+        knows_short_leads=encoder == "rewritten",
         recipe={"name": "fp32"},
         checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
         tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},

@@ -120,6 +120,14 @@ def small_kv_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def small_80ms_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+    """``small_checkpoint`` in the shortest steps, with fewer mel frames than a step carries."""
+    return Bundle.open(
+        _once(shared, "small-80ms-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--chunk-ms", "80"))
+    )
+
+
+@pytest.fixture(scope="session")
 def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint`` with NeMo's own encoder modules, the published graph."""
     return Bundle.open(

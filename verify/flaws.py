@@ -18,6 +18,7 @@ from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
 from verify.runs import record_checkpoint
 from verify.runtimes.generation1 import Generation1
+from verify.runtimes.generation2 import Generation2
 from verify.runtimes.graph import Graph, Observer
 from verify.runtimes.streaming import Audio, Streaming
 from verify.runtimes.streaming.signal import MARGIN, StepGeometry
@@ -120,10 +121,13 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
             transcripts = flawed(bundle, flaws, batch=BATCH).transcribe_all(recordings, languages, flush=flush)
         return row(name, bundle.metadata.lookahead, transcripts)
 
-    def looped(name: str, bundle: Bundle) -> Row:
+    def looped(
+        name: str, bundle: Bundle, client: type[Generation1] = Generation1, *, recordings: Sequence[Audio] = audios
+    ) -> Row:
         with task(f"transcribing: {name}"):
-            loop = Generation1(bundle)
-            transcripts = [loop.transcribe(audio, language) for audio, language in zip(audios, languages, strict=True)]
+            loop = client(bundle)
+            pairs = zip(recordings, languages, strict=True)
+            transcripts = [loop.transcribe(audio, language) for audio, language in pairs]
         return row(name, bundle.metadata.lookahead, transcripts)
 
     return [
@@ -136,12 +140,16 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         streamed("… recordings that end with the last sound", near, recordings=cut),
         streamed("… the same, flushed", near, recordings=cut, flush=True),
         looped("clients' loop", near),
+        looped("clients' loop, generation 2", near, Generation2),
+        looped("clients' loop, recordings that end with the last sound", near, recordings=cut),
         looped("clients' loop, `--encoder nemo`", plain),
         row("NeMo's own streaming", FAR, nemo[FAR]),
         streamed("streaming runtime", far),
         streamed("… recordings that end with the last sound", far, recordings=cut),
         streamed("… the same, flushed", far, recordings=cut, flush=True),
         looped("clients' loop", far),
+        looped("clients' loop, generation 2", far, Generation2),
+        looped("clients' loop, recordings that end with the last sound", far, recordings=cut),
         looped("clients' loop, `--encoder nemo`", far_plain),
     ]
 

@@ -26,6 +26,7 @@ from verify.runs import (
     record_bundle,
     record_checkpoint,
 )
+from verify.runtimes.graph import Config
 from verify.runtimes.transcript import Timings, Transcript
 from verify.scoring.divergence import divergence_between
 
@@ -52,7 +53,8 @@ def verify_bundle(
     language: str = MANIFEST_LANGUAGE,
     device: str = "CPU",
     threads: int | None = None,
-    config: dict[str, str] | None = None,
+    config: Config | None = None,
+    nemo_start: bool = False,
     cache: Path | None = None,
     divergence: int = 0,
 ) -> Report:
@@ -69,6 +71,8 @@ def verify_bundle(
         device: OpenVINO device of the target; a reference folder always runs on the CPU.
         threads: CPU threads of both.
         config: OpenVINO properties of the target; a reference folder computes in FP32.
+        nemo_start: run the target, and NeMo where it is the reference, as NeMo begins a stream in the target's chunk;
+            see :class:`verify.runtimes.streaming.Streaming`. Without it NeMo takes the shortest clean step.
         cache: folder where both runs are kept, for other targets of this reference and other references.
         divergence: on how many of the utterances the logits are compared too, along the reference folder's own path.
 
@@ -76,6 +80,8 @@ def verify_bundle(
         UserError: the two sides do not belong together, or an input cannot be used.
     """
     runtime = runtime or runtime_for(target, reference)
+    if nemo_start and runtime != "streaming":
+        raise UserError(f"--nemo-start: the {runtime} loop begins as its clients do; add --runtime streaming")
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
     logits: LogitDivergence | None = None
     if divergence:
@@ -92,7 +98,7 @@ def verify_bundle(
         )
     elif isinstance(reference, Checkpoint):
         lookahead = target.metadata.att_context_size[1]
-        chunk_frames = target.metadata.chunk_mel_frames // target.metadata.subsampling_factor
+        chunk_frames = nemo_chunk_frames(target, reference, nemo_start=nemo_start)
         require_comparable(side, checkpoint_side(reference, lookahead, chunk_frames))
         reference = record_checkpoint(
             reference, lookahead, utterances, chunk_frames=chunk_frames, language=language, cache=cache
@@ -105,10 +111,19 @@ def verify_bundle(
         device=device,
         threads=threads,
         config=config,
+        nemo_start=nemo_start,
         cache=cache,
     )
     report = compare_runs(run, reference, utterances, tolerance=tolerance)
     return report.model_copy(update={"divergence": logits})
+
+
+def nemo_chunk_frames(target: Bundle, checkpoint: Checkpoint, *, nemo_start: bool = False) -> int:
+    """Encoder frames a step of NeMo's own streaming, as a folder's reference."""
+    meta = target.metadata
+    frames = meta.chunk_mel_frames // meta.subsampling_factor
+    geometry, _ = checkpoint.geometry(meta.att_context_size[1], round(frames * checkpoint.frame_ms), force=True)
+    return frames if nemo_start else geometry.clean_chunk_frames
 
 
 def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime:

@@ -24,7 +24,8 @@ from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.graph import properties
+from verify.runtimes.generation2 import Generation2
+from verify.runtimes.graph import Config, precision_of, properties
 from verify.runtimes.streaming import Streaming
 from verify.runtimes.transcript import Recognizer, Transcript
 
@@ -35,13 +36,17 @@ MANIFEST_LANGUAGE = "manifest"
 """Instead of a language: prompt every utterance with its own ``target_lang``."""
 
 
-Runtime = Literal["generation1", "streaming"]
-"""How a folder is run: the published clients' loop, or the runtime without its flaws."""
+Runtime = Literal["generation1", "generation2", "streaming"]
+"""How a folder is run: the published clients' loops, or the runtime without their flaws."""
 
-RUNTIME_CODE = ("export/languages.py", *(f"verify/{room}/**/*.py" for room in ("data", "runtimes", "references")))
-"""What transcribes: an edited loop never reuses what an older loop gave."""
+RUNTIME_CODE = ("export/**/*.py", "verify/**/*.py")
+"""What transcribes, and all that it imports: edited code never reuses what older code gave."""
 
-RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {"generation1": Generation1, "streaming": Streaming}
+RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {
+    "generation1": Generation1,
+    "generation2": Generation2,
+    "streaming": Streaming,
+}
 
 
 def best_runtime(bundle: Bundle) -> Runtime:
@@ -55,7 +60,7 @@ class Side(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str  # folder or checkpoint, as the user gave it
-    runtime: Literal["generation1", "streaming", "nemo-streaming"]
+    runtime: Literal["generation1", "generation2", "streaming", "nemo-streaming"]
     checkpoint: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     encoder: str | None = None
@@ -67,6 +72,8 @@ class Side(BaseModel):
     size_bytes: int = 0
     device: str = "CPU"
     config: dict[str, str] = Field(default_factory=dict)
+    precision: str | None = None  # that a folder's graphs compute in
+    nemo_start: bool = False  # a stream begins as NeMo's do in the folder's chunk; see Streaming
     versions: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, Any] = Field(default_factory=machine)
 
@@ -86,10 +93,11 @@ def bundle_side(
     runtime: Runtime = "generation1",
     device: str = "CPU",
     threads: int | None = None,
-    config: dict[str, str] | None = None,
+    config: Config | None = None,
+    nemo_start: bool = False,
 ) -> Side:
     """A folder under one of the runtimes."""
-    meta = bundle.metadata
+    meta, wanted = bundle.metadata, properties(threads, config)
     return Side(
         name=str(bundle.path),
         runtime=runtime,
@@ -103,7 +111,9 @@ def bundle_side(
         lang_tag_token_ids=meta.lang_tag_token_ids,
         size_bytes=bundle.size_bytes,
         device=device,
-        config=properties(threads, config),
+        config=wanted,
+        precision=precision_of(wanted, device),
+        nemo_start=nemo_start,
         versions={name: version(name) for name in ("openvino", "nemotron-ov")},
     )
 
@@ -162,15 +172,17 @@ def record_bundle(
     language: str = MANIFEST_LANGUAGE,
     device: str = "CPU",
     threads: int | None = None,
-    config: dict[str, str] | None = None,
+    config: Config | None = None,
+    nemo_start: bool = False,
     cache: Path | None = None,
 ) -> Run:
     """A folder's run under a runtime; ``cache`` is a folder of recorded runs to reuse and add to."""
-    side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config)
+    side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
 
     def make() -> list[Transcript]:
+        options: dict[str, Any] = {"nemo_start": True} if nemo_start else {}
         return transcribe_manifest(
-            RUNTIMES[runtime](bundle, device=device, threads=threads, config=config),
+            RUNTIMES[runtime](bundle, device=device, threads=threads, config=config, **options),
             utterances,
             sample_rate=bundle.metadata.sample_rate,
             language=prompt_language(language, bundle.metadata.prompt_dictionary),

@@ -182,7 +182,14 @@ def validate(path: Path, config: dict[str, Any]) -> None:
         for key, value in required.items()
         if encoder.get(key) != value
     ]
-    if (config.get("preprocessor") or {}).get("normalize") not in ("NA", None, "None", False):
+    preprocessor = config.get("preprocessor") or {}
+    # The clients cut audio by 10 ms a frame, and the second generation computes its own windows of 25 ms.
+    problems += [
+        f"preprocessor.{key} is {preprocessor.get(key)!r}, supported is {seconds:g} s"
+        for key, seconds in (("window_stride", 0.01), ("window_size", 0.025))
+        if preprocessor.get(key) != seconds
+    ]
+    if preprocessor.get("normalize") not in ("NA", None, "None", False):
         problems.append("preprocessor.normalize is not 'NA': per-utterance statistics cannot be streamed")
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}; use a cache-aware streaming FastConformer-RNNT checkpoint")

@@ -20,6 +20,15 @@ which would put the signal between NeMo's frames and leave out the nearly empty 
 graph therefore moves their first window back to that lead. What this pushes out at the end, less than an encoder frame,
 is in no frame of the first step; the next one still carries most of it. That costs far less.
 
+A lead shorter than that belongs to the second step of a stream in chunks shorter than the lead: what NeMo's
+convolutions then hear as eight frames of zeros stays padding, and the encoder frames that the first step made
+count as cached.
+
+The false frame. The clients' second generation ends every chunk's mel with a frame of exact zeros and carries it
+over as the last of the carried frames. Log-mel is never zero in all bins, so where ``cache_len`` is positive such a
+frame is taken out, and the frames before it move one later; the first carried frame is then missing, which nothing that
+is kept depends on.
+
 Parameters are shared with the NeMo model where they are not joined, and submodules carry NeMo's names, so that the
 names of the traced nodes are NeMo's module paths.
 """
@@ -158,7 +167,9 @@ class Encoder(nn.Module):
         self.left_context = geometry.left_context
         self.drop = geometry.drop_extra_pre_encoded
         self.lead = geometry.lead_mel_frames
-        self.late = self.lead - geometry.pre_encode_cache
+        self.carried = geometry.pre_encode_cache
+        self.late = self.lead - self.carried
+        self.subsampling = geometry.subsampling_factor
         self.xscale: float | None = encoder.xscale
         self.pre_encode = PreEncode(encoder.pre_encode)
         rows = self.left_context + self.frames
@@ -182,9 +193,11 @@ class Encoder(nn.Module):
         """As :meth:`export.graphs.encoder_nemo.NemoEncoderStep.forward`, before the prompt, encoded [B, T, d]."""
         begins = (cache_len == 0).to(torch.int32)
         mel = _moved(mel, self.late, begins)
+        mel = self._without_false_frame(mel, cache_len)
         mel_length = torch.clamp(mel_length + self.late * begins, max=mel.shape[2])
         lead = torch.clamp(-cache_len, min=0) + self.lead * begins
-        cache_len = torch.clamp(cache_len, min=0)
+        begun = torch.div(self.lead - lead, self.subsampling, rounding_mode="floor") * (lead > 0).to(torch.int32)
+        cache_len = torch.clamp(cache_len, min=0) + torch.clamp(begun, min=0)
         x, length = self.pre_encode(mel, mel_length, lead)
         x = x[:, self.drop :]
         length = torch.clamp(length - self.drop, min=0)
@@ -201,6 +214,13 @@ class Encoder(nn.Module):
         channel = attention.next_cache(cache_channel, channels)
         time = torch.stack(times, dim=1).transpose(2, 3)
         return x, length, channel, time, torch.clamp(cache_len + self.frames, max=self.left_context)
+
+    def _without_false_frame(self, mel: Tensor, cache_len: Tensor) -> Tensor:
+        """Mel [B, mel, T] without a last carried frame of zeros in the rows [B] that go on."""
+        carried = mel[:, :, : self.carried]
+        loudest = carried[:, :, -1].abs().amax(dim=1)  # [B]
+        false = (loudest == 0).to(torch.int32) * (cache_len > 0).to(torch.int32)
+        return torch.cat([_moved(carried, 1, false), mel[:, :, self.carried :]], dim=2)
 
     def _masks(self, length: Tensor, cache_len: Tensor) -> StepMasks:
         """Masks from the valid frames [B] and the valid cache rows [B], NeMo's ``_create_masks``."""

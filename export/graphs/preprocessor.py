@@ -35,13 +35,19 @@ class LogMel(nn.Module):
     NeMo centres its frames and returns ``samples // hop + 1`` of them, the last always masked to zero because
     ``length // hop`` are valid; this module returns the ``samples // hop`` frames only, so a chunk of whole hops
     gives exactly that many and a client that carries over the tensor's last frames carries real ones.
+
+    Args:
+        featurizer: NeMo's.
+        masked_frame: return the masked frame too. A client keeps as many of a chunk's frames as it carries, so a
+            chunk with one frame fewer than that shifts everything; the encoder takes the masked frame out again.
     """
 
-    def __init__(self, featurizer: FilterbankFeatures) -> None:
+    def __init__(self, featurizer: FilterbankFeatures, *, masked_frame: bool = False) -> None:
         super().__init__()
         _require_supported(featurizer)
         window = featurizer.window.double()
         self.hop: int = featurizer.hop_length
+        self.frames_left_out = 0 if masked_frame else 1
         self.half_window: int = featurizer.win_length // 2
         self.preemph: float = featurizer.preemph or 0.0
         self.log_guard: float = float(featurizer.log_zero_guard_value_fn(torch.zeros(())))
@@ -66,14 +72,16 @@ class LogMel(nn.Module):
             audio_length: [B] int32, samples.
 
         Returns:
-            mel [B, mel, samples // hop] float32, zero past its length, and mel_length [B] int32.
+            mel [B, mel, samples // hop] float32 (one frame more with ``masked_frame``), zero past its length, and
+            mel_length [B] int32.
         """
         positions = torch.arange(audio.shape[1], dtype=torch.int32)
         inside = (positions.unsqueeze(0) < audio_length.unsqueeze(1)).to(audio.dtype)
         previous = nn.functional.pad(audio, (1, 0))[:, :-1]
         emphasized = (audio - self.preemph * previous) * inside
         padded = nn.functional.pad(emphasized, (self.half_window, self.half_window)).unsqueeze(1)
-        spectrum = nn.functional.conv1d(padded, self.dft, stride=self.hop)[:, :, :-1]  # [B, 2 * bins, frames]
+        spectrum = nn.functional.conv1d(padded, self.dft, stride=self.hop)  # [B, 2 * bins, frames + 1]
+        spectrum = spectrum[:, :, : spectrum.shape[2] - self.frames_left_out]
         power = spectrum * spectrum
         mel = torch.log(torch.matmul(self.filters, power) + self.log_guard)
 

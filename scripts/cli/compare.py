@@ -41,6 +41,8 @@ def verify(
         Path | None, typer.Option(metavar="DIR", help="Keep the reference's transcripts here, for other folders.")
     ] = None,
     runtime: options.OptionalRuntime = None,
+    precision: options.PrecisionOption = options.Precision.f32,
+    nemo_start: options.NemoStart = False,
     language: Annotated[
         str, typer.Option(metavar="manifest|auto|xx-XX", help="Prompt: each utterance's own language, or one for all.")
     ] = "manifest",
@@ -64,7 +66,8 @@ def verify(
         given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
-        given |= {"--divergence": divergence or None}
+        given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
+        given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
         return _judged(score_again(rescore), report, as_json)
     if directory is None:
@@ -79,7 +82,15 @@ def verify(
     utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(
-        bundle, opened, utterances, runtime=chosen, language=language, cache=cache, divergence=divergence
+        bundle,
+        opened,
+        utterances,
+        runtime=chosen,
+        language=language,
+        config=options.config_of(precision),
+        nemo_start=nemo_start,
+        cache=cache,
+        divergence=divergence,
     )
     return _judged(result, report, as_json)
 
@@ -132,7 +143,7 @@ def _verdict(report: Report, *, text: bool) -> list[Any]:
         row.append(f"{part.wer_between:.2f}")
         row += [f"{part.wer:.2f}", f"{part.reference_wer:.2f}", f"{part.wer_delta:+.2f}"] if text else []
         table.add_row(*row)
-    sides = [f"{side.name} ({side.runtime}, chunks of {side.chunk_ms:g} ms)" for side in _known_sides(report)]
+    sides = [_described(side) for side in _known_sides(report)]
     lines = [f"{escape(' against '.join(sides))}"] if sides else []
     if report.divergence is not None:
         found = report.divergence
@@ -143,6 +154,12 @@ def _verdict(report: Report, *, text: bool) -> list[Any]:
     lines += [f"  {escape(example.audio)}: {escape(example.diff)}" for example in report.worst_examples[:5]]
     reasons = "".join(f"; {reason}" for reason in report.reasons)
     return [table, *lines, f"[bold]{'passed' if report.passed else 'FAILED'}[/]{escape(reasons)}"]
+
+
+def _described(side: Side) -> str:
+    """What ran, how, and in which precision where that is not FP32."""
+    precision = f", {side.precision}" if side.precision not in (None, "f32") else ""
+    return f"{side.name} ({side.runtime}, chunks of {side.chunk_ms:g} ms{precision})"
 
 
 def _known_sides(report: Report) -> list[Side]:
@@ -173,7 +190,7 @@ def record(
     opened = open_checkpoint(checkpoint, revision)
     utterances = choose_utterances(manifest, limit, prompts=opened.prompts)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
-    run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.chunk_frames, cache=cache)
+    run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.clean_chunk_frames, cache=cache)
     data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json)
 
@@ -188,8 +205,8 @@ def transcribe(
     runtime: Annotated[
         options.RuntimeName | None,
         typer.Option(
-            help="'streaming': ours; 'generation1': the published clients' loop. (default: streaming, generation1 for "
-            "folders that cannot)"
+            help="'streaming': ours; 'generation1', 'generation2': the published clients' loops. (default: streaming, "
+            "generation1 for folders that cannot)"
         ),
     ] = None,
     flush: Annotated[

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from export.errors import UserError
+
+if TYPE_CHECKING:
+    from verify.runtimes.graph import Config
 
 
 class RuntimeName(StrEnum):
     """How a folder is run."""
 
     generation1 = "generation1"
+    generation2 = "generation2"
     streaming = "streaming"
+
+
+class Precision(StrEnum):
+    """What a folder computes in."""
+
+    f32 = "f32"
+    default = "default"
 
 
 class Cache(StrEnum):
@@ -109,14 +120,34 @@ NemoLimit = Annotated[
 ]
 Runtime = Annotated[
     RuntimeName,
-    typer.Option(help="'generation1': the published clients' loop; 'streaming': ours, for rewritten encoders only."),
+    typer.Option(
+        help="'generation1', 'generation2': the published clients' loops; 'streaming': ours, rewritten encoders only."
+    ),
 ]
 OptionalRuntime = Annotated[
     RuntimeName | None,
     typer.Option(help="As in `transcribe`. (default: 'streaming' against a checkpoint, 'generation1' else)"),
 ]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(help="'default': what OpenVINO takes on this processor, as the clients run; the reference stays f32."),
+]
+NemoStart = Annotated[
+    bool,
+    typer.Option(
+        "--nemo-start",
+        help="Begin streams as NeMo does in this chunk: at 80 ms with errors (streaming).",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder of ours that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def config_of(precision: Precision) -> Config | None:
+    """OpenVINO properties of a precision; None for those of every runtime."""
+    from verify.runtimes.graph import CLIENTS_CONFIG
+
+    return CLIENTS_CONFIG if precision is Precision.default else None
 
 
 def names(text: str | None) -> tuple[str, ...]:

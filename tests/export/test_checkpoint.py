@@ -117,6 +117,8 @@ def test_missing_weights_and_tokenizer(tmp_path: Path, small_checkpoint: Checkpo
         ("encoder", "self_attention_model", "abs_pos", "self_attention_model is 'abs_pos'"),
         ("encoder", "causal_downsampling", False, "causal_downsampling is False"),
         ("preprocessor", "normalize", "per_feature", "cannot be streamed"),
+        ("preprocessor", "window_stride", 0.0125, "preprocessor.window_stride is 0.0125, supported is 0.01 s"),
+        ("preprocessor", "window_size", 0.02, "preprocessor.window_size is 0.02, supported is 0.025 s"),
     ],
 )
 def test_other_architectures(

@@ -15,6 +15,7 @@ from export.errors import UserError
 from export.languages import prompt_id_for
 from tests.helpers.tiny_bundle import CHUNK, CHUNK_SAMPLES, FRAMES, LEAD, MEL, speech, tiny_bundle
 from verify.runtimes.generation1 import Generation1
+from verify.runtimes.graph import CLIENTS_CONFIG
 from verify.runtimes.transcript import MAX_SYMBOLS, Timings
 
 
@@ -139,6 +140,7 @@ def test_fp32_is_asked_for_unless_overridden(tmp_path: Path) -> None:
         "INFERENCE_PRECISION_HINT": "bf16",
         "INFERENCE_NUM_THREADS": "1",
     }
+    assert Generation1(bundle, threads=1, config=CLIENTS_CONFIG).config == {"INFERENCE_NUM_THREADS": "1"}
 
 
 def test_broken_graphs_are_named(tmp_path: Path) -> None:

@@ -44,19 +44,33 @@ def test_tokens_and_frames_are_nemos(small_checkpoint: Checkpoint, tmp_path: Pat
     assert emitted > 20, "silence proves nothing"
 
 
-@pytest.mark.parametrize("chunk_frames", [1, 14])
-def test_lookahead_0_equals_nemo_in_the_same_chunks(
-    small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path, chunk_frames: int
+@pytest.mark.parametrize(
+    ("folder", "nemo_start", "nemo_frames"), [("1120", False, 14), ("80", True, 1), ("80", False, 2)]
+)
+def test_lookahead_0_equals_nemo(
+    small_checkpoint: Checkpoint,
+    small_fp32: Bundle,
+    small_80ms_fp32: Bundle,
+    folder: str,
+    nemo_start: bool,
+    nemo_frames: int,
 ) -> None:
-    bundle = small_fp32
-    if chunk_frames == 1:
-        bundle = export_checkpoint(small_checkpoint, tmp_path / "fp32", chunk_ms=80)
-    nemo = NemoStreaming(small_checkpoint, 0, chunk_frames=chunk_frames)
-    ours = Streaming(bundle, threads=1)
-    for seed, seconds in enumerate(SECONDS):
+    """In the same chunks; in 80 ms steps also as NeMo begins in 160 ms steps, without its second window's zeros."""
+    nemo = NemoStreaming(small_checkpoint, 0, chunk_frames=nemo_frames)
+    ours = Streaming(small_80ms_fp32 if folder == "80" else small_fp32, threads=1, nemo_start=nemo_start)
+    # NeMo leaves out another rest at the end where its steps are longer: only whole 160 ms steps compare.
+    for seed, seconds in enumerate(SECONDS if nemo_frames != 2 else (1.12, 3.52)):
         audio = speechlike(seconds, seed)
         expected, actual = nemo.transcribe(audio), ours.transcribe(audio)
         assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames), seconds
+
+
+def test_nemos_start_in_80_ms_steps_is_another(small_80ms_fp32: Bundle) -> None:
+    """Else the switch that keeps it would switch nothing."""
+    begun = [
+        Streaming(small_80ms_fp32, threads=1, nemo_start=nemo).transcribe(speechlike(2.0, 3)) for nemo in (False, True)
+    ]
+    assert begun[0].tokens != begun[1].tokens
 
 
 def test_a_stream_begun_the_old_way_differs(small_fp32: Bundle) -> None:

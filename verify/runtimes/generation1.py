@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.contract import expected_ports
 from export.languages import DEFAULT_LANGUAGE, prompt_id_for
-from verify.runtimes.graph import Graph, Observer, properties
+from verify.runtimes.graph import Config, Graph, Observer, properties
 from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, detokenize
 
 _HOPS_PER_SECOND = 100
@@ -76,7 +76,7 @@ class Generation1:
         *,
         device: str = "CPU",
         threads: int | None = None,
-        config: dict[str, str] | None = None,
+        config: Config | None = None,
         encoder: EncoderStep | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -152,23 +152,28 @@ class Generation1:
             self._prompt[:] = prompt_id_for(language, meta.prompt_dictionary or {}, default)
         for cache in self._caches.values():
             cache.fill(0)
-        lead = meta.pre_encode_cache
-        carried = np.zeros((1, meta.mel_features, lead), np.float32)
+        carried = np.zeros((1, meta.mel_features, meta.pre_encode_cache), np.float32)
         for index, first in enumerate(range(0, len(audio), self.chunk_samples)):
             chunk = audio[first : first + self.chunk_samples]
             self._audio[0, : len(chunk)] = chunk
             self._audio[0, len(chunk) :] = 0.0
             self._preprocessor.run()
-            mel = self._preprocessor.output("mel")  # [1, features, frames]
+            mel = self._mel_of_chunk()
+            lead = carried.shape[2]
             taken = min(mel.shape[2], meta.total_mel_frames - lead)
             self._mel.fill(0)
             self._mel[:, :, :lead] = carried
             self._mel[:, :, lead : lead + taken] = mel[:, :, :taken]
-            carried = mel[:, :, mel.shape[2] - lead :].copy()
+            # A chunk of fewer frames than are carried leads the next window with as many as it has.
+            carried = mel[:, :, -min(meta.pre_encode_cache, mel.shape[2]) :].copy()
             self._encoder.run()
             for name, cache in self._caches.items():
                 np.copyto(cache, self._encoder.output(f"{name}_out"))
             yield Step(index, self._mel, self._encoder.output("encoded"))
+
+    def _mel_of_chunk(self) -> NDArray[np.float32]:
+        """Mel of the chunk that the preprocessor has just run on, [1, features, frames]."""
+        return self._preprocessor.output("mel")
 
     def _symbols(self, encoded: NDArray[np.float32]) -> Iterator[int]:
         """Greedy tokens of one frame, [1, encoder_dim, 1]; the state moves only when a token comes out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,29 @@ FP32_CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """Without it the CPU plugin computes in bf16 where the processor can, and an FP32 folder is not FP32."""
 
 
-def properties(threads: int | None, config: dict[str, str] | None) -> dict[str, str]:
+Config = Mapping[str, str | None]
+"""OpenVINO properties by name; None leaves a property to OpenVINO."""
+
+CLIENTS_CONFIG: Config = dict.fromkeys(FP32_CONFIG)
+"""What the published clients ask for: nothing. Where the processor has bf16, OpenVINO then computes in it."""
+
+
+def properties(threads: int | None, config: Config | None) -> dict[str, str]:
     """OpenVINO properties of a runtime: :data:`FP32_CONFIG`, the threads if any are given, and what overrides both."""
-    return FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | (config or {})
+    wanted = FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | dict(config or {})
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def precision_of(config: Mapping[str, str], device: str) -> str:
+    """The precision that these properties give on a device: ``f32``, ``bf16``, ``f16``; ``unknown`` where none says."""
+    import openvino as ov
+
+    name = "INFERENCE_PRECISION_HINT"
+    try:
+        hint = config.get(name) or ov.Core().get_property(device, name)
+    except RuntimeError:
+        return "unknown"
+    return hint if isinstance(hint, str) else str(hint.to_string())
 
 
 class Observer:

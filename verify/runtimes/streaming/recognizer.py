@@ -16,7 +16,7 @@ from export.contract import expected_ports
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE
 from verify.data.audio import Audio
-from verify.runtimes.graph import Graph, Observer, properties
+from verify.runtimes.graph import Config, Graph, Observer, properties
 from verify.runtimes.streaming.greedy import Greedy
 from verify.runtimes.streaming.signal import MARGIN, StepGeometry
 from verify.runtimes.streaming.stream import Stream
@@ -41,6 +41,9 @@ class Streaming:
         threads: CPU threads; None leaves the choice to OpenVINO.
         config: OpenVINO properties that override :data:`verify.runtimes.graph.FP32_CONFIG`.
         observer: told of every run of a graph.
+        nemo_start: begin as NeMo does in steps of this folder's chunk. In 80 ms steps NeMo's second window hears the
+            padding before the signal as eight frames of zeros, and its text begins with errors; False takes the
+            padding for padding, as NeMo does in longer steps.
 
     Raises:
         UserError: the folder's graph cannot begin a stream as NeMo does, or cannot be loaded.
@@ -53,8 +56,9 @@ class Streaming:
         batch: int = 1,
         device: str = "CPU",
         threads: int | None = None,
-        config: dict[str, str] | None = None,
+        config: Config | None = None,
         observer: Observer | None = None,
+        nemo_start: bool = False,
     ) -> None:
         import openvino as ov
 
@@ -70,6 +74,7 @@ class Streaming:
         self.batch = batch
         self.config = properties(threads, config)
         self.geometry = StepGeometry(meta)
+        self._says_short_lead = meta.knows_short_leads and not nemo_start
         self.tags = frozenset(meta.lang_tag_token_ids)
         self.turn = threading.Condition()  # held for a moment: streams' audio, the queue, who steps
         self._queue: dict[Stream, None] = {}  # those with a step due, in the order they became so
@@ -285,10 +290,13 @@ class Streaming:
         """Audio to ``encoded``; rows of others keep their state."""
         carried = self.geometry.carried
         self._timed("preprocessor", members)
-        mel = self.preprocessor.output("mel")  # [batch, features, MARGIN + new], zero past the audio's end
+        mel = self.preprocessor.output("mel")  # [batch, features, MARGIN + new or more], zero past the audio's end
+        cache_len = self.encoder.output("cache_len")
         for row, lead in leads.items():
-            self._mel[row, :, carried:] = mel[row, :, MARGIN:]
+            self._mel[row, :, carried:] = mel[row, :, MARGIN : MARGIN + self.geometry.new]
             self._mel[row, :, :lead] = 0.0
+            if lead and self._says_short_lead:
+                cache_len[row] = -lead
         self._timed("encoder", members)
         waiting = [row for row, holder in enumerate(self._rows) if holder is not None and row not in members]
         for name in CACHES if waiting else ():

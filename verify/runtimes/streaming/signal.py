@@ -31,7 +31,7 @@ class Window:
     """What a stream gives to one step."""
 
     samples: Audio  # from MARGIN frames before the step's first new mel frame on
-    lead: int  # mel frames, carried ones included, that come before the signal
+    lead: int  # mel frames at its head, carried ones included, that come before the signal
     mel_length: int  # carried and new frames that count
 
 
@@ -47,7 +47,7 @@ class SignalBuffer:
         self._head: Audio = np.zeros((geometry.lead - geometry.carried + MARGIN) * geometry.hop, np.float32)
         self._blocks: list[Audio] = []
         self._length = len(self._head)
-        self._begun = False
+        self._steps = 0
         self._ended = False
 
     def append(self, samples: Audio) -> None:
@@ -71,7 +71,7 @@ class SignalBuffer:
         if not self._ended:
             return 0
         frames = min(self._length // geometry.hop - MARGIN + 1, geometry.new)
-        fewest = geometry.subsampling if self._begun else geometry.lead - geometry.carried + 1
+        fewest = geometry.subsampling if self._steps else geometry.lead - geometry.carried + 1
         return frames if frames >= fewest else 0
 
     def window(self) -> Window:
@@ -80,11 +80,11 @@ class SignalBuffer:
         if len(self._head) < geometry.samples and self._blocks:
             self._head = np.concatenate([self._head, *self._blocks])
             self._blocks.clear()
-        lead = 0 if self._begun else geometry.lead
+        lead = max(0, geometry.lead - self._steps * geometry.new)
         samples = self._head[: geometry.samples]
         rest = self._head[geometry.new * geometry.hop :]
         self._length -= len(self._head) - len(rest)
         # Copied when little is left, so that it is not a view of a long array.
         self._head = rest if len(rest) >= geometry.samples else rest.copy()
-        self._begun = True
+        self._steps += 1
         return Window(samples, lead, geometry.carried + due)
