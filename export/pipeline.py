@@ -72,13 +72,13 @@ def export_checkpoint(
         raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
+    warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
     if encoder == "rewritten":
         unheard = (geometry.lead_mel_frames - geometry.pre_encode_cache) * geometry.hop_ms
         warnings.append(
             f"the clients' loop does not hear the last {unheard:g} ms of a recording that fits in one chunk; end "
             "recordings with silence, or use the streaming runtime"
         )
-    warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
     refuse_existing(directory, kind=BUNDLE, force=force)
     for warning in warnings:
         note(f"warning: {warning}")
