@@ -71,8 +71,9 @@ def verify_bundle(
         device: OpenVINO device of the target; a reference folder always runs on the CPU.
         threads: CPU threads of both.
         config: OpenVINO properties of the target; a reference folder computes in FP32.
-        nemo_start: run the target, and NeMo where it is the reference, as NeMo begins a stream in the target's chunk;
-            see :class:`verify.runtimes.streaming.Streaming`. Without it NeMo takes the shortest clean step.
+        nemo_start: run both sides as NeMo begins a stream in the target's chunk; see
+            :class:`verify.runtimes.streaming.Streaming`. Without it NeMo takes the shortest clean step. Set where the
+            streaming runtime runs a folder that was exported before its graph knew how to begin cleanly.
         cache: folder where both runs are kept, for other targets of this reference and other references.
         divergence: on how many of the utterances the logits are compared too, along the reference folder's own path.
 
@@ -82,6 +83,9 @@ def verify_bundle(
     runtime = runtime or runtime_for(target, reference)
     if nemo_start and runtime != "streaming":
         raise UserError(f"--nemo-start: the {runtime} loop begins as its clients do; add --runtime streaming")
+    if runtime == "streaming":
+        folders = [target, reference] if isinstance(reference, Bundle) else [target]
+        nemo_start = nemo_start or not all(folder.metadata.knows_short_leads for folder in folders)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
     logits: LogitDivergence | None = None
     if divergence:
@@ -94,7 +98,13 @@ def verify_bundle(
     if isinstance(reference, Bundle):
         require_comparable(side, bundle_side(reference, runtime=runtime))
         reference = record_bundle(
-            reference, utterances, runtime=runtime, language=language, threads=threads, cache=cache
+            reference,
+            utterances,
+            runtime=runtime,
+            language=language,
+            threads=threads,
+            nemo_start=nemo_start,
+            cache=cache,
         )
     elif isinstance(reference, Checkpoint):
         lookahead = target.metadata.att_context_size[1]

@@ -65,6 +65,16 @@ def test_lookahead_0_equals_nemo(
         assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames), seconds
 
 
+def test_a_folder_of_before_is_compared_with_nemos_own_start(
+    small_checkpoint: Checkpoint, small_80ms_fp32: Bundle, short_manifest: Path
+) -> None:
+    """Its graph cannot begin cleanly, so NeMo must not begin cleanly either."""
+    before = Bundle(small_80ms_fp32.path, small_80ms_fp32.metadata.model_copy(update={"knows_short_leads": False}))
+    utterances = read_manifest(short_manifest)
+    sides = [verify_bundle(folder, small_checkpoint, utterances) for folder in (before, small_80ms_fp32)]
+    assert [(each.target.nemo_start, each.reference.chunk_ms) for each in sides] == [(True, 80), (False, 160)]
+
+
 def test_nemos_start_in_80_ms_steps_is_another(small_80ms_fp32: Bundle) -> None:
     """Else the switch that keeps it would switch nothing."""
     begun = [
