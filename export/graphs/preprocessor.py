@@ -47,7 +47,7 @@ class LogMel(nn.Module):
         _require_supported(featurizer)
         window = featurizer.window.double()
         self.hop: int = featurizer.hop_length
-        self.frames_left_out = 0 if masked_frame else 1
+        self.masked_frame = masked_frame
         self.half_window: int = featurizer.win_length // 2
         self.preemph: float = featurizer.preemph or 0.0
         self.log_guard: float = float(featurizer.log_zero_guard_value_fn(torch.zeros(())))
@@ -81,7 +81,8 @@ class LogMel(nn.Module):
         emphasized = (audio - self.preemph * previous) * inside
         padded = nn.functional.pad(emphasized, (self.half_window, self.half_window)).unsqueeze(1)
         spectrum = nn.functional.conv1d(padded, self.dft, stride=self.hop)  # [B, 2 * bins, frames + 1]
-        spectrum = spectrum[:, :, : spectrum.shape[2] - self.frames_left_out]
+        if not self.masked_frame:
+            spectrum = spectrum[:, :, :-1]
         power = spectrum * spectrum
         mel = torch.log(torch.matmul(self.filters, power) + self.log_guard)
 

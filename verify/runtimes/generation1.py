@@ -165,7 +165,7 @@ class Generation1:
             self._mel[:, :, :lead] = carried
             self._mel[:, :, lead : lead + taken] = mel[:, :, :taken]
             # A chunk of fewer frames than are carried leads the next window with as many as it has.
-            carried = mel[:, :, -min(meta.pre_encode_cache, mel.shape[2]) :].copy()
+            carried = mel[:, :, max(0, mel.shape[2] - meta.pre_encode_cache) :].copy()
             self._encoder.run()
             for name, cache in self._caches.items():
                 np.copyto(cache, self._encoder.output(f"{name}_out"))
