@@ -55,6 +55,7 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
         **(error_rates(name, results) if plan.score_text else NO_RATES),
         "reference": NEMO if name == FP32 else FP32,
         "runtime": verified["target"]["runtime"],  # that the comparison with the reference was made by
+        "reference_chunk_ms": verified["reference"]["chunk_ms"],
         "judged": is_judged(plan, bundle),
         "passed": verified["passed"],
         "reasons": verified["reasons"],
@@ -109,8 +110,8 @@ def notes(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
     fp32 = rows[0]
     lines = [
         f"{FP32} against NeMo's own streaming (lookahead {plan.settings.lookahead}, {fp32['utterances']} utterances), "
-        f"both in the folder's chunks, {FP32} by the {fp32['runtime']} runtime: reported, not judged. Every other "
-        f"folder: against {FP32} in the clients' loop, judged by its recipe's limits.",
+        f"NeMo in chunks of {fp32['reference_chunk_ms']:g} ms, {FP32} by the {fp32['runtime']} runtime: reported, not "
+        f"judged. Every other folder: against {FP32} in the clients' loop, judged by its recipe's limits.",
         "Step time, speed and peak memory: one process that transcribes up to a minute with the clients' loop.",
     ]
     if plan.vocabulary:

@@ -56,6 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             "reference_wer": 5.0,
             "per_language": {"en-US": scores | {"metric": "wer", "reference_wer": 5.0}},
             "target": {"runtime": "generation1"},
+            "reference": {"chunk_ms": 1120.0},
             "speed": {"encoder_ms": 1.0, "rtfx": 10.0},
             **scores,
         }
