@@ -29,3 +29,12 @@ class ParityError(NemotronOVError, AssertionError):
     """A graph or a folder does not reproduce its reference within the stated limit."""
 
     exit_code = 1
+
+
+NOT_DECIDED = 3
+"""Exit status where the work was done and something could not be judged."""
+
+
+def exit_status(passed: bool | None) -> int:
+    """0 where everything passed, 1 where something failed, :data:`NOT_DECIDED` where it is not known."""
+    return NOT_DECIDED if passed is None else int(not passed)

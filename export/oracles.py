@@ -1,11 +1,11 @@
-"""What the rewritten encoder is compared with where NeMo's step alone has no such case."""
+"""What graphs are compared with: NeMo's own methods, and its encoder step where that alone has no such case."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from export.graphs.encoder_nemo import NemoEncoderStep
 
@@ -55,6 +55,40 @@ class NemoStreamStart(NemoEncoderStep):
             streaming.drop_extra_pre_encoded, streaming.valid_out_len = kept
         channel, time, filled = states
         return encoded[:, :, begun:], frames - begun, channel, time, filled
+
+
+class NemoPredict(nn.Module):
+    """The oracle for the decoder: ``RNNTDecoder.predict``, which NeMo's greedy decoding calls."""
+
+    def __init__(self, model: EncDecRNNTBPEModel) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(self, token: Tensor, token_length: Tensor, h_in: Tensor, c_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`export.graphs.transducer.DecoderStep.forward`; blank, as at a start, is no token for NeMo."""
+        del token_length
+        first = int(token.flatten()[0]) == self.decoder.blank_idx
+        output, (h_out, c_out) = self.decoder.predict(
+            None if first else token.long(), state=[h_in, c_in], add_sos=False, batch_size=token.shape[0]
+        )
+        return output.transpose(1, 2), h_out, c_out
+
+
+class NemoJoint(nn.Module):
+    """The oracle for the joint: ``RNNTJoint.joint``, without the softmax that NeMo adds on the CPU by itself."""
+
+    def __init__(self, model: EncDecRNNTBPEModel) -> None:
+        super().__init__()
+        self.nemo = model.joint
+
+    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        """As :meth:`export.graphs.transducer.JointStep.forward`."""
+        before, self.nemo.log_softmax = self.nemo.log_softmax, False
+        try:
+            logits: Tensor = self.nemo.joint(encoder.transpose(1, 2), decoder.transpose(1, 2))
+        finally:
+            self.nemo.log_softmax = before
+        return logits
 
 
 def projected_cache(layers: Any, cache: Tensor, cache_len: Tensor) -> Tensor:

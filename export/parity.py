@@ -69,15 +69,14 @@ def record(
 
     from export.graphs.encoder_nemo import NemoEncoderStep
     from export.graphs.preprocessor import NemoMel
-    from export.graphs.transducer import DecoderStep, JointStep
-    from export.oracles import NemoStreamStart
+    from export.oracles import NemoJoint, NemoPredict, NemoStreamStart
 
     encoder = NemoStreamStart if metadata.lead_mel_frames else NemoEncoderStep
     functions: dict[str, tuple[Callable[..., Any], Callable[[], Iterator[list[Arrays]]]]] = {
         "preprocessor": (NemoMel(model.preprocessor.featurizer), lambda: _audio_runs(geometry)),
         "encoder": (encoder(model, geometry).eval(), lambda: _encoder_runs(model, geometry, metadata)),
-        "decoder": (_renumbered(DecoderStep(model).eval(), rows), lambda: _decoder_runs(metadata)),
-        "joint": (_picked(JointStep(model).eval(), rows), lambda: _joint_runs(metadata)),
+        "decoder": (_renumbered(NemoPredict(model).eval(), rows), lambda: _decoder_runs(metadata)),
+        "joint": (_picked(NemoJoint(model).eval(), rows), lambda: _joint_runs(metadata)),
     }
     own = expected_ports(metadata.model_copy(update={"cache_channel_shape": metadata.channel_cache_shape}))
     stored = {"encoder": _key_values(model)} if metadata.cache == "kv" else {}

@@ -288,21 +288,42 @@ class GraphRecipe(_Frozen):
 class Tolerance(_Frozen):
     """What a recipe may cost against the FP32 folder.
 
-    ``exact_match`` is the smallest share of utterances with identical tokens, ``wer_delta`` the most points of word
-    error rate (0 to 100) by which the result may be worse.
+    Attributes:
+        exact_match: the smallest share of utterances, 0 to 1, that keep FP32's tokens; near ties do not count.
+        wer_delta: the most points of error rate (0 to 100), on average over the languages, by which the result may be
+            worse.
+        language_wer_delta: the same for each language alone, whose interval is wider; None for ``wer_delta``.
+        wer_between: the largest error rate against FP32's own text, in percent, where there is no other text; None
+            where the recipe cannot be judged without.
     """
 
     exact_match: Number = Field(ge=0.0, le=1.0)
     wer_delta: Number = Field(ge=0.0)
+    language_wer_delta: Number | None = Field(default=None, ge=0.0)
+    wer_between: Number | None = Field(default=None, ge=0.0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Tolerance:
-        if self.exact_match == 1.0 and self.wer_delta > 0.0:
+        if self.language_wer_delta is not None and self.language_wer_delta < self.wer_delta:
             raise ValueError(
-                f"wer_delta {self.wer_delta:g} cannot be used up when exact_match 1 asks for identical tokens; "
-                "set wer_delta to 0 or lower exact_match"
+                f"language_wer_delta {self.language_wer_delta:g} is below wer_delta {self.wer_delta:g}, which is an "
+                "average over languages; set it to that or more, or leave it out"
             )
         return self
+
+    @property
+    def of_a_language(self) -> float:
+        """What each language alone may be worse."""
+        return self.wer_delta if self.language_wer_delta is None else self.language_wer_delta
+
+
+def allowance(limits: Tolerance) -> tuple[str, str, str]:
+    """What limits allow, as tables show it: identical tokens, error rate, distance to FP32's text."""
+    return (
+        f"≥ {100 * limits.exact_match:g} %",
+        f"≤ {limits.wer_delta:g} / {limits.of_a_language:g} points",
+        "" if limits.wer_between is None else f"≤ {limits.wer_between:g} %",
+    )
 
 
 class Recipe(_Frozen):
@@ -354,8 +375,12 @@ class Recipe(_Frozen):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of everything but the description; fields that are not set do not enter it."""
-        dumped = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
+        """SHA-256 of everything but the description; fields that are not set do not enter it.
+
+        Neither do limits that recipes have had since hashes were first recorded: they change no folder.
+        """
+        apart: Any = {"description": True, "tolerance": {"language_wer_delta", "wer_between"}}
+        dumped = self.model_dump(mode="json", exclude=apart, exclude_defaults=True)
         content = {field: _pruned(value) for field, value in dumped.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 

@@ -46,6 +46,10 @@ _INT8_ENCODER = WeightCompression(mode="int8_sym", ignored_scope=_KEEP_POSITIONS
 _INT8_GRAPH = GraphRecipe(compression=(_INT8,))
 
 
+_IN_8_BITS = Tolerance(exact_match=0.8, wer_delta=0.3, language_wer_delta=1.0, wer_between=3.0)
+_IN_4_BITS = Tolerance(exact_match=0.5, wer_delta=1.0, language_wer_delta=2.0, wer_between=6.0)
+
+
 def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphRecipe) -> Recipe:
     """INT8 decoder and joint, and an encoder of its own."""
     return Recipe(
@@ -73,7 +77,7 @@ _BUILT_IN = (
         name="fp32",
         version=1,
         description="the export as it is",
-        tolerance=Tolerance(exact_match=1.0, wer_delta=0.0),
+        tolerance=Tolerance(exact_match=1.0, wer_delta=0.0, wer_between=0.0),
         preprocessor=_F32,
         encoder=_F32,
         decoder=_F32,
@@ -83,7 +87,7 @@ _BUILT_IN = (
         name="fp16",
         version=1,
         description="encoder, decoder and joint weights in FP16",
-        tolerance=Tolerance(exact_match=1.0, wer_delta=0.0),
+        tolerance=Tolerance(exact_match=1.0, wer_delta=0.1, language_wer_delta=0.3, wer_between=0.5),
         preprocessor=_F32,
         encoder=_F16,
         decoder=_F16,
@@ -93,7 +97,7 @@ _BUILT_IN = (
         name="int8",
         version=2,
         description="encoder weights in INT8, symmetric per channel; decoder and joint in FP16; the published recipe",
-        tolerance=Tolerance(exact_match=0.8, wer_delta=0.3),
+        tolerance=_IN_8_BITS,
         preprocessor=_F32,
         encoder=GraphRecipe(compression=(_INT8_ENCODER,), runtime_options=GROUP),
         decoder=_F16,
@@ -102,38 +106,38 @@ _BUILT_IN = (
     _small(
         "int8-full",
         "as int8; embedding, prediction network and joint in INT8 too",
-        Tolerance(exact_match=0.8, wer_delta=0.3),
+        _IN_8_BITS,
         GraphRecipe(compression=(_INT8_ENCODER,), runtime_options=GROUP),
     ),
     _small(
         "int4",
         "encoder layers in INT4, symmetric, groups of 128; all other weights as int8-full",
-        Tolerance(exact_match=0.5, wer_delta=1.0),
+        _IN_4_BITS,
         _four_bits(mode="int4_sym"),
     ),
     _small(
         "int4-mixed",
         "as int4; the fifth of the encoder's weights with the largest INT4 error stays in INT8",
-        Tolerance(exact_match=0.5, wer_delta=1.0),
+        _IN_4_BITS,
         _four_bits(mode="int4_sym", ratio=0.8, sensitivity_metric="weight_quantization_error"),
     ),
     _small(
         "int4-aware",
         "as int4; scales fitted to the activations of calibration audio",
-        Tolerance(exact_match=0.5, wer_delta=1.0),
+        _IN_4_BITS,
         _four_bits(mode="int4_sym", scale_estimation=True),
     ),
     _small(
         "nf4",
         "as int4; 4-bit normal floats (NF4) in place of integers",
-        Tolerance(exact_match=0.5, wer_delta=1.0),
+        _IN_4_BITS,
         _four_bits(mode="nf4"),
     ),
     _small(
         "w8a8",
         "encoder weights and activations in INT8 by post-training quantization with SmoothQuant; attention products "
         "and pre-encode in FP16",
-        Tolerance(exact_match=0.6, wer_delta=0.5),
+        Tolerance(exact_match=0.6, wer_delta=0.5, language_wer_delta=1.5, wer_between=4.0),
         GraphRecipe(
             quantization=Quantization(
                 preset="mixed",

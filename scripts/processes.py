@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import IO, Any, Literal, cast
 
-from export.errors import NemotronOVError
+from export.errors import NOT_DECIDED, NemotronOVError
 
 GRACE = 10.0
 """Seconds that an interrupted child has to remove what it has half-written."""
@@ -53,7 +53,7 @@ def run_module(
         arguments: for it.
         text: its standard input.
         stderr: see :data:`Stderr`.
-        may_fail: take an exit status of 1 with a result as a result.
+        may_fail: take a verdict's exit status (:func:`export.errors.exit_status`) with a result as a result.
         inherited: file descriptors that it keeps, such as a lock's.
 
     Raises:
@@ -89,7 +89,7 @@ def run_module(
     status = child.returncode
     if status < 0:
         raise ChildError(_signal_reason(status))
-    if status and not (may_fail and status == 1 and output.strip()):
+    if status and not (may_fail and status in (1, NOT_DECIDED) and output.strip()):
         raise ChildError("" if stderr == "ours" else _reason(status, lines), status)
     return json.loads(output)
 

@@ -63,8 +63,8 @@ def test_verbs_on_finished_folders_need_no_extra(command: Path, demo_fp32: Bundl
     call("quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8")
     (transcript,) = call("transcribe", tmp_path / "int8", audio)["transcripts"]
     assert transcript["text"] == "Do not forget the yellow mirror."
-    report = call("verify", tmp_path / "int8", "--reference", demo_fp32.path, "--limit", "5")
-    assert (report["passed"], report["utterances"]) == (True, 5)
+    report = call("verify", tmp_path / "int8", "--reference", demo_fp32.path, "--limit", "40")
+    assert (report["passed"], report["utterances"]) == (True, 40)
 
 
 def test_verbs_that_read_checkpoints_name_the_extra(command: Path, tmp_path: Path) -> None:

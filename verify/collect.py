@@ -11,7 +11,7 @@ import gc
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -184,6 +184,28 @@ def utterance_hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int
     """Hashes of an utterance and of the whole file that it is cut from: other parts of that may overlap it."""
     part = cut_utterance(utterance, audio, rate)
     return {audio_sha256(audio)} if part is audio else {audio_sha256(audio), audio_sha256(part)}
+
+
+def heard(hashes: Collection[str], utterances: Sequence[Utterance], rate: int) -> str:
+    """The utterances that one of these hashes is of, as a message names them; empty where there are none.
+
+    Raises:
+        UserError: audio cannot be read.
+    """
+    if not hashes:
+        return ""
+    names: list[str] = []
+    known = set(hashes)
+    with task("hashing evaluation audio", len(utterances)) as progress:
+        for utterance in utterances:
+            if not known.isdisjoint(utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)):
+                names.append(utterance.audio_filepath.name)
+            progress.advance()
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+_NAMED = 3  # files that a message names
 
 
 def _choose(

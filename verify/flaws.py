@@ -23,7 +23,7 @@ from verify.runtimes.graph import Graph, Observer
 from verify.runtimes.streaming import Audio, Streaming
 from verify.runtimes.streaming.signal import MARGIN, StepGeometry
 from verify.runtimes.transcript import Transcript
-from verify.scoring.rates import metric_for, score_text, total
+from verify.scoring.rates import macro_average, metric_for, score_text
 
 BATCH = 8
 """Streams a step: the same tokens as one, sooner."""
@@ -79,7 +79,7 @@ class Row:
 
     name: str
     lookahead: int
-    error_rate: float  # %, words, or characters where a language is written without spaces
+    error_rate: float  # %, average over languages; words, or characters where a language has no spaces
     points: float  # more than NeMo's own streaming at this lookahead
     identical: float  # % of the utterances have its tokens
 
@@ -198,6 +198,8 @@ def without_silence(audio: Audio, sample_rate: int) -> Audio:
 
 
 def error_rate(utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> float:
-    """Errors against the manifest's text, %."""
+    """Errors against the manifest's text, %, on average over the languages."""
     pairs = zip(utterances, transcripts, strict=True)
-    return total(score_text(each.text, found.text, metric_for(each.target_lang)) for each, found in pairs).rate
+    return macro_average(
+        (each.target_lang, score_text(each.text, found.text, metric_for(each.target_lang))) for each, found in pairs
+    )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.vocabulary import checkpoint_ids
-from quantize.recipe import Tolerance
+from verify.collect import heard
 from verify.data.manifest import Utterance
 from verify.data.selection import spread
+from verify.limits import Limits, limits_for
+from verify.margins import margins_at, parting_cell
 from verify.report import LogitDivergence, Output, Report, Row, Speed, score_rows
 from verify.runs import (
     MANIFEST_LANGUAGE,
@@ -30,25 +31,13 @@ from verify.runtimes.graph import Config
 from verify.runtimes.transcript import Timings, Transcript
 from verify.scoring.divergence import divergence_between
 
-NEMO_TOLERANCE = Tolerance(exact_match=0.0, wer_delta=5.0)
-"""The generation-1 loop against NeMo itself, where no limits are given: it may cost 5 points.
-
-The loop feeds the first chunk and the chunk borders otherwise than NeMo does, so tokens need not be identical.
-"""
-
-NEMO_IDENTITY = Tolerance(exact_match=0.98, wer_delta=0.5)
-"""An unquantized folder against NeMo by the streaming runtime: the same tokens, but where rounding decides a tie."""
-
-IDENTICAL = Tolerance(exact_match=1.0, wer_delta=0.0)
-"""Where a folder's recipe states no limits: as good as its reference, token for token."""
-
 
 def verify_bundle(
     target: Bundle,
     reference: Bundle | Checkpoint | Run,
     utterances: Sequence[Utterance],
     *,
-    tolerance: Tolerance | None = None,
+    limits: Limits | None = None,
     runtime: Runtime | None = None,
     language: str = MANIFEST_LANGUAGE,
     device: str = "CPU",
@@ -65,7 +54,7 @@ def verify_bundle(
         reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead and in its
             chunks, or a recorded run.
         utterances: the manifest.
-        tolerance: limits; None takes those of the target's recipe, or what holds against NeMo.
+        limits: None takes what :func:`verify.limits.limits_for` finds.
         runtime: how the folders are run; None takes what the reference calls for (:func:`runtime_for`).
         language: prompt each utterance with its own language (``manifest``), or all with one (``auto``, ``de-DE``).
         device: OpenVINO device of the target; a reference folder always runs on the CPU.
@@ -78,7 +67,8 @@ def verify_bundle(
         divergence: on how many of the utterances the logits are compared too, along the reference folder's own path.
 
     Raises:
-        UserError: the two sides do not belong together, or an input cannot be used.
+        UserError: the two sides do not belong together, the folder was calibrated with an utterance, or an input cannot
+            be used.
     """
     runtime = runtime or runtime_for(target, reference)
     if nemo_start and runtime != "streaming":
@@ -87,6 +77,7 @@ def verify_bundle(
         folders = [target, reference] if isinstance(reference, Bundle) else [target]
         nemo_start = nemo_start or not all(folder.metadata.knows_short_leads for folder in folders)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
+    check_unheard(target, utterances)
     logits: LogitDivergence | None = None
     if divergence:
         if not isinstance(reference, Bundle):
@@ -94,6 +85,7 @@ def verify_bundle(
         chosen = spread(utterances, divergence)
         found = divergence_between(reference, target, chosen, threads=threads)
         logits = LogitDivergence(utterances=len(chosen), **vars(found))
+    exact = reference if isinstance(reference, Bundle) else target if _is_exact(target, reference) else None
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
         require_comparable(side, bundle_side(reference, runtime=runtime))
@@ -124,8 +116,42 @@ def verify_bundle(
         nemo_start=nemo_start,
         cache=cache,
     )
-    report = compare_runs(run, reference, utterances, tolerance=tolerance)
+    require_same_audio(run, reference, utterances)
+    margins = None
+    if exact is not None:
+        pairs = zip(_in_checkpoint_ids(run), _in_checkpoint_ids(reference), strict=True)
+        cells = {
+            number: cell
+            for number, (ours, theirs) in enumerate(pairs)
+            if ours.tokens != theirs.tokens and (cell := parting_cell(ours, theirs)) is not None
+        }
+        margins = margins_at(
+            exact, cells, utterances, runtime=runtime, language=language, threads=threads, nemo_start=nemo_start
+        )
+    report = compare_runs(run, reference, utterances, limits=limits, margins=margins)
     return report.model_copy(update={"divergence": logits})
+
+
+def _is_exact(target: Bundle, reference: Checkpoint | Run) -> bool:
+    """Whether a folder is FP32 itself, beside a reference that runs without a folder."""
+    by_nemo = isinstance(reference, Checkpoint) or reference.side.runtime == "nemo-streaming"
+    return by_nemo and not target.metadata.recipe.get("hash")
+
+
+def check_unheard(target: Bundle, utterances: Sequence[Utterance]) -> None:
+    """Refuse to judge a folder by audio that it was calibrated with, in whatever file that lies.
+
+    Raises:
+        UserError: naming the recordings.
+    """
+    seen = heard(
+        set(target.metadata.recipe.get("calibration_audio_sha256", ())), utterances, target.metadata.sample_rate
+    )
+    if seen:
+        raise UserError(
+            f"{target.path}: was calibrated with audio that it would be judged by, {seen}; "
+            "leave that out of the manifest, or calibrate with --exclude MANIFEST"
+        )
 
 
 def nemo_chunk_frames(target: Bundle, checkpoint: Checkpoint, *, nemo_start: bool = False) -> int:
@@ -148,10 +174,8 @@ def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime
     return "generation1"
 
 
-def compare_runs(
-    target: Run, reference: Run, utterances: Sequence[Utterance], *, tolerance: Tolerance | None = None
-) -> Report:
-    """Compare two recorded runs of the same manifest; no model is needed.
+def require_same_audio(target: Run, reference: Run, utterances: Sequence[Utterance]) -> None:
+    """Refuse runs whose transcripts are not of the same utterances under the same prompts.
 
     Raises:
         UserError: the runs are of different checkpoints, manifests or languages.
@@ -171,22 +195,49 @@ def compare_runs(
             f"{reference.side.name}: was recorded with language {reference.language}, {target.side.name} with "
             f"{target.language}; use the same"
         )
-    limits = tolerance or _limits(target.side, reference.side)
-    ids, reference_ids = checkpoint_ids(target.side.pruned), checkpoint_ids(reference.side.pruned)
+
+
+def compare_runs(
+    target: Run,
+    reference: Run,
+    utterances: Sequence[Utterance],
+    *,
+    limits: Limits | None = None,
+    margins: Mapping[int, float] | None = None,
+) -> Report:
+    """Compare two recorded runs of the same manifest; no model is needed.
+
+    Args:
+        target: what is judged.
+        reference: what it is compared with.
+        utterances: the manifest.
+        limits: None takes what :func:`verify.limits.limits_for` finds.
+        margins: FP32's where the tokens of an utterance differ, by its number; see :mod:`verify.margins`.
+
+    Raises:
+        UserError: the runs are of different checkpoints, manifests or languages.
+    """
+    require_same_audio(target, reference, utterances)
+    limits = limits or limits_for(target.side, reference.side)
     rows = [
         Row(
             audio=utterance.audio_filepath.name,
             audio_seconds=ours.audio_seconds,
             language=utterance.target_lang,
             text=utterance.text,
-            target=_output(ours, ids),
-            reference=_output(theirs, reference_ids),
+            sentence=None if utterance.sentence_id is None else str(utterance.sentence_id),
+            target=_output(ours),
+            reference=_output(theirs),
+            margin=(margins or {}).get(number),
         )
-        for utterance, ours, theirs in zip(utterances, target.transcripts, reference.transcripts, strict=True)
+        for number, (utterance, ours, theirs) in enumerate(
+            zip(utterances, _in_checkpoint_ids(target), _in_checkpoint_ids(reference), strict=True)
+        )
     ]
     return Report(
-        **dict(score_rows(rows, limits, target.side.lang_tag_token_ids)),
-        limits=limits,
+        **dict(score_rows(rows, limits.tolerance, target.side.lang_tag_token_ids)),
+        limits=limits.tolerance,
+        limits_of=limits.whose,
         target=target.side,
         reference=reference.side,
         language=target.language,
@@ -244,23 +295,15 @@ def speed(transcripts: Sequence[Transcript]) -> Speed:
     )
 
 
-def _output(transcript: Transcript, ids: Sequence[int] | None) -> Output:
-    """The transcript under the checkpoint's ids, which a folder with a pruned vocabulary translates to."""
-    tokens = transcript.tokens if ids is None else [ids[token] for token in transcript.tokens]
-    return Output(tokens=tokens, frames=transcript.frames, text=transcript.text, language=transcript.language)
+def _in_checkpoint_ids(run: Run) -> list[Transcript]:
+    """The transcripts with the checkpoint's ids as tokens, to which a folder with a pruned vocabulary has its own."""
+    ids = checkpoint_ids(run.side.pruned)
+    if ids is None:
+        return run.transcripts
+    return [replace(each, tokens=[ids[token] for token in each.tokens]) for each in run.transcripts]
 
 
-def _limits(target: Side, reference: Side) -> Tolerance:
-    """The limits that hold where the user gives none."""
-    against_nemo = reference.runtime == "nemo-streaming"
-    if against_nemo and target.runtime != "streaming":
-        return NEMO_TOLERANCE
-    stated = target.recipe.get("tolerance")
-    if not stated:
-        return NEMO_IDENTITY if against_nemo else IDENTICAL
-    try:
-        return Tolerance.model_validate(stated)
-    except ValidationError as error:
-        raise UserError(
-            f"{target.name}: its recipe's tolerance {stated} is not usable; regenerate the folder"
-        ) from error
+def _output(transcript: Transcript) -> Output:
+    return Output(
+        tokens=transcript.tokens, frames=transcript.frames, text=transcript.text, language=transcript.language
+    )

@@ -158,10 +158,14 @@ def transcribe_manifest(
     with task(title, total=len(utterances)) as progress:
         for utterance in utterances:
             audio = load_utterance(utterance, sample_rate)
-            prompt = utterance.target_lang if language == MANIFEST_LANGUAGE else language
-            transcripts.append(recognizer.transcribe(audio, prompt))
+            transcripts.append(recognizer.transcribe(audio, prompt_of(utterance, language)))
             progress.advance()
     return transcripts
+
+
+def prompt_of(utterance: Utterance, language: str) -> str:
+    """The language that prompts an utterance: its own for :data:`MANIFEST_LANGUAGE`."""
+    return utterance.target_lang if language == MANIFEST_LANGUAGE else language
 
 
 def record_bundle(

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from export.errors import exit_status
 from scripts.cli import options
 from scripts.cli.result import Result, verb
+from scripts.cli.verdict import comparison
 
 if TYPE_CHECKING:
     from export.bundle import Bundle
     from export.checkpoint import Checkpoint
     from verify.report import Report
-    from verify.runs import Run, Runtime, Side
+    from verify.runs import Run, Runtime
     from verify.runtimes.transcript import Transcript
 
 
@@ -46,6 +48,13 @@ def verify(
     language: Annotated[
         str, typer.Option(metavar="manifest|auto|xx-XX", help="Prompt: each utterance's own language, or one for all.")
     ] = "manifest",
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE|FILE.toml",
+            help="Judge by this recipe's limits. (default: the built-in one's that the folder names, else ours)",
+        ),
+    ] = None,
     divergence: Annotated[
         int,
         typer.Option(metavar="N", min=0, help="Compare logits too, on N utterances, along the reference's path."),
@@ -53,13 +62,18 @@ def verify(
     revision: options.Revision = None,
     as_json: options.Json = False,
 ) -> Result:
-    """Does a folder transcribe like its reference? Exit status 1 where its recipe's limits do not hold."""
+    """Does a folder transcribe like its reference?
+
+    Exit status 1: a limit does not hold. Exit status 3: so few utterances do not decide.
+    """
     from export.bundle import Bundle
     from export.errors import UserError
+    from quantize.recipes import get_recipe
     from scripts.outputs import check_output
     from verify.data.selection import choose_utterances
+    from verify.limits import Limits
     from verify.pipeline import verify_bundle
-    from verify.report import score_again
+    from verify.report import Report
 
     check_output("--report", report)
     if rescore is not None:
@@ -67,9 +81,10 @@ def verify(
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
+        given |= {"--limits": limits}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
-        return _judged(score_again(rescore), report, as_json)
+        return _judged(Report.load(rescore), report, as_json)
     if directory is None:
         raise UserError("verify: no folder; give DIR with --reference, or --rescore with a stored report")
     if reference is None:
@@ -78,6 +93,7 @@ def verify(
     bundle = Bundle.open(directory)
     if language != "manifest":
         language = _language_key(bundle, language)
+    chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits))
     opened = _reference(reference, revision)
     utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
@@ -85,6 +101,7 @@ def verify(
         bundle,
         opened,
         utterances,
+        limits=chosen_limits,
         runtime=chosen,
         language=language,
         config=options.config_of(precision),
@@ -110,8 +127,7 @@ def _judged(result: Report, file: Path | None, as_json: bool) -> Result:
     if file is not None:
         result.save(file)
     data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
-    text = any(row.text for row in result.rows)  # none where it was ignored
-    return Result(data, lambda: _verdict(result, text=text), as_json, exit_code=0 if result.passed else 1)
+    return Result(data, lambda: comparison(result), as_json, exit_code=exit_status(result.passed))
 
 
 def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Run:
@@ -126,46 +142,6 @@ def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Ru
     if path.suffix == ".json":
         return load_transcripts(path)
     return open_checkpoint(reference, revision)
-
-
-def _verdict(report: Report, *, text: bool) -> list[Any]:
-    """A row for each language and one for all, the worst examples, and whether it passed."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("language", "utterances", "exact match %", "metric", "differs %", title_justify="left")
-    if text:
-        for column in ("error %", "reference's %", "delta"):
-            table.add_column(column, justify="right")
-    for name, score in [*report.per_language.items(), ("all", None)]:
-        part = score or report
-        row = [name, str(part.utterances), f"{100 * part.exact_match:.1f}", score.metric if score else "wer"]
-        row.append(f"{part.wer_between:.2f}")
-        row += [f"{part.wer:.2f}", f"{part.reference_wer:.2f}", f"{part.wer_delta:+.2f}"] if text else []
-        table.add_row(*row)
-    sides = [_described(side) for side in _known_sides(report)]
-    lines = [f"{escape(' against '.join(sides))}"] if sides else []
-    if report.divergence is not None:
-        found = report.divergence
-        lines.append(
-            f"logits on {found.utterances} utterances, {found.cells} cells: KL {found.kl:.2g}, best token the same in "
-            f"{100 * found.agreement:.2f} %"
-        )
-    lines += [f"  {escape(example.audio)}: {escape(example.diff)}" for example in report.worst_examples[:5]]
-    reasons = "".join(f"; {reason}" for reason in report.reasons)
-    return [table, *lines, f"[bold]{'passed' if report.passed else 'FAILED'}[/]{escape(reasons)}"]
-
-
-def _described(side: Side) -> str:
-    """What ran, how, and in which precision where that is not FP32."""
-    precision = f", {side.precision}" if side.precision not in (None, "f32") else ""
-    return f"{side.name} ({side.runtime}, chunks of {side.chunk_ms:g} ms{precision})"
-
-
-def _known_sides(report: Report) -> list[Side]:
-    """Both sides where both say their chunk."""
-    sides = [report.target, report.reference]
-    return sides if all(side.chunk_ms is not None for side in sides) else []
 
 
 @verb

@@ -27,17 +27,16 @@ def recipes(context: typer.Context, as_json: options.Json = False) -> None:
 
 @verb
 def _listed(as_json: bool) -> Result:
+    from quantize.recipe import allowance
     from quantize.recipes import RECIPES
 
     def render() -> list[Any]:
         from rich.table import Table
 
-        table = Table("recipe", "what it does", "identical tokens", "WER delta")
+        table = Table("recipe", "what it does", "identical tokens", "WER delta, average / language", "text differs")
         for recipe in RECIPES.values():
-            limits = recipe.tolerance
-            least, most = f"≥ {100 * limits.exact_match:g} %", f"≤ {limits.wer_delta:g} points"
             needs = " (needs calibration data)" if recipe.needs_calibration else ""
-            table.add_row(recipe.name, recipe.description + needs, least, most)
+            table.add_row(recipe.name, recipe.description + needs, *allowance(recipe.tolerance))
         return [table]
 
     return Result({"recipes": [_facts(recipe) for recipe in RECIPES.values()]}, render, as_json)

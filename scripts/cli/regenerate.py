@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from export.errors import exit_status
 from scripts.cli import options
 from scripts.cli.result import Result, verb
 
@@ -39,7 +40,8 @@ def regenerate(
 
     A run that was stopped continues when it is repeated.
 
-    Exit status 1: everything is there, and some folder failed its verification.
+    Exit status 1: everything is there, and some folder failed its verification. Exit status 3: everything is there,
+    and some folder could not be judged.
     """
     from scripts.regenerate import regenerate as run
     from scripts.regenerate.plan import Options
@@ -65,4 +67,4 @@ def regenerate(
             force_lookahead=force_lookahead,
         )
     )
-    return Result(report, lambda: tables(report), as_json, exit_code=1 if report["passed"] is False else 0)
+    return Result(report, lambda: tables(report), as_json, exit_code=exit_status(report["passed"]))

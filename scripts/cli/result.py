@@ -32,7 +32,7 @@ class Result:
         data: the JSON object.
         render: makes what people see instead.
         as_json: whether ``--json`` was given.
-        exit_code: 0, or 1 where the work was done and its result is not good enough.
+        exit_code: 0, or what :func:`export.errors.exit_status` says of a verdict.
     """
 
     data: Mapping[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.digest import digest
 from export.errors import UserError
 from export.profiles import Settings, choose_settings
 from export.vocabulary import prune_vocabulary
@@ -108,6 +108,7 @@ def make_plan(options: Options) -> Plan:
     """
     from quantize.recipes import get_recipe
     from verify.data.manifest import read_manifest
+    from verify.runs import manifest_sha256
 
     wanted = dict.fromkeys(options.recipes or DEFAULT_RECIPES)  # each once, in the order given
     recipes = tuple(get_recipe(name) for name in wanted if name != FP32)
@@ -132,7 +133,7 @@ def make_plan(options: Options) -> Plan:
     checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=settings.languages, scripts=settings.scripts)
     manifest, limit, score_text = _manifest(options, checkpoint)
-    read_manifest(manifest, text=score_text, prompts=checkpoint.prompts)
+    utterances = read_manifest(manifest, text=score_text, prompts=checkpoint.prompts)
     inputs = {
         "checkpoint": checkpoint.sha256,
         "lookahead": settings.lookahead,
@@ -141,7 +142,7 @@ def make_plan(options: Options) -> Plan:
         "encoder": settings.encoder,
         "vocabulary": pruning.record,
         "recipes": {recipe.name: recipe.hash for recipe in recipes},
-        "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "manifest": digest([manifest_sha256(utterances), [[each.text, each.sentence_id] for each in utterances]]),
         "limit": limit,
         "nemo_limit": options.nemo_limit,
         "score_text": score_text,

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import METADATA, Bundle
+from export.digest import code_sha256
 from export.folders import write_atomically
 from export.profiles import Settings
 from export.progress import note
 from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import REPORTS, STAGES, State
+from verify.runs import RUNTIME_CODE
 
 MEASURED_UTTERANCES, MEASURED_SECONDS = 12, 60.0
 """What the measured process of each folder transcribes, at most (but always one utterance)."""
@@ -69,6 +71,7 @@ def is_finished(plan: Plan, name: str) -> bool:
         and recorded.chunk_mel_frames == geometry.chunk_mel_frames
         and recorded.encoder == settings.encoder
         and recorded.cache == settings.cache
+        and recorded.knows_short_leads == (settings.encoder == "rewritten")  # else by an earlier version
         and recorded.vocabulary == plan.vocabulary
         and recorded.recipe.get("name") == name
         and recorded.recipe.get("hash") == wanted
@@ -97,6 +100,7 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
     arguments: list[str | Path] = ["--reference", reference, "--cache", plan.output / STAGES, *_audio(plan, name)]
     arguments += ["--report", plan.output / REPORTS / f"{name}.json"]
     arguments += [] if plan.score_text else ["--ignore-text"]
+    arguments += [] if name == FP32 else ["--limits", plan.recipe_argument(name)]
     files = [folder / METADATA] + ([reference / METADATA] if name != FP32 else [])
     return _cached(
         state,
@@ -131,7 +135,7 @@ def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = F
         state: holds the lock that the process inherits.
         name: the verb.
         arguments: its arguments.
-        may_fail: take an exit status of 1 with a result as a result.
+        may_fail: take the exit status of a verdict with a result as a result.
 
     Raises:
         ChildError: it failed.
@@ -165,8 +169,8 @@ def _cached(state: State, name: str, key: str, compute: Callable[[], Outcome]) -
 
 
 def _key(plan: Plan, *files: Path) -> str:
-    """Identity of a stage's inputs: the plan's and these files' content."""
-    digest = hashlib.sha256(json.dumps(plan.inputs, sort_keys=True).encode())
+    """Identity of a stage's inputs: the plan's, what transcribes and judges, and these files' content."""
+    digest = hashlib.sha256(json.dumps([plan.inputs, code_sha256(*RUNTIME_CODE)], sort_keys=True).encode())
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

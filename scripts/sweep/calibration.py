@@ -17,11 +17,10 @@ from export.bundle import Bundle
 from export.contract import expected_ports
 from export.digest import digest
 from export.errors import UserError
-from export.progress import note, task
+from export.progress import note
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError, run_module
-from verify.collect import SAMPLES, default_utterances, utterance_hashes
-from verify.data.audio import load_audio
+from verify.collect import SAMPLES, default_utterances, heard
 from verify.data.manifest import Utterance, read_manifest
 from verify.runs import manifest_sha256
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from scripts.sweep.options import Options, Plan
 
 COLLECTED = ".calibration"
-
-_NAMED = 3  # files that a message names
 
 
 def open_given(options: Options, source: Bundle) -> CalibrationData | None:
@@ -52,19 +49,12 @@ def check_apart(given: CalibrationData, source: Bundle, utterances: Sequence[Utt
     Raises:
         UserError: naming the recordings.
     """
-    calibrated = {each["sha256"] for each in given.index.audio}
-    seen, rate = [], source.metadata.sample_rate
-    with task("hashing evaluation audio", len(utterances)) as progress:
-        for utterance in utterances:
-            if not calibrated.isdisjoint(utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)):
-                seen.append(utterance.audio_filepath.name)
-            progress.advance()
+    seen = heard({each["sha256"] for each in given.index.audio}, utterances, source.metadata.sample_rate)
     if seen:
-        more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
         remedy = f"nemotron-ov calibrate {source.path} DIR" + (f" --exclude {manifest}" if manifest else "")
         raise UserError(
             f"--calibration {given.path}: was collected from audio that WER is measured on, "
-            f"{', '.join(seen[:_NAMED])}{more}; collect another with `{remedy}`"
+            f"{seen}; collect another with `{remedy}`"
         )
 
 

@@ -59,7 +59,7 @@ def stage_identity(plan: Plan, stage: str) -> str:
     facts: dict[str, Any] = {"machine": machine(), "threads": plan.threads, "runtime": options.runtime}
     if stage == "verified":
         facts["audio"] = manifest_sha256(plan.utterances)
-        facts["texts"] = [utterance.text for utterance in plan.utterances] if plan.score_text else None
+        facts["texts"] = [[each.text, each.sentence_id] for each in plan.utterances] if plan.score_text else None
     elif stage == "measured":
         facts["repeats"] = options.repeats
         facts["audio"] = manifest_sha256(measured_audio(plan))

@@ -47,7 +47,7 @@ def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
         cells += [f"{row['wer']:.2f}", f"{row['wer_delta']:+.2f}"] if text else []
         cells += [f"{row['wer_between']:.2f}", f"{100 * row['exact_match']:.1f}"]
         cells += [_number(row.get("kl"), ".2e")] if "KL" in columns else []
-        cells += ["held" if row["within_limits"] else "missed", ", ".join(row["front"])]
+        cells += [{True: "held", False: "missed", None: "not decided"}[row["within_limits"]], ", ".join(row["front"])]
         table.add_row(escape(row["name"]), *cells)
     failures = [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
     return [*lines, table, *failures]

@@ -23,9 +23,10 @@ from scripts.sweep.pareto import pareto
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
+from verify.verdict import Measured, judge, passed
 
 REPORT, PICTURE, RECIPE_FILES = "sweep.json", "sweep.png", "recipes"
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 Row = dict[str, Any]
 
@@ -116,12 +117,11 @@ def _row(plan: Plan, trial: Trial) -> Row:
     """One recipe's facts: MB are 10⁶ bytes, rates percent, differences points, times ms."""
     made, verified = trial.made(), trial.verified()
     measured = trial.measured()
-    build, ratios, limits = measured["build"], measured["ratios"], trial.recipe.tolerance
+    build, ratios = measured["build"], measured["ratios"]
     row: Row = {"name": trial.name, "recipe_hash": trial.recipe.hash}
     row |= {"mb": made["bytes"] / 1e6, "encoder_mb": made["encoder_bytes"] / 1e6, "constants": made["constants"]}
     row |= _accuracy(plan, verified)
-    lost = row["wer_delta"] if plan.score_text else row["wer_between"]
-    row["within_limits"] = verified["exact_match"] >= limits.exact_match and lost <= limits.wer_delta + 1e-9
+    row["within_limits"] = passed(judge(map(Measured.model_validate, verified["checks"]), trial.recipe.tolerance))
     row |= {
         "encoder_step_ms": build["encoder_step_ms"],
         "step_ratio": ratios["encoder_step"],
@@ -148,6 +148,7 @@ def _accuracy(plan: Plan, verified: Mapping[str, Any]) -> Row:
         "exact_match": verified["exact_match"],
         "wer": verified["wer"] if text else None,
         "wer_delta": verified["wer_delta"] if text else None,
+        "wer_delta_interval": verified["wer_delta_interval"] if text else None,
         "wer_between": verified["wer_between"],
         "per_language": verified["per_language"] if text else {},
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -16,6 +18,7 @@ from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError
+from export.graphs import transducer
 from export.graphs.encoder_nemo import NemoEncoderStep
 from export.graphs.encoder_rewritten import RewrittenEncoderStep
 from export.graphs.preprocessor import LogMel
@@ -215,6 +218,29 @@ def test_a_wrong_weight_is_noticed(
     ov.save_model(broken, tmp_path / "broken.xml", compress_to_fp16=False)
     with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo in"):
         parity.check(graph, tmp_path / "broken.xml", recording)
+
+
+@pytest.mark.parametrize("step", ["DecoderStep", "JointStep"])
+def test_a_wrong_step_of_ours_is_noticed(
+    small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs are compared with NeMo's own methods, not with the module that they were traced from."""
+    right = getattr(transducer, step).forward
+
+    @functools.wraps(right)
+    def wrong(self: Any, *inputs: Any, **named: Any) -> Any:
+        results = right(self, *inputs, **named)
+        return (results[0] * 1.01, *results[1:]) if isinstance(results, tuple) else results * 1.01
+
+    monkeypatch.setattr(getattr(transducer, step), "forward", wrong)
+    graph = step.removesuffix("Step").lower()
+    model, metadata = load_model(small_checkpoint), small_fp32.metadata
+    ports = expected_ports(metadata)
+    module = getattr(transducer, step)(model).eval()
+    ov.save_model(trace(module, ports[graph]), tmp_path / "wrong.xml", compress_to_fp16=False)
+    recording = parity.record(model, small_checkpoint.geometry(0)[0], metadata, ports)[graph]
+    with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo in"):
+        parity.check(graph, tmp_path / "wrong.xml", recording)
 
 
 def test_nan_is_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path) -> None:

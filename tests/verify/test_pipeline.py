@@ -18,10 +18,13 @@ from export.host import machine, peak_rss_mb
 from quantize.recipe import Tolerance
 from tests.helpers.tiny_bundle import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
+from verify.collect import audio_sha256
+from verify.data.audio import load_audio
 from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.data.selection import spread
+from verify.limits import IDENTICAL, Limits
 from verify.pipeline import runtime_for, verify_bundle
-from verify.report import score_again
+from verify.report import Report
 from verify.runs import checkpoint_side, record_bundle
 
 
@@ -38,7 +41,7 @@ def spoken(tmp_path: Path) -> list[Utterance]:
 
 def test_a_folder_equals_its_copy(tmp_path: Path, spoken: list[Utterance]) -> None:
     report = verify_bundle(tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b"), spoken)
-    assert report.passed
+    assert report.passed is None, "six words decide nothing"
     assert (report.exact_match, report.wer_delta, report.wer_between, report.utterances) == (1.0, 0.0, 0.0, 3)
     assert set(report.per_language) == {"en-US", "de-DE"}
     assert any(row.target.tokens for row in report.rows)
@@ -60,12 +63,17 @@ def test_a_preprocessor_that_returns_one_frame_more_is_noticed(tmp_path: Path, s
     assert verify_bundle(target, tiny_bundle(tmp_path / "b"), spoken).exact_match < 1.0
 
 
-def test_limits_come_from_the_targets_recipe(tmp_path: Path, spoken: list[Utterance]) -> None:
-    lenient = {"name": "x", "tolerance": {"exact_match": 0.0, "wer_delta": 1000.0}}
+def test_a_folder_does_not_set_its_own_limits(tmp_path: Path, spoken: list[Utterance]) -> None:
+    lenient = {"name": "x", "hash": "h", "tolerance": {"exact_match": 0.0, "wer_delta": 1000.0}}
     target = tiny_bundle(tmp_path / "a", encoder_gain=0.2, recipe=lenient)
     reference = tiny_bundle(tmp_path / "b")
-    assert verify_bundle(target, reference, spoken).passed
-    assert not verify_bundle(target, reference, spoken, tolerance=Tolerance(exact_match=1.0, wer_delta=0.0)).passed
+    report = verify_bundle(target, reference, spoken)
+    assert report.passed is False
+    assert (report.limits, report.limits_of) == (IDENTICAL, "ours for an unknown recipe, x: name yours with --limits")
+    mine = Limits(Tolerance(exact_match=0.0, wer_delta=1000.0), "mine")
+    report = verify_bundle(target, reference, spoken, limits=mine)
+    assert report.passed is None, "six words decide nothing"
+    assert report.limits_of == "mine"
 
 
 def test_prompts_come_from_the_manifest_or_the_caller(tmp_path: Path, spoken: list[Utterance]) -> None:
@@ -82,7 +90,7 @@ def test_prompts_come_from_the_manifest_or_the_caller(tmp_path: Path, spoken: li
 def test_a_recorded_run_can_be_the_reference(tmp_path: Path, spoken: list[Utterance]) -> None:
     bundle = tiny_bundle(tmp_path / "a")
     recorded = record_bundle(bundle, spoken)
-    assert verify_bundle(bundle, recorded, spoken).passed
+    assert verify_bundle(bundle, recorded, spoken).exact_match == 1.0
     with pytest.raises(UserError, match="another manifest"):
         verify_bundle(bundle, recorded.model_copy(update={"transcripts": recorded.transcripts[:2]}), spoken)
     with pytest.raises(UserError, match="another manifest"):
@@ -214,6 +222,18 @@ def test_the_divergence_of_logits_is_a_level_of_the_report(
     assert 1e-6 < report.divergence.kl < 0.1
     assert report.divergence.cells == same.cells > 50
     report.save(tmp_path / "report.json")
-    assert score_again(tmp_path / "report.json").divergence == report.divergence
+    assert Report.load(tmp_path / "report.json").divergence == report.divergence
     with pytest.raises(UserError, match="--divergence 3: needs a folder as --reference"):
         verify_bundle(demo_int8, record_bundle(demo_fp32, utterances), utterances, divergence=3)
+
+
+def test_audio_that_a_folder_was_calibrated_with_does_not_judge_it(tmp_path: Path, spoken: list[Utterance]) -> None:
+    """In whatever file it lies: the hash is that of the samples."""
+    samples = load_audio(spoken[1].audio_filepath, 16000)
+    calibrated = {"name": "w8a8", "hash": "h", "calibration_audio_sha256": ["0" * 64, audio_sha256(samples)]}
+    target, reference = tiny_bundle(tmp_path / "a", recipe=calibrated), tiny_bundle(tmp_path / "b")
+    soundfile.write(tmp_path / "copy.wav", samples, 16000, subtype="FLOAT")
+    copy = spoken[1].model_copy(update={"audio_filepath": tmp_path / "copy.wav"})
+    with pytest.raises(UserError, match=r"was calibrated with audio that it would be judged by, copy\.wav; leave"):
+        verify_bundle(target, reference, [spoken[0], copy])
+    assert verify_bundle(target, reference, [spoken[0], spoken[2]]).exact_match == 1.0

@@ -9,7 +9,7 @@ from tests.helpers.tiny_bundle import PIECES
 from verify.compare import exact_match, first_divergence, text_diff
 from verify.runtimes.transcript import Timings, detokenize
 from verify.scoring.normalization import normalize
-from verify.scoring.rates import Score, metric_for, score_text, total
+from verify.scoring.rates import Score, macro_average, metric_for, score_text, total
 
 TAGS = [1, 2]
 
@@ -98,15 +98,23 @@ def test_score(reference: str, hypothesis: str, metric: str, edits: int, units: 
 
 def test_raw_score_keeps_case_and_punctuation() -> None:
     assert score_text("Yes, it is.", "yes it is", "wer").edits == 0
-    assert score_text("Yes, it is.", "yes it is", "wer", raw=True) == Score(2, 3)
-    assert score_text("は。", "は", "cer", raw=True) == Score(1, 2)
+    assert score_text("Yes, it is.", "yes it is", "wer", raw=True) == Score(substitutions=2, units=3)
+    assert score_text("は。", "は", "cer", raw=True) == Score(deletions=1, units=2)
 
 
 def test_total_is_weighted_by_length() -> None:
     scores = [score_text("a b c d e f g h i", "a b c d e f g h i", "wer"), score_text("x", "y", "wer")]
     assert total(scores).rate == pytest.approx(10.0)  # not the mean of 0 and 100
     assert total([]).rate == 0.0
-    assert Score(3, 0).rate == 100.0
+    assert Score(insertions=3).rate == 100.0
+
+
+def test_languages_weigh_alike_in_their_average() -> None:
+    """Words of one are not mixed with the characters of another, and many utterances of one hide no other."""
+    good = [("en-US", Score(units=10))] * 99
+    assert macro_average([*good, ("ja-JP", Score(substitutions=2, deletions=1, insertions=1, units=20))]) == 10.0
+    assert macro_average([("en-US", Score(substitutions=1, units=2)), ("en-US", Score(units=8))]) == 10.0
+    assert macro_average([]) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class Utterance(BaseModel):
     offset: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)  # where it begins in the file, seconds
     duration: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)  # seconds; 0 where the manifest does not say
     target_lang: str = DEFAULT_LANGUAGE  # a key of the model's prompt dictionary
+    sentence_id: str | int | None = None  # recordings that share one are resampled together
 
     @field_validator("audio_filepath")
     @classmethod

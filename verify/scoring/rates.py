@@ -25,8 +25,15 @@ CHARACTER_LANGUAGES = frozenset({"bo", "cmn", "ja", "km", "lo", "my", "th", "wuu
 class Score:
     """Errors of some transcripts, counted over the reference's words or characters."""
 
-    edits: int = 0  # substitutions + deletions + insertions
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
     units: int = 0  # words or characters of the reference
+
+    @property
+    def edits(self) -> int:
+        """All errors."""
+        return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
@@ -37,7 +44,12 @@ class Score:
 
     def __add__(self, other: Score) -> Score:
         """Both together, weighted by their units."""
-        return Score(self.edits + other.edits, self.units + other.units)
+        return Score(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.units + other.units,
+        )
 
 
 def metric_for(language: str) -> Metric:
@@ -63,9 +75,21 @@ def score_text(reference: str, hypothesis: str, metric: Metric, *, raw: bool = F
         wanted, given = " ".join(reference.split()), " ".join(hypothesis.split())
         units, others = len(wanted.split()), len(given.split())
     if not units or not others:
-        return Score(units + others, units)
+        return Score(deletions=units, insertions=others, units=units)
     result = jiwer.process_characters(wanted, given) if metric == "cer" else jiwer.process_words(wanted, given)
-    return Score(result.substitutions + result.deletions + result.insertions, units)
+    return Score(result.substitutions, result.deletions, result.insertions, units)
+
+
+def macro_average(scores: Iterable[tuple[str, Score]]) -> float:
+    """The mean of the languages' rates, each language's errors over its own words or characters; 0 where none is given.
+
+    Args:
+        scores: the language and the errors of each transcript.
+    """
+    languages: dict[str, Score] = {}
+    for language, score in scores:
+        languages[language] = languages.get(language, Score()) + score
+    return sum(each.rate for each in languages.values()) / len(languages) if languages else 0.0
 
 
 def total(scores: Iterable[Score]) -> Score:

@@ -15,6 +15,7 @@ import pytest
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.demo import MANIFEST
+from export.errors import NOT_DECIDED
 from export.pipeline import export_checkpoint
 from tests.helpers.command import assert_user_error, run_here, run_process
 
@@ -342,7 +343,7 @@ def test_a_folder_without_prompts_takes_no_language(
     assert collected.returncode == 0, collected.stderr
     for runtime in ("streaming", "generation1"):
         verify = ["verify", folder, "--reference", folder, "--manifest", manifest, "--runtime", runtime]
-        assert run_here(capfd, *verify).returncode == 0
+        assert run_here(capfd, *verify).returncode == NOT_DECIDED, "of one word"
 
 
 @pytest.mark.parametrize(
@@ -385,5 +386,5 @@ def test_brackets_in_paths_are_kept(small_fp32: Bundle, tmp_path: Path, capfd: p
     assert done.returncode == 0, done.stderr
     assert str(out) in done.stdout
     verified = run_here(capfd, "verify", out, "--reference", source, "--limit", "1", "--ignore-text")
-    assert verified.returncode in (0, 1), verified.stderr
+    assert verified.returncode in (1, NOT_DECIDED), verified.stderr
     assert f"transcribing with {out.name}" in verified.stderr

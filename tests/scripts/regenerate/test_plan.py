@@ -13,7 +13,7 @@ import pytest
 
 from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
-from export.errors import UserError
+from export.errors import NOT_DECIDED, UserError
 from quantize.recipes import get_recipe
 from scripts.processes import ChildError
 from scripts.regenerate import regenerate, stages
@@ -53,9 +53,13 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             "peak_rss_mb": 100.0,
             "passed": True,
             "reasons": [],
+            "limits_of": "the test",
+            "ties": 0,
+            "languages": ["en-US"],
+            "wer_delta_interval": [0.0, 0.0],
             "reference_wer": 5.0,
             "per_language": {"en-US": scores | {"metric": "wer", "reference_wer": 5.0}},
-            "target": {"runtime": "generation1"},
+            "target": {"runtime": "streaming" if folder.name == "fp32" else "generation1"},
             "reference": {"chunk_ms": 1120.0},
             "speed": {"encoder_ms": 1.0, "rtfx": 10.0},
             **scores,
@@ -165,27 +169,34 @@ def test_two_runs_at_once_are_refused(options: Options, calls: Calls, monkeypatc
     assert calls == everything()
 
 
+@pytest.mark.parametrize("failing_folders", [("fp32",), ("int8",), ("fp32", "int8")])
 def test_failed_verification_exits_with_1_and_everything_written(
-    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    options: Options,
+    calls: Calls,
+    failing_folders: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """FP32 is judged against NeMo, every other folder against FP32."""
     stand_in = stages.run_verb
 
     def failing(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
         result = stand_in(state, name, *arguments, may_fail=may_fail)
-        failed = name == "verify" and Path(arguments[0]).name in ("fp32", "int8")
+        failed = name == "verify" and Path(arguments[0]).name in failing_folders
         return result | ({"passed": False, "reasons": ["wer_delta +9 points"]} if failed else {})
 
     monkeypatch.setattr(stages, "run_verb", failing)
     arguments = ["regenerate", str(options.checkpoint), "--output", options.output, "--manifest", str(options.manifest)]
     done = run_here(capfd, *arguments)
     assert done.returncode == 1
-    assert "int8: wer_delta +9 points" in done.stdout
+    for name in failing_folders:
+        assert f"{name}: wer_delta +9 points" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(f"failed: {', '.join(failing_folders)}; passed: ")
     report = json.loads((options.output / REPORT).read_text())
     assert {row["recipe"]: (row["judged"], row["passed"]) for row in report["folders"]} == {
-        "fp32": (False, False),  # against NeMo: reported only
-        "fp16": (True, True),
-        "int8": (True, False),
+        name: (True, name not in failing_folders) for name in ("fp32", "fp16", "int8")
     }
+    assert report["passed"] is False
     assert_user_error(run_here(capfd, *arguments), options.output, "--force")
 
 
@@ -201,11 +212,46 @@ def test_random_weights_are_reported_and_not_judged(
     monkeypatch.setattr(stages, "run_verb", failing)
     monkeypatch.setattr(Checkpoint, "is_random", True)
     done = run_here(capfd, "regenerate", str(options.checkpoint), "--output", options.output)
-    assert done.returncode == 0
-    assert "nothing is judged" in done.stdout
+    assert done.returncode == NOT_DECIDED
+    assert done.stdout.count("no folder is judged") == 1
+    assert done.stdout.splitlines()[-1] == "not judged or not decided: fp32, fp16, int8"
     report = json.loads((options.output / REPORT).read_text())
     assert report["passed"] is None
-    assert not any(row["judged"] for row in report["folders"])
+    assert not any(row["judged"] or row["passed"] is not None or row["reasons"] for row in report["folders"])
+
+
+@pytest.mark.parametrize(
+    ("undecided", "last"),
+    [
+        (("fp32",), "not judged or not decided: fp32; passed: fp16, int8"),
+        (("int8",), "not judged or not decided: int8; passed: fp32, fp16"),
+    ],
+)
+def test_what_is_not_judged_or_not_decided_is_no_success(
+    options: Options,
+    calls: Calls,
+    undecided: tuple[str, ...],
+    last: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """FP32 in the clients' loop cannot be judged; another folder may have too few utterances."""
+    stand_in = stages.run_verb
+
+    def unsure(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
+        result = stand_in(state, name, *arguments, may_fail=may_fail)
+        if name != "verify" or Path(arguments[0]).name not in undecided:
+            return result
+        if undecided == ("fp32",):
+            return result | {"target": {"runtime": "generation1"}}
+        return result | {"passed": None, "reasons": ["wer_delta may be above the limit"]}
+
+    monkeypatch.setattr(stages, "run_verb", unsure)
+    arguments = ["regenerate", str(options.checkpoint), "--output", options.output, "--manifest", str(options.manifest)]
+    done = run_here(capfd, *arguments)
+    assert done.returncode == NOT_DECIDED
+    assert done.stdout.splitlines()[-1] == last
+    assert json.loads((options.output / REPORT).read_text())["passed"] is None
 
 
 def test_foreign_folder_is_refused_even_with_force(options: Options, calls: Calls) -> None:

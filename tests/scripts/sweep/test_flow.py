@@ -74,9 +74,20 @@ class Pretended:
         harm = self._harm(task.folder)
         if task.kind == "diverge":
             return {"kl": harm / 1000.0, "agreement": 1.0, "agreed_until": 1.0, "cells": 1}
-        facts = {"utterances": 2, "reference_wer": 10.0, "wer_between": harm / 20, "exact_match": 1 - harm / 500}
+        facts: dict[str, Any] = {
+            "utterances": 2,
+            "reference_wer": 10.0,
+            "wer_between": harm / 20,
+            "exact_match": 1 - harm / 500,
+        }
         points = -3.0 if harm > 250 else harm / 300
-        return facts | {"wer_delta": points, "wer": 10.0 + points, "runtime": "generation1", "per_language": {}}
+        facts |= {"wer_delta": points, "wer_delta_interval": [points, points], "wer": 10.0 + points}
+        measured = {"scope": "macro-average", "units": 1000, "sentences": 100, "interval": [points, points]}
+        checks = [
+            {"limit_name": "exact_match", "scope": "all", "value": facts["exact_match"]},
+            measured | {"limit_name": "wer_delta", "value": points},
+        ]
+        return facts | {"runtime": "generation1", "per_language": {}, "checks": checks}
 
     def measure(self, tried: Trial) -> dict[str, Any]:
         self.done.append("measure")

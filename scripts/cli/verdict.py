@@ -1,0 +1,85 @@
+"""A comparison as people read it: what each language lost, where the two sides part, and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from verify.report import Divergence, ErrorParts, Rates, Report
+    from verify.runs import Side
+
+_SHOWN = 5  # examples, and first divergences; the report holds more
+
+
+def comparison(report: Report) -> list[RenderableType]:
+    """A row for each language and their average, the worst examples, the first divergences, and the verdict."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    text = any(row.text for row in report.rows)  # none where it was ignored
+    table = Table("language", "metric", "utterances", "same tokens %", "differs %", title_justify="left")
+    for column in ("error %", "S, D, I %", "reference %", "S, D, I %", "delta", "95 %"):
+        if text:
+            table.add_column(column, justify="right")
+    for name, score in report.per_language.items():
+        table.add_row(escape(name), score.metric, *_cells(score, text=text))
+    averaged = "average" if len(report.languages) == len(report.per_language) else f"average: {_listed(report)}"
+    table.add_row(averaged, "", *_cells(report, text=text))
+    sides = [_described(side) for side in _known_sides(report)]
+    lines = [" against ".join(sides)] if sides else []
+    if report.divergence is not None:
+        found = report.divergence
+        lines.append(
+            f"logits on {found.utterances} utterances, {found.cells} cells: KL {found.kl:.2g}, best token the same in "
+            f"{100 * found.agreement:.2f} %"
+        )
+    lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
+    lines += [_parted(each) for each in report.first_divergences[:_SHOWN]]
+    if report.ties:
+        lines.append(f"near ties, which do not count: {report.ties}")
+    lines.append(f"limits: {report.limits_of}")
+    verdict = f"[bold]{verdict_word(report.passed)}[/]" + "".join(f"; {escape(reason)}" for reason in report.reasons)
+    return [table, *(escape(line) for line in lines), verdict]
+
+
+def verdict_word(passed: bool | None) -> str:
+    """How a verdict reads."""
+    return {True: "passed", False: "FAILED", None: "NOT DECIDED"}[passed]
+
+
+def _cells(rates: Rates, *, text: bool) -> list[str]:
+    cells = [str(rates.utterances), f"{100 * rates.exact_match:.1f}", f"{rates.wer_between:.2f}"]
+    if not text:
+        return cells
+    cells += [f"{rates.wer:.2f}", _three(rates.errors), f"{rates.reference_wer:.2f}", _three(rates.reference_errors)]
+    between = rates.wer_delta_interval
+    return [*cells, f"{rates.wer_delta:+.2f}", f"{between[0]:+.2f} to {between[1]:+.2f}" if between else ""]
+
+
+def _three(errors: ErrorParts) -> str:
+    return f"{errors.substitutions:.2f}, {errors.deletions:.2f}, {errors.insertions:.2f}"
+
+
+def _listed(report: Report) -> str:
+    return ", ".join(report.languages)
+
+
+def _parted(found: Divergence) -> str:
+    """One line for where an utterance's tokens part."""
+    margin = "margin not measured" if found.margin is None else f"fp32's margin {found.margin:.3f}"
+    tie = "" if found.counts else ", a near tie"
+    return f"  {found.audio}: token {found.position}: {found.expected} became {found.actual}, {margin}{tie}"
+
+
+def _described(side: Side) -> str:
+    """What ran, how, and in which precision where that is not FP32."""
+    precision = f", {side.precision}" if side.precision not in (None, "f32") else ""
+    return f"{side.name} ({side.runtime}, chunks of {side.chunk_ms:g} ms{precision})"
+
+
+def _known_sides(report: Report) -> list[Side]:
+    """Both sides where both say their chunk."""
+    sides = [report.target, report.reference]
+    return sides if all(side.chunk_ms is not None for side in sides) else []

@@ -1,0 +1,84 @@
+"""Where two transcripts part, and by how much the best token led there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.bundle import Bundle
+from tests.helpers.tiny_bundle import speech, tiny_bundle, transcript
+from verify.data.manifest import Utterance
+from verify.margins import Cell, MarginObserver, margins_at, parting_cell
+from verify.pipeline import verify_bundle
+from verify.runs import MANIFEST_LANGUAGE, RUNTIMES, Runtime
+from verify.scoring.divergence import read_reference_paths, record_reference_paths
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "cell"),
+    [
+        (([1, 2], [0, 4]), ([1, 2], [0, 4]), None),
+        (([1, 2], [0, 4]), ([1, 3], [0, 4]), (4, 1)),  # another token
+        (([1, 2], [0, 4]), ([1, 2], [0, 5]), (4, 1)),  # the same, a frame later: blank was chosen in frame 4
+        (([1, 2], [0, 6]), ([1, 3], [0, 5]), (5, 1)),
+        (([1, 2], [0, 4]), ([1], [0]), (4, 1)),  # blank in its place
+        (([], []), ([7], [3]), (3, 0)),
+        (([], []), ([], []), None),
+    ],
+)
+def test_parting_cell(one: tuple[list[int], list[int]], other: tuple[list[int], list[int]], cell: Cell | None) -> None:
+    first, second = (transcript(tokens, "", None, frames) for tokens, frames in (one, other))
+    assert parting_cell(first, second) == parting_cell(second, first) == cell
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Utterance:
+    import soundfile
+
+    soundfile.write(tmp_path / "0.flac", speech(3.0), 16000)
+    return Utterance(audio_filepath=tmp_path / "0.flac", target_lang="en-US")
+
+
+def test_margins_are_those_of_the_logits(tmp_path: Path, spoken: Utterance) -> None:
+    """Against the logits of a second implementation of the greedy search."""
+    bundle = tiny_bundle(tmp_path / "a")
+    record_reference_paths(bundle, [spoken], tmp_path / "paths")
+    (path,) = read_reference_paths(tmp_path / "paths")
+    best = np.sort(path.logits, axis=1)
+    cells = [(int(frame), int(before)) for frame, before in path.cells]
+    expected = dict(zip(cells, best[:, -1] - best[:, -2], strict=True))
+    assert len(expected) > len(path.tokens) > 0
+    for cell, lead in list(expected.items())[:10]:
+        found = margins_at(bundle, {0: cell}, [spoken], runtime="generation1", language=MANIFEST_LANGUAGE)
+        assert found[0] == pytest.approx(lead, abs=1e-5)
+    nowhere = margins_at(bundle, {0: (10**6, 0)}, [spoken], runtime="generation1", language=MANIFEST_LANGUAGE)
+    assert nowhere == {}
+
+
+@pytest.mark.parametrize("runtime", ["generation1", "generation2", "streaming"])
+def test_the_search_is_followed_in_every_runtime(demo_fp32: Bundle, runtime: Runtime) -> None:
+    """Whether the joint looks at one frame or at many: every token was the best one of its cell."""
+    from verify.data.audio import load_audio
+    from verify.data.manifest import default_manifest, read_manifest
+
+    spoken = read_manifest(default_manifest())[3]
+    observer = MarginObserver(demo_fp32.metadata.blank_idx)
+    recognizer = RUNTIMES[runtime](demo_fp32, observer=observer)
+    for _ in range(2):  # the second utterance begins anew
+        observer.restart()
+        found = recognizer.transcribe(load_audio(spoken.audio_filepath, 16000), spoken.target_lang)
+    emitted = {(frame, before) for before, frame in enumerate(found.frames)}
+    assert len(emitted) > 10
+    assert emitted <= observer.margins.keys()
+    frames = max(frame for frame, _ in observer.margins) + 1
+    assert len(observer.margins) == frames + len(emitted), "one cell a frame ends in blank, one a token does not"
+
+
+def test_every_difference_has_a_margin(tmp_path: Path, spoken: Utterance) -> None:
+    report = verify_bundle(tiny_bundle(tmp_path / "a", encoder_gain=0.2), tiny_bundle(tmp_path / "b"), [spoken])
+    (divergence,) = report.first_divergences
+    assert divergence.margin is not None
+    assert divergence.margin > 0
+    assert report.rows[0].margin == divergence.margin

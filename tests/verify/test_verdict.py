@@ -1,0 +1,212 @@
+"""What passes: each answer shown on rows where it is right, and on rows where another is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantize.recipe import Tolerance
+from quantize.recipes import RECIPES
+from verify.limits import IDENTICAL, NEMO_IDENTITY, NEMO_TOLERANCE, limits_for
+from verify.report import Output, Row, Scores, score_rows
+from verify.runs import Side
+from verify.scoring.bootstrap import RESAMPLES, interval, resampled_rates
+from verify.verdict import MACRO, NOISE, TOO_FEW, TOO_LITTLE, Check
+
+LIMITS = Tolerance(exact_match=0.0, wer_delta=0.5, language_wer_delta=1.0, wer_between=2.0)
+WORDS = "a b c d e f g h i j"
+
+
+def row(number: int, language: str = "en-US", *, wrong: int = 0, reference_wrong: int = 0, **more: Any) -> Row:
+    """Ten words, so many of them wrong on each side."""
+
+    def output(errors: int) -> Output:
+        words = WORDS.split()
+        words[:errors] = ["x"] * errors
+        return Output(tokens=[ord(word) for word in words], frames=list(range(10)), text=" ".join(words))
+
+    facts = {"audio": f"{number}.wav", "audio_seconds": 1.0, "language": language, "text": WORDS}
+    facts |= {"sentence": str(number), "target": output(wrong), "reference": output(reference_wrong)}
+    return Row.model_validate(facts | more)
+
+
+def rows(count: int, language: str = "en-US", *, wrong: int = 0, every: int = 1, **more: Any) -> list[Row]:
+    """Rows of which one in ``every`` has so many words wrong."""
+    return [row(number, language, wrong=0 if number % every else wrong, **more) for number in range(count)]
+
+
+def answers(scores: Scores) -> dict[str, str]:
+    return {check.scope: check.answer for check in scores.checks}
+
+
+def check_of(scores: Scores, scope: str) -> Check:
+    return next(check for check in scores.checks if check.scope == scope)
+
+
+def test_a_language_is_not_hidden_by_the_others() -> None:
+    scores = score_rows(rows(990) + rows(10, "de-DE", wrong=2), LIMITS)
+    assert scores.passed is False
+    assert answers(scores) == {"all": "within", MACRO: "beyond", "de-DE": "beyond", "en-US": "within"}
+    assert scores.wer_delta == pytest.approx(10.0), "the average over the two languages, not over 1,000 utterances"
+    assert any("language_wer_delta of de-DE +20.000 (95 %:" in reason for reason in scores.reasons)
+
+
+def test_a_small_language_that_is_worse_fails_even_where_it_is_too_small_for_the_average() -> None:
+    few = [each.model_copy(update={"text": "a b c d e"}) for each in rows(10, "de-DE", wrong=2)]
+    scores = score_rows(rows(990) + few, LIMITS)
+    assert (scores.languages, check_of(scores, "de-DE").units) == (["en-US"], 50)
+    assert answers(scores)["de-DE"] == "beyond"
+    assert scores.passed is False
+
+
+def test_a_language_of_a_few_words_decides_nothing() -> None:
+    scores = score_rows(rows(100) + rows(3, "de-DE"), LIMITS)
+    assert scores.passed is True
+    assert (check_of(scores, "de-DE").answer, check_of(scores, "de-DE").why) == ("undecided", TOO_LITTLE)
+    assert not scores.reasons
+
+
+@pytest.mark.parametrize(
+    ("count", "every", "passed"),
+    [
+        (100, 100, None),  # one word in 1,000 more: 0.1 points, up to 0.3
+        (20, 20, None),  # 0.5 points, up to 1.5
+        (2000, 100, True),  # 0.1 points, up to 0.15
+        (2000, 2, False),  # 5 points
+    ],
+)
+def test_three_answers(count: int, every: int, passed: bool | None) -> None:
+    limits = LIMITS.model_copy(update={"wer_delta": 0.2, "language_wer_delta": None})
+    scores = score_rows(rows(count, wrong=1, every=every), limits)
+    assert scores.passed is passed
+    check = check_of(scores, MACRO)
+    assert check.interval is not None
+    low, high = check.interval
+    assert low <= check.value <= high
+    if passed is None:
+        assert low <= 0.2 < high
+        assert check.why == TOO_FEW
+
+
+def test_little_speech_does_not_pass() -> None:
+    scores = score_rows(rows(9), LIMITS)
+    assert scores.passed is None
+    (reason,) = scores.reasons
+    assert reason.startswith("wer_delta of macro-average +0.000 (95 %: +0.000 to +0.000) may be above the limit 0.5: ")
+    assert reason.endswith(TOO_LITTLE)
+
+
+def test_recordings_of_one_sentence_are_drawn_together() -> None:
+    """Two sentences of fifty recordings each say less than a hundred sentences."""
+    apart = rows(100, wrong=1, every=2)
+    together = [each.model_copy(update={"sentence": str(number % 2)}) for number, each in enumerate(apart)]
+    wide, narrow = (score_rows(each, LIMITS).per_language["en-US"] for each in (together, apart))
+    assert (wide.sentences, narrow.sentences) == (2, 100)
+    assert wide.wer_delta_interval == (0.0, 10.0)
+    assert narrow.wer_delta_interval is not None
+    assert 3.5 < narrow.wer_delta_interval[0] < 5.0 < narrow.wer_delta_interval[1] < 6.5
+    by_text = [each.model_copy(update={"sentence": None}) for each in apart]
+    assert score_rows(by_text, LIMITS).per_language["en-US"].sentences == 1, "the same text is the same sentence"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Of 200 sets drawn from speech with 5 errors in 100 words, 95 % have the 5 in their interval."""
+    generator, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        drawn = resampled_rates(generator.binomial(10, 0.05, 100).tolist(), [10] * 100, range(100))
+        assert drawn is not None
+        low, high = interval(drawn)
+        hits += low <= 5.0 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_resampling_is_reproducible_and_needs_two_sentences() -> None:
+    first, second = (resampled_rates([0, 1, 2], [5, 5, 5], "abc") for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert (first == second).all()
+    assert len(first) == RESAMPLES
+    assert resampled_rates([1, 2], [5, 5], "aa") is None
+    assert resampled_rates([], [], "") is None
+
+
+def test_substitutions_deletions_and_insertions_are_apart() -> None:
+    target = Output(tokens=[1], text="a b x d e f g h z z z")  # c substituted, i j deleted or z's: see below
+    found = score_rows([row(1, target=target)], LIMITS).per_language["en-US"]
+    assert (found.errors.substitutions, found.errors.deletions, found.errors.insertions) == pytest.approx((30, 0, 10))
+    gone = score_rows([row(1, target=Output(tokens=[1], text="a b c d e f g"))], LIMITS).per_language["en-US"]
+    assert (gone.errors.substitutions, gone.errors.deletions, gone.errors.insertions) == pytest.approx((0, 30, 0))
+    assert (gone.wer, gone.reference_errors.deletions) == pytest.approx((30, 0))
+
+
+@pytest.mark.parametrize(("margin", "passed"), [(NOISE / 2, True), (NOISE * 2, False), (None, False)])
+def test_a_near_tie_does_not_count_as_a_lost_token(margin: float | None, passed: bool) -> None:
+    limits = Tolerance(exact_match=1.0, wer_delta=0.1)
+    scores = score_rows([*rows(4000), row(4000, wrong=1, margin=margin)], limits)
+    assert scores.passed is passed
+    assert scores.ties == int(passed)
+    assert scores.exact_match == 4000 / 4001, "what is reported counts every token"
+    (divergence,) = scores.first_divergences
+    assert (divergence.margin, divergence.counts) == (margin, not passed)
+
+
+def test_ties_do_not_excuse_errors() -> None:
+    """A build that parts at ties only, and then goes wrong, is worse by its error rate all the same."""
+    scores = score_rows(rows(200, wrong=5, margin=0.0), Tolerance(exact_match=1.0, wer_delta=0.1))
+    assert scores.ties == 200
+    assert answers(scores) == {"all": "within", MACRO: "beyond"}
+    assert scores.passed is False
+
+
+@pytest.mark.parametrize(("every", "passed"), [(1000, True), (2, False)])
+def test_without_text_the_distance_to_the_reference_decides(every: int, passed: bool) -> None:
+    silent = [each.model_copy(update={"text": ""}) for each in rows(1000, wrong=1, every=every)]
+    scores = score_rows(silent, LIMITS)
+    assert {check.limit_name for check in scores.checks} == {"exact_match", "wer_between"}
+    assert scores.passed is passed
+
+
+def test_without_text_and_without_a_limit_nothing_is_decided() -> None:
+    silent = [each.model_copy(update={"text": ""}) for each in rows(1000)]
+    scores = score_rows(silent, LIMITS.model_copy(update={"wer_between": None}))
+    assert scores.passed is None
+    assert "the limits name no wer_between" in scores.reasons[0]
+
+
+def side(runtime: str = "generation1", **recipe: str) -> Side:
+    return Side.model_validate({"name": "a folder", "runtime": runtime, "recipe": recipe})
+
+
+@pytest.mark.parametrize(
+    ("target", "reference", "limits", "whose"),
+    [
+        (lambda: side(name="int8", hash=RECIPES["int8"].hash), "generation1", RECIPES["int8"].tolerance, "built-in"),
+        (lambda: side(name="int8", hash="0"), "generation1", RECIPES["int8"].tolerance, "its hash is another"),
+        (lambda: side(name="mine", hash="0"), "generation1", IDENTICAL, "unknown recipe, mine: name yours"),
+        (side, "generation1", IDENTICAL, "no recipe is recorded"),
+        (lambda: side("streaming"), "nemo-streaming", NEMO_IDENTITY, "unquantized folder against NeMo"),
+        (side, "nemo-streaming", NEMO_TOLERANCE, "clients' loop against NeMo"),
+        (
+            lambda: side("streaming", name="int4", hash=RECIPES["int4"].hash), "nemo-streaming",
+            RECIPES["int4"].tolerance, "the built-in recipe int4",
+        ),
+    ],
+)  # fmt: skip
+def test_whose_limits(target: Callable[[], Side], reference: str, limits: Tolerance, whose: str) -> None:
+    found = limits_for(target(), side(reference))
+    assert found.tolerance == limits
+    assert whose in found.whose
+
+
+def test_limits_of_built_in_recipes_are_ordered() -> None:
+    """Fewer bits may lose more, and a language alone no less than the average."""
+    order = [RECIPES[name].tolerance for name in ("fp32", "fp16", "int8", "int4")]
+    for stricter, looser in pairwise(order):
+        assert stricter.exact_match >= looser.exact_match
+        assert stricter.wer_delta <= looser.wer_delta
+        assert stricter.of_a_language <= looser.of_a_language
+    assert all(recipe.tolerance.wer_between is not None for recipe in RECIPES.values())
