@@ -6,7 +6,7 @@ files are as they were is used again.
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -19,8 +19,9 @@ from export.errors import UserError
 from export.folders import write_atomically
 from export.profiles import Settings
 from export.progress import note
+from export.removal import clear_leftovers, remove_folder
 from scripts.bench.make_onnx import EXPORT, QUANTIZE
-from scripts.bench.onnx_export import ENCODER
+from scripts.bench.onnx_export import ENCODER, ONNX
 from scripts.bench.plan import KV, Build, Plan, recipe_of
 from scripts.claim import claimed_folder
 from scripts.disk import checkpoint_weights, recipe_bytes, require_room
@@ -60,9 +61,12 @@ def claimed_work(plan: Plan) -> Iterator[None]:
         raise UserError(f"--work {work}: is a file; choose a folder")
     _check_disk(plan)
     with claimed_folder(work, "bench", "--work"):
-        for stale in (*work.glob(".*.tmp"), *work.glob("*/.*.tmp"), *work.glob("*/.onnx.*")):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        for place in (work, *(folder for folder in work.iterdir() if _OF_A_CHECKPOINT.fullmatch(folder.name))):
+            clear_leftovers(place)
         yield
+
+
+_OF_A_CHECKPOINT = re.compile(r"[0-9a-f]{12}")
 
 
 def make_builds(plan: Plan) -> tuple[Paths, Failures]:
@@ -121,7 +125,7 @@ class _Maker:
     def _quantized(self, fp32: Path, build: Build) -> Path:
         """By the recipe; what a published build stands for holds no run-time options, as the published ones do not."""
         recipe, published = recipe_of(build), build.encoder == "nemo"
-        target = self._folder / build.name
+        target = self._folder / build.shown
         command = ["quantize", fp32, target, "--recipe", recipe.name, "--json", "--force"]
         command += ["--no-runtime-options"] if published else []
         source = fp32
@@ -154,7 +158,7 @@ class _Maker:
         command = [task, source, target, "--checkpoint", self._checkpoint.path]
 
         def make() -> None:
-            shutil.rmtree(target, ignore_errors=True)
+            remove_folder(target, ONNX, self._folder)
             note(f"making onnxruntime-{precision} …")
             run_module(MAKE_ONNX, command)
 

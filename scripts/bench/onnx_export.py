@@ -6,15 +6,19 @@ Source of the recipe: sherpa-onnx's export scripts for NeMo models (Apache-2.0),
 
 from __future__ import annotations
 
+import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from export.bundle import BUNDLE, GRAPHS, METADATA, VOCABULARY, Bundle, graph_file
 from export.contract import expected_ports
 from export.folders import new_directory
+from export.removal import FolderKind, scratch_folder
 
 ENCODER = "encoder.onnx"
+
+ONNX = FolderKind("an ONNX build", METADATA, re.compile(rf"{BUNDLE.files.pattern}|{re.escape(ENCODER)}(\.data)?"))
+"""What a folder of such a build holds."""
 
 OPSET = 17
 
@@ -40,22 +44,19 @@ def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
     example = tuple(
         torch.zeros(port.shape, dtype=torch.float32 if port.dtype == "f32" else torch.int32) for port in ports.inputs
     )
-    with (
-        new_directory(directory, kind=BUNDLE) as target,
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx.") as scratch,
-    ):
+    with new_directory(directory, kind=ONNX) as target, scratch_folder(target.parent / "onnx") as scratch:
         with torch.inference_mode():
             torch.onnx.export(
                 NemoEncoderStep(load_model(opened), geometry).eval(),
                 example,
-                str(Path(scratch) / ENCODER),
+                str(scratch / ENCODER),
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[port.name for port in ports.inputs],
                 output_names=[port.name for port in ports.outputs],
             )
         # Past 2 GB the exporter writes one file for each tensor; one for all loads faster.
-        model = onnx.load(Path(scratch) / ENCODER)
+        model = onnx.load(scratch / ENCODER)
         onnx.save(model, target / ENCODER, save_as_external_data=True, location=f"{ENCODER}.data")
         _copy_rest(source.path, target)
 
@@ -64,7 +65,7 @@ def quantize_encoder(source: Path, directory: Path) -> None:
     """Write a folder whose ONNX encoder is the source's in dynamic INT8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with new_directory(directory, kind=BUNDLE) as target:
+    with new_directory(directory, kind=ONNX) as target:
         quantize_dynamic(
             source / ENCODER, target / ENCODER, weight_type=QuantType.QUInt8, use_external_data_format=True
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,14 +24,21 @@ if TYPE_CHECKING:
 
 Size = Literal["small", "full"]
 Engine = Literal["openvino", "onnxruntime", "nemo"]
+Precision = Literal["default", "f32"]
+
+LOOPS: tuple[Runtime, ...] = ("generation1", "streaming")
+"""What folders run in where nothing is said: as the published clients run them, and as our runtime does."""
 
 BASELINE = "published-fp32"
-"""What ratios are taken against, where it is among the builds; else the first build."""
+"""What ratios are taken against, where it is among the builds; else the first one. It is what clients run today."""
 
 NEMO = "nemo-pytorch"
 
 KV = "-kv"
 """Ends the names of builds whose attention cache holds keys and values."""
+
+ENOUGH_SECONDS = 60.0
+"""Audio that is transcribed at least, where the manifest has so much and nothing is said."""
 
 ANY_RATE = 16_000
 """Hz at which audio is read to see that it can be."""
@@ -51,7 +58,8 @@ class Options:
     limit: int | None = None
     repeats: int = 3
     threads: int | None = None
-    runtime: Runtime | None = None
+    runtimes: tuple[Runtime, ...] = ()
+    precisions: tuple[Precision, ...] = ("default",)
     batch: int = 1
     work: Path = Path("out/bench")
     picture: Path | None = None
@@ -60,17 +68,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Build:
-    """One row of the table.
+    """One row of the table: a folder in a loop, in a precision.
 
     Attributes:
         name: unique among the builds.
         engine: what computes the encoder.
-        runtime: the loop around it: ``generation1``, ``streaming`` or ``nemo-streaming``.
+        runtime: the loop around it: one of :data:`verify.runs.Runtime`, or ``nemo-streaming``.
         encoder: what is exported for it, ``nemo`` or ``rewritten``; None where the folder is given or none is needed.
         cache: what the export's attention cache holds, ``channel`` or ``kv``.
         recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
         folder: the folder, where it is given.
         batch: streams that are transcribed together.
+        precision: what OpenVINO computes in: FP32, or its own choice on this processor, as for the clients.
+        label: what the table calls it, beside loop and precision; None for its name.
     """
 
     name: str
@@ -81,6 +91,13 @@ class Build:
     recipe: str = "fp32"
     folder: Path | None = None
     batch: int = 1
+    precision: Precision = "f32"
+    label: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What the table calls it."""
+        return self.label or self.name
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ def make_plan(options: Options) -> Plan:
     """
     from export.checkpoint import open_checkpoint
     from verify.data.manifest import load_utterance
-    from verify.data.selection import choose_utterances
+    from verify.data.selection import choose_utterances, spread_seconds
 
     _check_outputs(options)
     given = _given_builds(options)
@@ -127,10 +144,11 @@ def make_plan(options: Options) -> Plan:
         )
     if not names and (options.checkpoint is not None or options.size == "full"):
         raise UserError("--checkpoint: nothing is made from it when folders are given; add --build, or leave it out")
-    made = [build for name, build in catalogue(options).items() if name in names]
-    builds = tuple(_unique([*given, *made]))
+    made = [build for name, build in catalogue().items() if name in names]
+    builds = tuple(each for build in _unique([*given, *made]) for each in _variants(build, options))
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
-    utterances = tuple(choose_utterances(options.manifest, options.limit, prompts=_prompts(checkpoint, given)))
+    known = choose_utterances(options.manifest, options.limit, prompts=_prompts(checkpoint, given))
+    utterances = tuple(known if options.limit else spread_seconds(known, ENOUGH_SECONDS))
     if options.batch > len(utterances):
         raise UserError(
             f"--batch {options.batch}: only {len(utterances)} utterances would be transcribed; raise --limit, give a "
@@ -149,19 +167,17 @@ def _prompts(checkpoint: Checkpoint | None, given: Sequence[Build]) -> Mapping[s
     return Bundle.open(folders[0]).metadata.prompt_dictionary if folders else None
 
 
-def catalogue(options: Options) -> dict[str, Build]:
-    """Every build that can be made from a checkpoint."""
+def catalogue() -> dict[str, Build]:
+    """Every build that can be made from a checkpoint; the runtime is empty where any will do."""
     from quantize.recipes import RECIPES
 
-    runtime = options.runtime or "streaming"
-    batch = options.batch if runtime == "streaming" else 1
     builds = [
         *(
             Build(f"published-{name}", "openvino", "generation1", "nemo", recipe=name)
             for name in ("fp32", "fp16", "int8")
         ),
         *(
-            Build(f"{name}{suffix}", "openvino", runtime, "rewritten", cache, name, batch=batch)
+            Build(f"{name}{suffix}", "openvino", "", "rewritten", cache, name)
             for name in RECIPES
             for cache, suffix in (("channel", ""), ("kv", KV))
         ),
@@ -186,7 +202,7 @@ def default_threads() -> int:
 
 def _chosen_names(options: Options) -> set[str]:
     """Names of the builds to make: those asked for, or the default list where no folder is given."""
-    known = catalogue(options)
+    known = catalogue()
     unknown = [name for name in options.builds if name not in known and name != "all"]
     if unknown:
         raise UserError(f"--build {unknown[0]}: no such build; choose among {', '.join(known)}, or all")
@@ -204,16 +220,15 @@ def _chosen_names(options: Options) -> set[str]:
 
 
 def _given_builds(options: Options) -> list[Build]:
-    """The given folders, each under the loop asked for, or else the best that its graph allows."""
+    """The given folders; the runtime is empty where any will do."""
     from verify.runs import best_runtime
 
     builds: list[Build] = []
     for path in options.folders:
         bundle = Bundle.open(path)
         _ = bundle.vocabulary  # damaged ones are found before anything runs
-        best = best_runtime(bundle)
-        runtime = options.runtime or best
-        if runtime == "streaming" != best:
+        streams = best_runtime(bundle) == "streaming"
+        if not streams and "streaming" in options.runtimes:
             raise UserError(
                 f"{path}: its {bundle.metadata.encoder} encoder cannot run the streaming loop; leave out --runtime, "
                 "or use --runtime generation1"
@@ -221,9 +236,28 @@ def _given_builds(options: Options) -> list[Build]:
         folder = path.resolve()
         if any(build.folder == folder for build in builds):
             raise UserError(f"{path}: given twice; give each folder once")
-        batch = options.batch if runtime == "streaming" else 1
-        builds.append(Build(folder.name, "openvino", runtime, folder=folder, batch=batch))
+        builds.append(Build(folder.name, "openvino", "" if streams or options.runtimes else LOOPS[0], folder=folder))
     return builds
+
+
+def _variants(build: Build, options: Options) -> list[Build]:
+    """A build in every loop and precision that is asked for and that it can run in."""
+    runtimes = (build.runtime,) if build.runtime else options.runtimes or LOOPS
+    precisions = options.precisions if build.engine == "openvino" else (build.precision,)
+    variants = [
+        replace(
+            build,
+            runtime=runtime,
+            precision=precision,
+            batch=options.batch if runtime == "streaming" else 1,
+            label=build.name,
+        )
+        for runtime in runtimes
+        for precision in precisions
+    ]
+    if len(variants) == 1:
+        return variants
+    return [replace(each, name=f"{each.name}, {each.runtime}, {each.precision}") for each in variants]
 
 
 def _unique(builds: Sequence[Build]) -> list[Build]:

@@ -48,7 +48,7 @@ def make_report(
         for build in plan.builds
         if build.name in measured
     }
-    baseline = BASELINE if BASELINE in rows else next(iter(rows), None)
+    baseline = next((name for name, row in rows.items() if row["label"] == BASELINE), next(iter(rows), None))
     for row in rows.values():
         row["ratios"] = ratios(row, rows[baseline or ""])
     rounds = [each for found in measured.values() for each in found]
@@ -88,6 +88,9 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
         "seconds": {name: _median(found) for name, found in seconds.items()},
         "calls": first.calls,
         "tokens": first.tokens,
+        "label": build.shown,
+        "precision": first.precision,
+        "asked_precision": build.precision,
         "engine": build.engine,
         "runtime": build.runtime,
         "batch": build.batch,
@@ -204,34 +207,40 @@ def _property_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio_table(report: Mapping[str, Any]) -> RenderableType:
-    columns = ("encoder step", "pipeline", "peak memory", "folder")
-    table = _table("build", *columns, title=f"against {_escape(report['baseline'])}")
-    for name, row in report["builds"].items():
+    base = report["builds"][report["baseline"]]
+    title = f"× as fast as {base['label']} ({', '.join(_place(base))}), and × its memory and size"
+    table = _table(*_PLACE, "step", "audio to text", "peak memory", "folder", title=_escape(title))
+    for row in report["builds"].values():
         against = row["ratios"]
+        figures = (against[name] for name in ("encoder_step", "pipeline", "peak_rss", "folder"))
+        table.add_row(_escape(row["label"]), *_place(row), *(f"{figure:.2f}" for figure in figures))
+    return table
+
+
+_PLACE = ("build", "loop", "precision")
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Loop and precision of a row."""
+    loop = row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else "")
+    return loop, row["precision"]
+
+
+def _figure_table(report: Mapping[str, Any]) -> RenderableType:
+    table = _table(*_PLACE, "step ms", "× real time", "peak MB", "folder MB")
+    for row in report["builds"].values():
+        figures = (_with_spread(row, "encoder_step_ms"), _with_spread(row, "pipeline_rtfx"))
         table.add_row(
-            _escape(name),
-            f"{against['encoder_step']:.2f}× as fast",
-            f"{against['pipeline']:.2f}× as fast",
-            f"{against['peak_rss']:.2f}×",
-            f"{against['folder']:.2f}×",
+            _escape(row["label"]), *_place(row), *figures, f"{row['peak_rss_mb']:,.0f}", f"{row['folder_mb']:,.1f}"
         )
     return table
 
 
-def _figure_table(report: Mapping[str, Any]) -> RenderableType:
-    table = _table("build", "step ms", "× real time", "peak MB", "folder MB")
-    for name, row in report["builds"].items():
-        figures = (_with_spread(row, "encoder_step_ms"), _with_spread(row, "pipeline_rtfx"))
-        table.add_row(_escape(name), *figures, f"{row['peak_rss_mb']:,.0f}", f"{row['folder_mb']:,.1f}")
-    return table
-
-
 def _detail_table(report: Mapping[str, Any]) -> RenderableType:
-    table = _table("build", "loop", "load s", "encoder MB", "mel/enc/dec/joint %")
-    for name, row in report["builds"].items():
-        loop = row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else "")
+    table = _table(*_PLACE, "load s", "encoder MB", "mel/enc/dec/joint %")
+    for row in report["builds"].values():
         encoder = "" if row["encoder_mb"] is None else f"{row['encoder_mb']:,.1f}"
-        table.add_row(_escape(name), loop, _figure(row["load_s"]), encoder, _split(row))
+        table.add_row(_escape(row["label"]), *_place(row), _figure(row["load_s"]), encoder, _split(row))
     return table
 
 
@@ -243,7 +252,7 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for column in others:
-        table.add_column(column, justify="left" if column == "loop" else "right")
+        table.add_column(column, justify="left" if column in _PLACE else "right")
     return table
 
 

@@ -61,5 +61,6 @@ def _measure(plan: Plan, build: Build, path: Path) -> Measurement:
         threads=plan.threads,
         utterances=list(plan.utterances),
         batch=build.batch,
+        precision=build.precision,
     )
     return Measurement.model_validate(run_module("scripts.bench.worker", [], text=task.model_dump_json()))

@@ -36,10 +36,11 @@ from scripts.bench.encoders import (
     time_steps,
 )
 from scripts.bench.onnx_export import ENCODER
-from scripts.bench.plan import Engine
+from scripts.bench.plan import Engine, Precision
 from scripts.extras import missing_extra
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import EncoderStep
+from verify.runtimes.graph import CLIENTS_CONFIG, precision_of
 from verify.runtimes.transcript import Timings, Transcript
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Task(BaseModel):
     threads: int
     utterances: list[Utterance]
     batch: int = 1
+    precision: Precision = "f32"
     steps: int = STEPS
 
 
@@ -79,6 +81,7 @@ class Measurement(BaseModel):
     calls: dict[str, int] = Field(default_factory=dict)
     tokens: int = 0
     config: dict[str, Any] = Field(default_factory=dict)  # properties of the engine
+    precision: str = "f32"  # that it computed in
     other_cores: float = 0.0  # cores that other processes used meanwhile, on average
 
 
@@ -98,8 +101,10 @@ def _openvino(task: Task) -> dict[str, Any]:
     bundle = Bundle.open(task.path)
     runtime: Any = RUNTIMES[task.runtime]  # type: ignore[index]
     batch = {"batch": task.batch} if task.batch > 1 else {}
-    recognizer = runtime(bundle, threads=task.threads, **batch)
+    wanted = CLIENTS_CONFIG if task.precision == "default" else None
+    recognizer = runtime(bundle, threads=task.threads, config=wanted, **batch)
     facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
+    facts |= {"precision": precision_of(recognizer.config, "CPU")}
     facts |= _transcribe(recognizer, task, bundle.metadata.sample_rate, bundle.metadata.prompt_dictionary)
     config = recognizer.config
     del recognizer

@@ -36,17 +36,27 @@ def bench(
     ] = None,
     manifest: options.Manifest = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Transcribe only N utterances, spread evenly over the manifest.")
-    ] = 12,
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Transcribe N utterances, spread evenly over the manifest. (default: for a minute)"
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds; the builds take turns in each.")] = 3,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads of every engine. (default: the physical cores)")
     ] = None,
     runtime: Annotated[
-        options.RuntimeName | None,
+        list[options.RuntimeName] | None,
         typer.Option(
-            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch. (default: streaming, "
-            "generation1 for folders that cannot)"
+            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch, repeatable. (default: "
+            "generation1 and streaming)"
+        ),
+    ] = None,
+    precision: Annotated[
+        list[options.Precision] | None,
+        typer.Option(
+            help="'default': what OpenVINO takes on this processor, as the clients run; 'f32'; repeatable. (default: "
+            "default)"
         ),
     ] = None,
     batch: Annotated[
@@ -85,7 +95,8 @@ def bench(
             limit=limit,
             repeats=repeats,
             threads=threads,
-            runtime=runtime.value if runtime else None,
+            runtimes=tuple(each.value for each in dict.fromkeys(runtime or ())),
+            precisions=tuple(each.value for each in dict.fromkeys(precision or (options.Precision.default,))),
             batch=batch,
             work=work,
             picture=picture,

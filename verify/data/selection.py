@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from export.languages import DEFAULT_LANGUAGE, language_key
+from verify.data.audio import audio_seconds
 from verify.data.manifest import Utterance, default_manifest, read_manifest
 
 Item = TypeVar("Item")
@@ -53,6 +54,20 @@ def _stand_in(utterance: Utterance, prompts: Mapping[str, int] | None) -> Uttera
     except ValueError:
         language = DEFAULT_LANGUAGE
     return utterance.model_copy(update={"target_lang": language})
+
+
+def spread_seconds(utterances: Sequence[Utterance], seconds: float) -> list[Utterance]:
+    """As few utterances, evenly spread, as last ``seconds`` together; all where that is less.
+
+    Raises:
+        UserError: a file whose duration the manifest leaves out cannot be read.
+    """
+    lengths = {id(each): each.duration or audio_seconds(each.audio_filepath) for each in utterances}
+    for count in range(1, len(utterances)):
+        chosen = spread(utterances, count)
+        if sum(lengths[id(each)] for each in chosen) >= seconds:
+            return chosen
+    return list(utterances)
 
 
 def first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[Utterance]:

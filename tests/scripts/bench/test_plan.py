@@ -38,26 +38,39 @@ def folder(tmp_path: Path) -> Bundle:
 
 
 def test_default_builds_are_the_published_ones_and_every_data_free_recipe() -> None:
-    names = [build.name for build in make_plan(Options()).builds]
+    names = list(dict.fromkeys(build.shown for build in make_plan(Options()).builds))
     data_free = [name for name, recipe in RECIPES.items() if not recipe.needs_calibration]
     ours = [each for name in data_free for each in ((name,) if name in ("fp32", "fp16") else (name, f"{name}-kv"))]
     assert names == ["published-fp32", "published-fp16", "published-int8", *ours]
 
 
 def test_published_builds_keep_the_published_loop() -> None:
-    plan = make_plan(Options(builds=("published-int8", "int8", "onnxruntime-int8")))
-    assert {build.name: build.runtime for build in plan.builds} == {
-        "published-int8": "generation1",
-        "int8": "streaming",
-        "onnxruntime-int8": "generation1",
-    }
-    both = make_plan(Options(builds=("published-int8", "int8"), runtime="generation1", batch=4))
-    assert {(build.runtime, build.batch) for build in both.builds} == {("generation1", 1)}
+    plan = make_plan(Options(builds=("published-int8", "int8", "onnxruntime-int8"), batch=4))
+    assert [(build.name, build.shown, build.runtime, build.precision, build.batch) for build in plan.builds] == [
+        ("published-int8", "published-int8", "generation1", "default", 1),
+        ("int8, generation1, default", "int8", "generation1", "default", 1),
+        ("int8, streaming, default", "int8", "streaming", "default", 4),
+        ("onnxruntime-int8", "onnxruntime-int8", "generation1", "f32", 1),
+    ]
+    both = make_plan(
+        Options(builds=("published-int8", "int8"), runtimes=("generation1",), precisions=("default", "f32"), batch=4)
+    )
+    assert [(build.shown, build.runtime, build.precision, build.batch) for build in both.builds] == [
+        (name, "generation1", precision, 1) for name in ("published-int8", "int8") for precision in ("default", "f32")
+    ]
+
+
+def test_a_minute_of_audio_is_transcribed_where_nothing_is_said() -> None:
+    """The fewest utterances, from all over the manifest, that last a minute."""
+    chosen = make_plan(Options(builds=("int8",))).utterances
+    assert 60.0 <= sum(each.duration for each in chosen) < 75.0
+    assert len({each.target_lang for each in chosen}) == 5
+    assert len(make_plan(Options(builds=("int8",), limit=3)).utterances) == 3
 
 
 def test_folders_of_one_name_are_told_apart(folder: Bundle, tmp_path: Path) -> None:
     other = tiny_bundle(tmp_path / "there" / "int8")
-    plan = make_plan(Options(folders=(folder.path, other.path), builds=("int8",), runtime="generation1"))
+    plan = make_plan(Options(folders=(folder.path, other.path), builds=("int8",), runtimes=("generation1",)))
     assert [build.name for build in plan.builds] == ["here/int8", "there/int8", "int8"]
 
 
@@ -65,7 +78,7 @@ def test_a_folder_that_cannot_stream_gets_the_loop_that_it_can(folder: Bundle) -
     assert not folder.metadata.lead_mel_frames
     assert make_plan(Options(folders=(folder.path,))).builds[0].runtime == "generation1"
     with pytest.raises(UserError, match="generation1"):
-        make_plan(Options(folders=(folder.path,), runtime="streaming"))
+        make_plan(Options(folders=(folder.path,), runtimes=("streaming",)))
 
 
 def test_bad_input(folder: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -208,3 +221,17 @@ def test_a_key_knows_the_code_and_the_inputs() -> None:
     assert builds._key("a", code) == builds._key("a", code) != builds._key("b", code)
     assert code_sha256("quantize/**/*.py") != code_sha256("quantize/**/*.py", but="recipes.py") != code
     assert len(code) == 64
+
+
+def test_only_our_own_leftovers_are_cleared_in_a_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else ends in .tmp there is somebody's."""
+    work = tmp_path / "work"
+    ours = [work / ".x.abcdefgh.nemotron-ov.tmp", work / ("0" * 12) / ".int8.abcdefgh.nemotron-ov.tmp"]
+    theirs = [work / ".notes.tmp", work / "mine" / ".thesis.tmp", work / "mine" / ".y.abcdefgh.nemotron-ov.tmp"]
+    for folder in (*ours, *theirs):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(builds, "_check_disk", lambda _: None)
+    plan = make_plan(Options(builds=("int8",), work=work, limit=1))
+    with builds.claimed_work(plan):
+        assert not any(folder.exists() for folder in ours)
+    assert all(folder.exists() for folder in theirs)

@@ -24,23 +24,43 @@ def test_folders_side_by_side_with_one_that_cannot_run(
     broken = tiny_bundle(tmp_path / "broken").path
     (broken / graph_file("encoder")).write_text("no graph")
     out, picture = tmp_path / "out.json", tmp_path / "picture.png"
-    arguments = ["--manifest", short_manifest, "--repeats", 2, "--threads", 1, "--json", out, "--picture", picture]
+    arguments = [
+        "--manifest",
+        short_manifest,
+        "--repeats",
+        2,
+        "--threads",
+        1,
+        "--precision",
+        "f32",
+        "--json",
+        out,
+        "--picture",
+        picture,
+    ]
     done = run_here(capfd, "bench", small_fp32.path, small_nemo_fp32.path, broken, *arguments)
     assert done.returncode == 1
     assert "broken could not be measured" in " ".join(done.stdout.split())
     report = json.loads(out.read_text())
     assert list(report["failed"]) == ["broken"]
-    ours, published = report["builds"][small_fp32.path.name], report["builds"][small_nemo_fp32.path.name]
-    assert (ours["runtime"], published["runtime"]) == ("streaming", "generation1")
+    name = small_fp32.path.name
+    as_clients, ours = (report["builds"][f"{name}, {loop}, f32"] for loop in ("generation1", "streaming"))
+    published = report["builds"][small_nemo_fp32.path.name]
+    assert [(row["label"], row["runtime"], row["precision"]) for row in (as_clients, ours, published)] == [
+        (name, "generation1", "f32"),
+        (name, "streaming", "f32"),
+        (small_nemo_fp32.path.name, "generation1", "f32"),
+    ]
+    assert "generation1" in done.stdout
     assert ours["folder_mb"] == round(small_fp32.size_bytes / 1e6, 1)
     assert ours["threads_and_properties"]["INFERENCE_PRECISION_HINT"] == "f32"
-    for row in (ours, published):
+    for row in (as_clients, ours, published):
         assert len(row["rounds"]) == 2
         for figure in ("pipeline_rtfx", "encoder_step_ms", "peak_rss_mb", "load_s"):
             assert 0 < row[f"{figure}_min"] <= row[figure] <= row[f"{figure}_max"]
         assert sum(part for part in row["seconds"].values() if part) <= row["pipeline_seconds"]
-    assert report["baseline"] == small_fp32.path.name
-    assert set(ours["ratios"].values()) == {1.0}
+    assert report["baseline"] == f"{name}, generation1, f32"
+    assert set(as_clients["ratios"].values()) == {1.0}
     assert report["checkpoint"]["sha256"] == small_fp32.metadata.checkpoint["sha256"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
