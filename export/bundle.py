@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from export.digest import file_facts
 from export.errors import UserError
-from export.folders import FolderKind
+from export.removal import FolderKind
 
 GRAPHS = ("preprocessor", "encoder", "decoder", "joint")
 METADATA = "metadata.json"

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from export.errors import UserError
-
-
-@dataclass(frozen=True)
-class FolderKind:
-    """How ``--force`` knows the folders that it may replace: they hold nothing but such files, half of them or all.
-
-    Attributes:
-        title: one such folder, in errors.
-        index: the file that describes the rest. Others have files of that name too, so alone it proves nothing.
-        files: what the other files are called.
-    """
-
-    title: str
-    index: str
-    files: re.Pattern[str]
-
-    def foreign(self, folder: Path) -> str | None:
-        """The first file or folder in ``folder`` by which it is of another kind, or None."""
-        entries = sorted(folder.iterdir())
-        for entry in entries:
-            if entry.is_dir() or (entry.name != self.index and not self.files.fullmatch(entry.name)):
-                return entry.name
-        return self.index if [entry.name for entry in entries] == [self.index] else None
+from export.removal import FolderKind, scratch_file, scratch_folder, set_aside, settle
 
 
 @contextmanager
@@ -46,40 +20,51 @@ def new_directory(target: Path, *, kind: FolderKind, force: bool = False) -> Ite
     Raises:
         UserError: see :func:`refuse_existing`, which is asked before the body and after it; or it cannot be written.
     """
-    target = Path(os.path.abspath(target))
-    refuse_existing(target, force=force, kind=kind)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
-    try:
+    target = Path(os.path.realpath(target))  # where a link leads: a rename would replace the link
+    with ExitStack() as stack:
+        try:
+            settle(target, kind)
+            refuse_existing(target, force=force, kind=kind)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(scratch_folder(target))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{target}: cannot be written ({reason}); choose another folder") from error
         yield temporary
         refuse_existing(target, force=force, kind=kind)  # hours later, perhaps
-        _take_place(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        _take_place(temporary, target, kind)
 
 
-def _take_place(temporary: Path, target: Path) -> None:
+def _take_place(temporary: Path, target: Path, kind: FolderKind) -> None:
     """Rename a finished folder; the one that it replaces goes afterwards, and comes back where that fails."""
-    doomed = target.with_name(f".{target.name}.old")
+    old = set_aside(target)
     try:
         temporary.chmod(0o755)
-        if not target.exists():
-            temporary.rename(target)
-            return
-        shutil.rmtree(doomed, ignore_errors=True)
-        target.rename(doomed)
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+        if target.exists():
+            target.rename(old)
         try:
             temporary.rename(target)
         except BaseException:
-            doomed.rename(target)
+            if old.exists():
+                old.rename(target)
             raise
-        shutil.rmtree(doomed, ignore_errors=True)
+        _sync(target.parent)
+        settle(target, kind)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk, so that a rename does not come before its content."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_existing(target: Path, *, kind: FolderKind, force: bool) -> None:
@@ -125,16 +110,13 @@ def write_atomically(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        try:
+        with scratch_file(path) as (descriptor, temporary):
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another place, or make room") from error

@@ -15,6 +15,7 @@ from export.checkpoint.nemo import load_model
 from export.contract import expected_ports
 from export.errors import UserError
 from export.folders import new_directory, refuse_existing
+from export.graphs.saving import save_graph
 from export.profiles import profile_name, tier_warnings
 from export.progress import note, task
 from export.vocabulary import prune_vocabulary
@@ -95,7 +96,12 @@ def export_checkpoint(
         for name, module in _modules(model, geometry, encoder, cache, pruning.rows).items():
             with task(f"exporting {name}"):
                 traced = trace(module, ports[name])
-                _save(traced, temporary / graph_file(name))
+                try:
+                    save_graph(traced, temporary / graph_file(name), half=False)
+                except OSError as error:
+                    raise UserError(
+                        f"{directory}: cannot be written ({error.strerror}); make room there, or choose another folder"
+                    ) from error
                 constants[name] = count_constants(traced)
                 del traced
         del model, module
@@ -126,12 +132,6 @@ def _modules(
         "decoder": DecoderStep(model, rows, unrolled=rewritten),
         "joint": JointStep(model, rows),
     }
-
-
-def _save(model: Any, path: Path) -> None:
-    import openvino as ov
-
-    ov.save_model(model, path, compress_to_fp16=False)
 
 
 def _metadata(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from export.bundle import BUNDLE, VOCABULARY, Bundle, Metadata, graph_file, write_metadata
 from export.errors import ParityError, UserError
 from export.folders import new_directory, refuse_existing
+from export.graphs.saving import save_graph
 from export.progress import task
 from export.weight_types import Counts, count_constants
 from quantize.compression import Samples, compress, quantize
@@ -156,13 +157,13 @@ def _save(core: ov.Core, source: Path, target: Path, part: GraphRecipe, where: s
         model = _read_source(core, source)
         if part.changes_weights:
             half = Path(folder) / source.name
-            _write(model, half, half=True)
+            save_graph(model, half, half=True)
             del model
             gc.collect()
             model = _with_changed_weights(_read(core, half), part, where, samples)
         for key, value in part.runtime_options.items():
             model.set_rt_info(str(value), ["runtime_options", key])
-        _write(model, target, half=part.precision == "f16")
+        save_graph(model, target, half=part.precision == "f16")
         del model
 
 
@@ -189,20 +190,6 @@ def _read(core: ov.Core, file: Path) -> ov.Model:
     """
     try:
         return core.read_model(file)
-    except RuntimeError as error:
-        raise OSError(str(error).strip().splitlines()[-1]) from error
-
-
-def _write(model: ov.Model, file: Path, *, half: bool) -> None:
-    """Write a graph.
-
-    Raises:
-        OSError: it cannot be written; OpenVINO does not say why.
-    """
-    import openvino as ov
-
-    try:
-        ov.save_model(model, file, compress_to_fp16=half)
     except RuntimeError as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 

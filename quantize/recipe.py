@@ -41,7 +41,7 @@ SensitivityMetric = Literal[
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """Finite, written as a number, whole or not; no text and no truth value stands for one."""
 
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+RECIPE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DATA_AWARE = ("awq", "scale_estimation", "gptq", "lora_correction")
 
 
@@ -341,7 +341,7 @@ class Recipe(_Frozen):
     @field_validator("name")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not RECIPE_NAME.fullmatch(name):
             raise ValueError(f"name {name!r}: use lower-case letters, digits and single hyphens, as in int8-full")
         return name
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import UserError
+from export.removal import remove_files
 
 
 @contextmanager
@@ -41,4 +41,4 @@ def claimed_folder(folder: Path, verb: str, option: str, own: Collection[str] = 
     finally:
         os.close(lock)
         if created and {file.name for file in folder.iterdir()} <= {name, *own}:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_files(folder, {name, *own})

@@ -23,9 +23,10 @@ from export.bundle import Bundle
 from export.contract import expected_ports
 from export.digest import file_facts
 from export.errors import UserError
-from export.folders import FolderKind, new_directory, refuse_existing
+from export.folders import new_directory, refuse_existing
 from export.languages import DEFAULT_LANGUAGE, prompt_language
 from export.progress import note, task
+from export.removal import FolderKind
 from quantize.samples import (
     CALIBRATED,
     INDEX,

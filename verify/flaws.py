@@ -15,6 +15,7 @@ from export.errors import UserError
 from export.languages import prompt_language
 from export.pipeline import ENCODERS, export_checkpoint
 from export.progress import task
+from export.removal import scratch_folder
 from verify.data.manifest import Utterance, load_utterance
 from verify.runs import record_checkpoint
 from verify.runtimes.generation1 import Generation1
@@ -130,13 +131,17 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
             transcripts = [loop.transcribe(audio, language) for audio, language in pairs]
         return row(name, bundle.metadata.lookahead, transcripts)
 
+    def mixed() -> Row:
+        with scratch_folder(work / "mixed") as folder:
+            return streamed("… the same, `--encoder nemo`", with_encoder(plain, near, folder), Flaws(begin=True))
+
     return [
         row("NeMo's own streaming", 0, nemo[0]),
         streamed("streaming runtime", near),
         streamed("… each chunk's mel alone", near, Flaws(edges=True)),
         streamed("… carried frames shifted", near, Flaws(carry=True)),
         streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
-        streamed("… the same, `--encoder nemo`", with_encoder(plain, near, work / "mixed"), Flaws(begin=True)),
+        mixed(),
         streamed("… recordings that end with the last sound", near, recordings=cut),
         streamed("… the same, flushed", near, recordings=cut, flush=True),
         looped("clients' loop", near),

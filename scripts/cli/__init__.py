@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_error(_system_error(error))
         sys.exit(UserError.exit_code)
     except Exception as error:
+        if out_of_memory(error):
+            _print_error(_memory_error())
+            sys.exit(UserError.exit_code)
         missing = missing_extra(error)
         if missing is None:
             traceback.print_exc()
@@ -57,6 +60,25 @@ def _print_error(message: str) -> None:
     line = " ".join(message.split())
     if line:
         print(f"error: {line}", file=sys.stderr)  # noqa: T201  # rich would wrap the line
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether numpy, PyTorch or OpenVINO got no memory; the last two say so in a text only."""
+    texts = ("can't allocate memory", "bad_alloc", "not enough memory", "bad allocation")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def _memory_error() -> str:
+    """What there is, and what may be done about it."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    return (
+        f"not enough memory: {free / 1e9:.1f} GB are available now, and the full-size export takes 7.2 GB; close other "
+        "programs, or raise the limit of this process (ulimit -v, the container's)"
+    )
 
 
 def _system_error(error: OSError) -> str:

@@ -7,16 +7,19 @@ inputs: whole folders of the same inputs are kept, everything else of ours is re
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.bundle import BUNDLE
 from export.errors import UserError
 from export.folders import write_atomically
 from export.progress import note
+from export.removal import check_removable, clear_leftovers, remove_files, remove_folder, settle
+from quantize.recipe import RECIPE_NAME
 from scripts.claim import claimed_folder
 from scripts.regenerate.plan import Plan, check_disk
 
@@ -90,18 +93,31 @@ def _check(plan: Plan) -> dict[str, Any] | None:
 
 
 def _clear(plan: Plan, earlier: dict[str, Any]) -> None:
-    """Remove half-written folders; with ``--force`` also everything that the earlier run finished."""
+    """Remove half-written folders; with ``--force`` also everything that the earlier run finished.
+
+    Raises:
+        UserError: a folder that would be replaced holds something of the user's; nothing was removed.
+    """
     output = plan.output
-    names = {*earlier["folders"], *plan.folders}
+    names = sorted({*earlier["folders"], *plan.folders})
+    clear_leftovers(output)
     for name in names:
-        for stale in (*output.glob(f".{name}.*.tmp"), output / f".{name}.old"):
-            shutil.rmtree(stale, ignore_errors=True)
-    if plan.options.force:
-        note(f"removing what an earlier run wrote in {output}")
-        (output / STATE).unlink(missing_ok=True)
-        (output / REPORT).unlink(missing_ok=True)
-        for name in (*names, REPORTS, STAGES):
-            shutil.rmtree(output / name, ignore_errors=True)
+        settle(output / name, BUNDLE)
+    for name in names:
+        check_removable(output / name, BUNDLE, output)
+    if not plan.options.force:
+        return
+    note(f"removing what an earlier run wrote in {output}")
+    remove_files(output / REPORTS, {f"{name}.json" for name in names})
+    remove_files(output / STAGES, _STAGE_FILES)
+    for name in names:
+        remove_folder(output / name, BUNDLE, output)
+    for file in (REPORT, STATE):
+        (output / file).unlink(missing_ok=True)
+
+
+_STAGE_FILES = re.compile(r"(recorded|verified|measured)-[a-z0-9-]+\.json|[0-9a-f]{64}\.json")
+"""Results of stages by name, and recorded runs by the hash of their inputs."""
 
 
 def _bytes_to_clear(plan: Plan, earlier: dict[str, Any] | None) -> int:
@@ -118,5 +134,8 @@ def read_state(output: Path) -> dict[str, Any] | None:
         content = json.loads((output / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    valid = isinstance(content, dict) and content.keys() >= {"inputs", "folders", "finished"}
-    return content if valid else None
+    if not isinstance(content, dict) or not content.keys() >= {"inputs", "folders", "finished"}:
+        return None
+    folders = content["folders"]
+    ours = isinstance(folders, list) and all(isinstance(name, str) and RECIPE_NAME.fullmatch(name) for name in folders)
+    return content if ours else None

@@ -6,7 +6,6 @@ hash, and the same inputs give the same samples again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
@@ -18,9 +17,10 @@ from export.contract import expected_ports
 from export.digest import digest
 from export.errors import UserError
 from export.progress import note
+from export.removal import remove_files, remove_folder
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError, run_module
-from verify.collect import SAMPLES, default_utterances, heard
+from verify.collect import CALIBRATION_SET, SAMPLES, default_utterances, heard
 from verify.data.manifest import Utterance, read_manifest
 from verify.runs import manifest_sha256
 
@@ -77,12 +77,13 @@ def with_calibration(plan: Plan) -> Plan:
         return plan
     folder, manifest = _folder(plan.options, plan.identity), plan.options.manifest
     note(f"no --calibration is given: collecting the default set, which {plan.output} keeps")
-    shutil.rmtree(folder.parent, ignore_errors=True)
+    for earlier in folder.parent.glob("[0-9a-f]" * 16):
+        remove_folder(earlier, CALIBRATION_SET, folder.parent)
     command = ["calibrate", plan.source.path, folder, "--json", *(["--exclude", manifest] if manifest else [])]
     try:
         run_module("scripts.cli", command, stderr="show")
     except ChildError as error:
-        shutil.rmtree(folder.parent, ignore_errors=True)
+        remove_files(folder.parent, ())
         raise UserError(
             f"the default calibration set could not be collected ({error}); give --calibration DIR, made by "
             f"`nemotron-ov calibrate {plan.source.path} DIR`, or leave out recipes that need it"

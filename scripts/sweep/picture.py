@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from export.errors import UserError
+from export.removal import scratch_folder
 
 
 def save_picture(report: Mapping[str, Any], path: Path) -> None:
@@ -35,8 +35,8 @@ def save_picture(report: Mapping[str, Any], path: Path) -> None:
         fontsize=11,
     )
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
-            finished = Path(folder) / path.name
+        with scratch_folder(path) as folder:
+            finished = folder / path.name
             figure.savefig(finished, dpi=130)
             finished.replace(path)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from typing import Any
 from export.digest import digest
 from export.errors import UserError
 from export.folders import write_atomically
+from export.removal import clear_leftovers
 from scripts.claim import claimed_folder
 from scripts.sweep.options import Plan
 
 FOLDERS = "folders"
 _STATE, _LOCK = ".sweep.json", ".sweep.lock"
-_HIDDEN = ".results"
+_HIDDEN, _PATHS, _TRANSCRIPTS = ".results", ".reference-paths", ".transcripts"
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Store:
 
     def reference_paths(self, address: str) -> Path:
         """Where reference paths of this address lie."""
-        return self.output / ".reference-paths" / address[:16]
+        return self.output / _PATHS / address[:16]
 
     @property
     def transcripts(self) -> Path:
         """Recorded runs, FP32's among them."""
-        return self.output / ".transcripts"
+        return self.output / _TRANSCRIPTS
 
     def result_file(self, stage: str, *addresses: str) -> Path:
         """The file of a stage's result for these inputs."""
@@ -67,8 +67,8 @@ def claimed(plan: Plan) -> Iterator[Store]:
     output, source = plan.output, plan.identity["source"]
     _check(plan)
     with claimed_folder(output, "sweep", "--output", own=(_STATE,)):
-        for stale in (*output.glob("**/.*.tmp"), *output.glob("**/.*.old")):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        for place in (".", FOLDERS, _HIDDEN, _PATHS, _TRANSCRIPTS):
+            clear_leftovers(output / place)
         write_atomically(output / _STATE, json.dumps({"source": source}) + "\n")
         yield Store(output)
 

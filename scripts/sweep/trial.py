@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Bundle
-from export.errors import NemotronOVError
+from export.bundle import BUNDLE, Bundle
+from export.errors import NemotronOVError, UserError
 from export.progress import note
+from export.removal import remove_folder
 from quantize.recipe import Recipe
 from scripts.bench import plan as bench_plan
 from scripts.bench.report import load_average, make_report
@@ -81,9 +81,13 @@ class Trial:
         return self.folder
 
     def drop_folder(self) -> None:
-        """Free its room."""
-        if self.recipe.name != BASE:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Free its room, unless somebody keeps something in it."""
+        if self.recipe.name == BASE:
+            return
+        try:
+            remove_folder(self.folder, BUNDLE, self.folder.parent)
+        except UserError as error:
+            note(f"kept: {error}")
 
     def _stored(self, stage: str, address: str, compute: Callable[[], Outcome]) -> Outcome:
         file = self.store.result_file(stage, self.address, address)

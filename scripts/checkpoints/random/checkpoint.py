@@ -11,7 +11,6 @@ import copy
 import io
 import os
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ import yaml
 from export import progress
 from export.checkpoint.config import RANDOM_WEIGHTS
 from export.errors import UserError
+from export.removal import scratch_folder
 from scripts.checkpoints.random import blank_bias as random_calibration
 from scripts.checkpoints.random import tokenizer as random_tokenizer
 
@@ -152,8 +152,8 @@ def write_random_checkpoint(
         raise UserError(f"{output}: already exists; add --force to replace it, or choose another name")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent) as folder:
-            _write(Path(folder), output, DIMENSIONS[size, variant], variant, seed)
+        with scratch_folder(output) as folder:
+            _write(folder, output, DIMENSIONS[size, variant], variant, seed)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another place") from error
     return output

@@ -388,3 +388,22 @@ def test_brackets_in_paths_are_kept(small_fp32: Bundle, tmp_path: Path, capfd: p
     verified = run_here(capfd, "verify", out, "--reference", source, "--limit", "1", "--ignore-text")
     assert verified.returncode in (1, NOT_DECIDED), verified.stderr
     assert f"transcribing with {out.name}" in verified.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scripts.cli.app.app", exhausted)
+    done = run_here(capfd, "recipes")
+    assert_user_error(done, "not enough memory", "GB are available")

@@ -121,12 +121,12 @@ def test_damaged_and_half_written_folders_are_made_again(options: Options, calls
     with (options.output / "fp16" / "nemotron_joint.bin").open("ab") as file:
         file.write(b"\0")
     (options.output / "int8" / METADATA).unlink()
-    (options.output / ".fp32.abc.tmp").mkdir()
-    (options.output / ".int8.old").mkdir()
+    (options.output / ".fp32.abcdefgh.nemotron-ov.tmp").mkdir()
+    (options.output / ".int8.nemotron-ov.old").mkdir()
     regenerate(options)
     assert calls == ["quantize fp16", "quantize int8"]  # what they say is unchanged, so comparisons are kept
     assert not list(options.output.glob(".*.tmp"))
-    assert not (options.output / ".int8.old").exists()
+    assert not (options.output / ".int8.nemotron-ov.old").exists()
 
 
 def test_finished_output_needs_force(options: Options, calls: Calls) -> None:
@@ -307,3 +307,44 @@ def test_first_seconds_takes_at_least_one() -> None:
     utterances = choose_utterances(None, 20, prompts=None)
     assert len(first_seconds(utterances, 0.1)) == 1
     assert first_seconds(utterances, 1e9) == utterances
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", "Victim", ""])
+def test_force_removes_nothing_that_the_state_file_names_elsewhere(
+    options: Options, calls: Calls, tmp_path: Path, name: str
+) -> None:
+    regenerate(options)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis.txt").write_text("mine")
+    state = options.output / STATE
+    named = name.replace("/victim", str(victim)) if name.startswith("/") else name
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"folders": ["fp32", named]}))
+    with pytest.raises(UserError, match="did not write"):
+        regenerate(replace(options, force=True))
+    assert (victim / "thesis.txt").read_text() == "mine"
+    assert (options.output / "fp32" / METADATA).exists()
+
+
+def test_force_removes_nothing_where_a_folder_holds_something_of_the_users(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    (options.output / "int8" / "thesis.txt").write_text("mine")
+    before = sorted(path for path in options.output.rglob("*") if path.is_file())
+    with pytest.raises(UserError, match=r"int8: holds thesis\.txt"):
+        regenerate(replace(options, force=True))
+    assert sorted(path for path in options.output.rglob("*") if path.is_file()) == before
+    (options.output / "int8" / "thesis.txt").rename(options.output / "reports.txt")
+    (options.output / ".stages" / "notes.txt").write_text("mine")
+    regenerate(replace(options, force=True))
+    assert (options.output / "reports.txt").read_text() == (options.output / ".stages" / "notes.txt").read_text()
+
+
+def test_a_folder_that_was_set_aside_when_the_run_was_killed_comes_back(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    calls.clear()
+    state = options.output / STATE
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
+    (options.output / "int8").rename(options.output / ".int8.nemotron-ov.old")
+    regenerate(options)
+    assert not calls, "nothing had to be made again"
+    assert (options.output / "int8" / METADATA).exists()

@@ -132,7 +132,7 @@ def test_killed_sweep_goes_on(small_fp32: Bundle, short_manifest: Path, tmp_path
     process.wait()
     assert not (out / "sweep.json").exists()
     before = {file.name: file.stat().st_ino for file in out.glob(".results/*.json")}
-    stale = out / "folders" / ".fp16.x.tmp"
+    stale = out / "folders" / ".fp16.abcdefgh.nemotron-ov.tmp"
     stale.mkdir()
 
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -1,0 +1,261 @@
+"""What may be deleted: only what this toolkit wrote, only where the user said, and never what a living run writes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from export.bundle import BUNDLE, METADATA, Bundle
+from export.checkpoint import Checkpoint
+from export.errors import UserError
+from export.folders import new_directory, write_atomically
+from export.removal import (
+    TEMPORARY,
+    check_removable,
+    clear_leftovers,
+    remove_files,
+    remove_folder,
+    set_aside,
+    settle,
+)
+from tests.helpers.command import ROOT, assert_user_error, run_here
+
+GRAPH = "nemotron_encoder.xml"
+
+
+def folder(path: Path, text: str = "old") -> Path:
+    """A folder that looks like an export."""
+    path.mkdir(parents=True)
+    (path / GRAPH).write_text(text)
+    (path / METADATA).write_text("{}")
+    return path
+
+
+def writer(target: Path, then: str) -> subprocess.Popen[str]:
+    """A process that is writing a folder, and has said so."""
+    code = (
+        "import time\nfrom pathlib import Path\nfrom export.bundle import BUNDLE\n"
+        "from export.folders import new_directory\nimport export.folders as folders\n"
+        f"with new_directory(Path({str(target)!r}), kind=BUNDLE, force=True) as temporary:\n"
+        f"    (temporary / {GRAPH!r}).write_text('new')\n    {then}\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_what_a_killed_run_left_is_cleared_by_the_next_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "fp32"
+    process = writer(target, "print('ready', flush=True); time.sleep(600)")
+    try:
+        (half,) = tmp_path.iterdir()
+        assert half.name.endswith(TEMPORARY)
+        clear_leftovers(tmp_path)
+        assert half.exists(), "its writer lives"
+    finally:
+        process.kill()
+        process.wait()
+    assert half.exists(), "nobody could clear it"
+    clear_leftovers(tmp_path, "int8")
+    assert half.exists(), "it is another target's"
+    with new_directory(target, kind=BUNDLE) as temporary:
+        (temporary / GRAPH).write_text("new")
+        assert not half.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    """The process stops where the old folder is set aside and the new one has not its name yet."""
+    target = folder(tmp_path / "fp32")
+    stop = (
+        "rename = Path.rename\n"
+        "    def slow(self, to):\n"
+        "        rename(self, to)\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(600)\n"
+        "    Path.rename = slow"
+    )
+    process = writer(target, stop)
+    process.kill()
+    process.wait()
+    assert not target.exists()
+    assert set_aside(target).exists()
+    with pytest.raises(UserError, match="already exists"), new_directory(target, kind=BUNDLE):
+        pytest.fail("the old folder is back, and no --force was given")
+    assert (target / GRAPH).read_text() == "old"
+    assert not set_aside(target).exists()
+    with new_directory(target, kind=BUNDLE, force=True) as temporary:
+        (temporary / GRAPH).write_text("new")
+    assert (target / GRAPH).read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
+
+
+def test_what_was_replaced_before_a_kill_goes_and_what_is_not_ours_stays(tmp_path: Path) -> None:
+    target = folder(tmp_path / "fp32", "new")
+    folder(set_aside(target))
+    settle(target, BUNDLE)
+    assert not set_aside(target).exists()
+    (folder(set_aside(target)) / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds thesis\.txt"):
+        settle(target, BUNDLE)
+    assert (set_aside(target) / "thesis.txt").read_text() == "mine"
+    assert (target / GRAPH).read_text() == "new"
+
+
+def test_neighbours_of_the_user_stay(tmp_path: Path) -> None:
+    """Names that earlier versions took for their own."""
+    target = folder(tmp_path / "fp32")
+    for name in (".fp32.old", ".fp32.abcdefgh.tmp", ".notes.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
+    (tmp_path / ".secret.tmp").write_text("mine")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with new_directory(target, kind=BUNDLE, force=True) as temporary:
+        (temporary / GRAPH).write_text("new")
+    clear_leftovers(tmp_path)
+    write_atomically(tmp_path / "fp32" / METADATA, "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    victim = folder(tmp_path / "victim")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "fp32").symlink_to(victim)
+    (out / f".fp32.abcdefgh{TEMPORARY}").symlink_to(victim)
+    clear_leftovers(out)
+    with pytest.raises(UserError, match="is a link"):
+        remove_folder(out / "fp32", BUNDLE, out)
+    for elsewhere in (victim, out / ".." / "victim"):
+        with pytest.raises(UserError, match="lies outside"):
+            check_removable(elsewhere, BUNDLE, out)
+    remove_files(out / "fp32", re.compile(".*"))
+    assert (victim / GRAPH).read_text() == "old"
+
+
+def test_a_folder_behind_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    folder(tmp_path / "big" / "fp32")
+    (tmp_path / "fp32").symlink_to(tmp_path / "big" / "fp32")
+    with new_directory(tmp_path / "fp32", kind=BUNDLE, force=True) as temporary:
+        (temporary / GRAPH).write_text("new")
+    assert (tmp_path / "fp32").is_symlink()
+    assert (tmp_path / "big" / "fp32" / GRAPH).read_text() == "new"
+
+
+def test_only_the_named_files_go(tmp_path: Path) -> None:
+    for name in ("fp32.json", "notes.json", "int8.json"):
+        (tmp_path / "reports" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "reports" / name).write_text("{}")
+    remove_files(tmp_path / "reports", {"fp32.json", "int8.json"})
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["notes.json"]
+    remove_files(tmp_path / "reports", {"notes.json"})
+    assert not (tmp_path / "reports").exists()
+    remove_files(tmp_path / "reports", {"notes.json"})
+
+
+def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def synced(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+
+    def renamed(self: Path, to: Path) -> Path:
+        order.append("rename")
+        return rename(self, to)
+
+    def replaced(self: Path, to: Path) -> Path:
+        order.append("replace")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    with new_directory(tmp_path / "fp32", kind=BUNDLE) as temporary:
+        (temporary / GRAPH).write_text("new")
+    assert order.index(GRAPH) < order.index("rename")
+    assert temporary.name in order[: order.index("rename")]
+    assert order[order.index("rename") + 1] == tmp_path.name
+    order.clear()
+    write_atomically(tmp_path / "report.json", "{}")
+    assert [name.startswith(".report.json.") for name in order] == [True, False]
+    assert order[1] == "replace"
+
+
+def test_nothing_else_in_the_product_removes(tmp_path: Path) -> None:
+    """Whoever removes goes through this door; a file of one's own at a place of one's own is named here."""
+    allowed = {
+        "export/removal.py",
+        "scripts/regenerate/state.py",  # its own state and report, in a folder that it has claimed
+        "scripts/sweep/rows.py",  # its own picture
+        "scripts/sweep/layers.py",  # its own results
+        "verify/collect.py",  # the drawing's own scratch files
+        "scripts/checkpoints/demo/features.py",  # training, not in the wheel
+        "scripts/checkpoints/demo/train.py",
+    }
+    found = set()
+    for room in ("export", "quantize", "verify", "scripts"):
+        for file in (ROOT / room).rglob("*.py"):
+            if re.search(r"rmtree|\.unlink\(|os\.remove|\.rmdir\(", file.read_text(encoding="utf-8")):
+                found.add(file.relative_to(ROOT).as_posix())
+    assert found == allowed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of three megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=3m", "tmpfs"]
+    if mount is None or subprocess.run([mount, *options, place], capture_output=True, check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield place
+    for _ in range(50):
+        if subprocess.run(["umount", place], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+
+
+def test_a_disk_that_fills_up_during_an_export_is_one_line(
+    small_disk: Path, demo_checkpoint: Checkpoint, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = run_here(capfd, "export", demo_checkpoint.path, small_disk / "fp32")
+    assert_user_error(done, small_disk / "fp32", "MB are needed", "MB are free", "make room")
+    assert not any(small_disk.iterdir()), "nothing half-written stays"
+
+
+def test_a_disk_that_fills_up_during_quantize_is_one_line(
+    small_disk: Path, demo_fp32: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = run_here(capfd, "quantize", demo_fp32.path, small_disk / "fp16", "--recipe", "fp16")
+    assert_user_error(done, small_disk / "fp16", "MB are needed", "MB are free", "make room")
+    assert not any(small_disk.iterdir())
+
+
+def test_a_full_tmpdir_is_named(small_disk: Path, demo_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.cli", "export", demo_checkpoint.path, tmp_path / "fp32"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(small_disk)},
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert str(small_disk) in line
+    assert "set TMPDIR" in line
+    assert "download" not in line
+    assert not (tmp_path / "fp32").exists()
