@@ -147,6 +147,8 @@ def test_finished_folders_need_neither_torch_nor_nemo(demo_fp32: Bundle, demo_fp
         done = run_and_list_modules([str(argument) for argument in arguments])
         assert done.returncode == 0, done.stderr
         assert not heavy_modules(done) & {"torch", "nemo", "transformers"}, arguments[0]
+        if arguments[0] == "transcribe":
+            assert "scipy" not in heavy_modules(done), "60 MB"
 
 
 def test_finished_folders_work_where_torch_and_nemo_are_not_installed(

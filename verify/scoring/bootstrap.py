@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -33,6 +32,8 @@ def resampled_rates(errors: Sequence[int], units: Sequence[int], sentences: Sequ
     Returns:
         [:data:`RESAMPLES`], or None where fewer than two sentences leave nothing to draw from.
     """
+    from scipy.stats import bootstrap  # 60 MB, which a transcription need not hold
+
     numbers = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
     if len(numbers) < 2:
         return None
