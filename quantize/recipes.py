@@ -165,11 +165,12 @@ def check_name(recipe: Recipe, path: str | Path) -> None:
         raise UserError(f"{path}: name {recipe.name!r} is a built-in recipe's and this is another; choose a new name")
 
 
-def get_recipe(name: str) -> Recipe:
+def get_recipe(name: str, option: str = "--recipe") -> Recipe:
     """A built-in recipe, or one from a TOML file.
 
     Args:
         name: of a built-in recipe, or the path of a file that ends in ``.toml``.
+        option: by which the user named it, for errors.
 
     Raises:
         UserError: there is none of that name, or the file is no recipe.
@@ -181,5 +182,5 @@ def get_recipe(name: str) -> Recipe:
         check_name(recipe, name)
         return recipe
     raise UserError(
-        f"--recipe {name}: no such recipe; choose one of {', '.join(RECIPES)}, or give the path of a {SUFFIX} file"
+        f"{option} {name}: no such recipe; choose one of {', '.join(RECIPES)}, or give the path of a {SUFFIX} file"
     )

@@ -93,7 +93,7 @@ def verify(
     bundle = Bundle.open(directory)
     if language != "manifest":
         language = _language_key(bundle, language)
-    chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits))
+    chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
     opened = _reference(reference, revision)
     utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value

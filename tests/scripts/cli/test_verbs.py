@@ -21,7 +21,7 @@ from export.bundle import Bundle, graph_file, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED
 from quantize.recipes import RECIPES
-from tests.helpers.command import ROOT, run_here, run_process
+from tests.helpers.command import ROOT, assert_user_error, run_here, run_process
 from verify.data.manifest import read_manifest
 
 
@@ -139,6 +139,15 @@ def test_verify_json_has_what_scripts_read(
     little = run_here(capfd, *arguments, "--limit", "1")
     assert little.returncode == NOT_DECIDED
     assert "NOT DECIDED; wer_delta of macro-average" in little.stdout
+
+
+def test_limits_are_those_of_the_recipe_that_is_named(
+    demo_fp32: Bundle, demo_fp16: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "2", "--limits"]
+    result = one_object(run_here(capfd, *arguments, "int4", "--json").stdout)
+    assert (result["limits_of"], result["limits"]["exact_match"]) == ("recipe int4", 0.5)
+    assert_user_error(run_here(capfd, *arguments, "nosuch"), "--limits nosuch: no such recipe; choose one of fp32")
 
 
 def test_limit_spreads_over_the_manifest(demo_fp32: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
