@@ -57,7 +57,7 @@ class MarginObserver(Observer):
         logits = graph.output("logits")
         for row in logits.reshape(-1, logits.shape[-1]):
             best = int(row.argmax())
-            first, second = np.partition(row, -2)[-1], np.partition(row, -2)[-2]
+            second, first = np.partition(row, -2)[-2:]
             self.margins[self._frame, self._tokens] = float(first) - float(second)
             if best == self._blank:
                 self._frame, self._symbols = self._frame + 1, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -222,7 +223,7 @@ def score_rows(rows: Sequence[Row], limits: Tolerance, tag_ids: Sequence[int] = 
         _measured(average, [parts[name] for name in averaged], MACRO, with_text=with_text),
     ]
     if len(parts) > 1:
-        measured += [_measured(_average([part]), [part], name, with_text=with_text) for name, part in parts.items()]
+        measured += [_measured(part.rates, [part], name, with_text=with_text) for name, part in parts.items()]
     checks = judge(measured, limits)
     reasons = [check.reason for check in checks if check.counts and check.answer != "within"]
     return Scores(
@@ -294,6 +295,11 @@ class _Part:
         """Whether its rate is worth an average."""
         return self.units >= ENOUGH_UNITS and self.sentences >= ENOUGH_SENTENCES
 
+    @cached_property
+    def rates(self) -> dict[str, Any]:
+        """What it has in common with an average of languages."""
+        return _average([self])
+
     def score(self) -> LanguageScore:
         """What the report says of it."""
         return LanguageScore(
@@ -302,7 +308,7 @@ class _Part:
             sentences=self.sentences,
             utterances=len(self._rows),
             exact_match=exact_match(self._divergences),
-            **_average([self]),
+            **self.rates,
         )
 
 

@@ -7,7 +7,7 @@ not decided by so many utterances where the interval holds the limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel
@@ -99,5 +99,12 @@ def judge(measured: Iterable[Measured], limits: Tolerance) -> list[Check]:
 
 def passed(checks: Sequence[Check]) -> bool | None:
     """True where every limit holds, False where one is broken, None where that is not decided."""
-    answers = {each.answer for each in checks if each.counts}
-    return False if "beyond" in answers else None if "undecided" in answers else True
+    return all_passed([_PASSED[each.answer] for each in checks if each.counts])
+
+
+_PASSED: dict[Answer, bool | None] = {"within": True, "beyond": False, "undecided": None}
+
+
+def all_passed(passed: Collection[bool | None]) -> bool | None:
+    """False where one has failed, None where one is not known."""
+    return False if False in passed else None if None in passed else True

@@ -31,7 +31,6 @@ def save_graph(model: ov.Model, path: Path, *, half: bool) -> None:
         free = shutil.disk_usage(path.parent).free
         needed = _constant_bytes(model) * (0.5 if half else 1.0)
         reason = str(error).strip().splitlines()[-1]
-        room = f"about {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"
         room = f"about {needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
         raise OSError(errno.EIO, f"{reason}; {room}") from error
 

@@ -12,6 +12,7 @@ from export.folders import write_atomically
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.stages import Outcome
 from scripts.regenerate.state import REPORT, REPORTS
+from verify.verdict import all_passed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +28,7 @@ def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str
     rows = [folder_row(plan, name, results) for name in results]
     report = {
         "report_version": REPORT_VERSION,
-        "passed": passed_all([row["passed"] for row in rows]),
+        "passed": all_passed([row["passed"] for row in rows]),
         "output": str(plan.output),
         "checkpoint": {
             "source": plan.checkpoint.source,
@@ -86,11 +87,6 @@ def is_judged(plan: Plan, name: str, runtime: str) -> bool:
     That loop feeds the graphs otherwise than NeMo does, so its tokens say little about the export.
     """
     return not plan.checkpoint.is_random and (name != FP32 or runtime == "streaming")
-
-
-def passed_all(passed: Sequence[bool | None]) -> bool | None:
-    """False where a folder failed, None where one could not be judged."""
-    return False if False in passed else None if None in passed else True
 
 
 NO_RATES: dict[str, Any] = {
