@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from export.errors import UserError
 from scripts.disk import existing_parent
 
 
-def check_output(option: str, path: Path | None, *, folder: bool = False) -> None:
+def check_output(option: str, path: Path | None, *, folder: bool = False, picture: bool = False) -> None:
     """Refuse a path that could not be written after minutes of work.
 
     Args:
         option: its name on the command line.
-        path: the file, which may exist; None is no file.
+        path: the file, in whose place only what the command writes may be: a report of ours. None is no file.
         folder: it is to be a folder, which may exist.
+        picture: it is to be a picture, not a report.
 
     Raises:
         UserError: it names something else, or cannot be made there.
@@ -24,8 +26,24 @@ def check_output(option: str, path: Path | None, *, folder: bool = False) -> Non
         return
     if path.is_dir() and not folder:
         raise UserError(f"{option} {path}: is a folder; give a file")
+    if path.exists() and not folder and not path.is_file():
+        raise UserError(f"{option} {path}: is no regular file; give a file, or leave the option out")
+    if path.exists() and not folder and not picture and not _is_report(path):
+        raise UserError(f"{option} {path}: exists and is no report of ours; choose another file, or move it away")
     if path.exists() and folder and not path.is_dir():
         raise UserError(f"{option} {path}: is a file; give a folder")
     place = existing_parent(path if folder else path.absolute().parent)
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"{option} {path}: cannot be written there; choose another place")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is empty or a report that one of our commands wrote."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1)
+            content = json.loads(head + file.read()) if head == b"{" else None
+    except (OSError, ValueError):
+        return False
+    ours = isinstance(content, dict) and not content.keys().isdisjoint({"report_version", "builds"})
+    return ours or not head

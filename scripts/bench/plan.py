@@ -277,7 +277,7 @@ def _unique(builds: Sequence[Build]) -> list[Build]:
 def _check_outputs(options: Options) -> None:
     """Refuse files that could not be written after minutes of measuring."""
     check_output("--json", options.json_file)
-    check_output("--picture", options.picture)
+    check_output("--picture", options.picture, picture=True)
     if options.picture is None:
         return
     if options.picture.suffix.lower() not in PICTURES:

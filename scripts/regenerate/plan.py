@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -163,12 +164,12 @@ def _manifest(options: Options, checkpoint: Checkpoint) -> tuple[Path, int | Non
     return default_manifest(), options.limit or STAND_IN_LIMIT, False
 
 
-def check_disk(plan: Plan, freed: int = 0) -> None:
+def check_disk(plan: Plan, again: Collection[str] = ()) -> None:
     """Compare the room for the folders, and for the unpacked checkpoint, with what is free.
 
     Args:
         plan: what is going to be made.
-        freed: bytes of the output that will be removed first.
+        again: folders that are made again; each old folder stays until the new one is whole.
 
     Raises:
         UserError: too little, naming the need, what is there and the remedy.
@@ -176,7 +177,13 @@ def check_disk(plan: Plan, freed: int = 0) -> None:
     size = plan.checkpoint.path.stat().st_size
     weights = checkpoint_weights(size)
     folders = {FP32: float(sum(weights.values()))} | {each.name: recipe_bytes(each, weights) for each in plan.recipes}
-    missing = [need for name, need in folders.items() if freed or not (plan.output / name).is_dir()]
+    need = taken = 0.0
+    for name, bytes_ in folders.items():
+        folder = plan.output / name
+        if folder.is_dir() and name not in again:
+            continue
+        need = max(need, taken + bytes_)
+        taken += bytes_ - sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
     temporary = Path(tempfile.gettempdir())  # NeMo unpacks the archive there to restore it
-    needs = [(plan.output, sum(missing) + SLACK - freed), (temporary, float(size))]
+    needs = [(plan.output, need + SLACK), (temporary, float(size))]
     require_room(needs, "choose another --output, or set TMPDIR")

@@ -30,7 +30,7 @@ def run_stages(plan: Plan, state: State) -> dict[str, dict[str, Outcome]]:
 
     Returns:
         For each folder: ``made`` (by export or quantize), ``recorded`` (NeMo's transcripts, for FP32), ``verified``
-        and ``measured``; ``made`` is empty for a folder that an earlier run finished.
+        and ``measured``.
     """
     made = {name: make_folder(plan, state, name) for name in plan.folders}
     recorded = record_nemo(plan, state)
@@ -48,13 +48,18 @@ def run_stages(plan: Plan, state: State) -> dict[str, dict[str, Outcome]]:
 def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     """Export or quantize one folder, unless it is there already, whole and of the same inputs."""
     folder = plan.output / name
-    if is_finished(plan, name):
+    if name not in state.pending and is_finished(plan, name):
         note(f"keeping {folder}: finished by an earlier run")
-        return {}
+        return _kept(state, f"made-{name}", _key(plan, folder / METADATA)) or {}
     force = ["--force"] if folder.exists() else []
     if name == FP32:
-        return run_verb(state, "export", plan.checkpoint.path, folder, *plan.settings.arguments(), *force)
-    return run_verb(state, "quantize", plan.output / FP32, folder, "--recipe", plan.recipe_argument(name), *force)
+        outcome = run_verb(state, "export", plan.checkpoint.path, folder, *plan.settings.arguments(), *force)
+    else:
+        source, recipe = plan.output / FP32, plan.recipe_argument(name)
+        outcome = run_verb(state, "quantize", source, folder, "--recipe", recipe, *force)
+    state.made(name)
+    _keep(state, f"made-{name}", _key(plan, folder / METADATA), outcome)
+    return outcome
 
 
 def is_finished(plan: Plan, name: str) -> bool:
@@ -98,7 +103,8 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
     folder = plan.output / name
     reference = plan.checkpoint.path if name == FP32 else plan.output / FP32
     arguments: list[str | Path] = ["--reference", reference, "--cache", plan.output / STAGES, *_audio(plan, name)]
-    arguments += ["--report", plan.output / REPORTS / f"{name}.json"]
+    report = plan.output / REPORTS / f"{name}.json"
+    arguments += ["--report", report]
     arguments += [] if plan.score_text else ["--ignore-text"]
     arguments += [] if name == FP32 else ["--limits", plan.recipe_argument(name)]
     files = [folder / METADATA] + ([reference / METADATA] if name != FP32 else [])
@@ -107,6 +113,7 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
         f"verified-{name}",
         _key(plan, *files),
         lambda: run_verb(state, "verify", folder, *arguments, may_fail=True),
+        writes=report,
     )
 
 
@@ -152,20 +159,28 @@ def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = F
     return outcome | {"wall_seconds": round(time.monotonic() - start, 2)}
 
 
-def _cached(state: State, name: str, key: str, compute: Callable[[], Outcome]) -> Outcome:
-    """A stage's result from an earlier run of the same inputs, or computed now and kept for the next."""
-    file = state.output / STAGES / f"{name}.json"
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            outcome: Outcome = kept["outcome"]
-            return outcome
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    outcome = compute()
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, json.dumps({"key": key, "outcome": outcome}))
+def _cached(
+    state: State, name: str, key: str, compute: Callable[[], Outcome], *, writes: Path | None = None
+) -> Outcome:
+    """A stage's result from an earlier run of the same inputs whose file is there, or computed now and kept."""
+    outcome = _kept(state, name, key) if writes is None or writes.exists() else None
+    if outcome is None:
+        outcome = compute()
+        _keep(state, name, key, outcome)
     return outcome
+
+
+def _kept(state: State, name: str, key: str) -> Outcome | None:
+    try:
+        kept = json.loads((state.output / STAGES / f"{name}.json").read_text(encoding="utf-8"))
+        outcome: Outcome = kept["outcome"]
+        return outcome if kept["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(state: State, name: str, key: str, outcome: Outcome) -> None:
+    write_atomically(state.output / STAGES / f"{name}.json", json.dumps({"key": key, "outcome": outcome}))
 
 
 def _key(plan: Plan, *files: Path) -> str:

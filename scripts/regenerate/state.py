@@ -1,7 +1,7 @@
 """The output folder's state: whose it is, what is finished in it, and that one run at a time writes it.
 
-``.regenerate.json`` records the inputs of the run. A run that was killed is continued by the next one with the same
-inputs: whole folders of the same inputs are kept, everything else of ours is removed and made again.
+``.regenerate.json`` records the inputs of the run. The next run with the same inputs keeps whole folders of the same
+inputs and makes the others. ``--force`` makes all of them again; an old folder stays until the new one takes its place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from export.bundle import BUNDLE
 from export.errors import UserError
 from export.folders import write_atomically
 from export.progress import note
-from export.removal import check_removable, clear_leftovers, remove_files, remove_folder, settle
+from export.removal import check_removable, clear_leftovers, remove_files, settle
 from quantize.recipe import RECIPE_NAME
 from scripts.claim import claimed_folder
 from scripts.regenerate.plan import Plan, check_disk
@@ -35,14 +35,21 @@ class State:
 
     output: Path
     inputs: dict[str, Any]
-    folders: list[str]
+    folders: list[str]  # all that this output holds of ours, those of earlier runs too
+    pending: list[str]  # what --force asked to be made again and was not yet
     finished: bool
     lock: int  # file descriptor; stages inherit it, so that a stage whose parent was killed still holds it
 
     def save(self) -> None:
         """Write the file at once or not at all."""
-        content = {"inputs": self.inputs, "folders": self.folders, "finished": self.finished}
+        content = {key: getattr(self, key) for key in ("inputs", "folders", "pending", "finished")}
         write_atomically(self.output / STATE, json.dumps(content, indent=2) + "\n")
+
+    def made(self, name: str) -> None:
+        """Record that a folder was made; what an earlier run reported of the output no longer holds."""
+        self.pending = [other for other in self.pending if other != name]
+        self.save()
+        (self.output / REPORT).unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Record that everything is there."""
@@ -52,19 +59,20 @@ class State:
 
 @contextmanager
 def claimed_output(plan: Plan) -> Iterator[State]:
-    """Take the output folder for this run, continue or clear what an earlier one left.
+    """Take the output folder for this run, and continue what an earlier one left.
 
     Raises:
-        UserError: somebody else's folder, a finished output or other inputs without ``--force``, another run at
-            work, no room, or no permission; nothing was written.
+        UserError: somebody else's folder, other inputs without ``--force``, another run at work, no room, or no
+            permission; nothing was written.
     """
-    output = plan.output
-    earlier = _check(plan)
-    check_disk(plan, freed=_bytes_to_clear(plan, earlier))
+    output, force = plan.output, plan.options.force
+    earlier = _check(plan) or {"folders": [], "pending": []}
+    pending = [name for name in plan.folders if force or name in earlier["pending"]]
+    check_disk(plan, pending)
     with claimed_folder(output, "regenerate", "--output") as lock:
-        if earlier is not None:
-            _clear(plan, earlier)
-        state = State(output, plan.inputs, list(plan.folders), finished=False, lock=lock)
+        _clear(plan, earlier["folders"])
+        folders = [*plan.folders, *(name for name in earlier["folders"] if name not in plan.folders)]
+        state = State(output, plan.inputs, folders, pending, finished=False, lock=lock)
         state.save()
         yield state
 
@@ -79,53 +87,36 @@ def _check(plan: Plan) -> dict[str, Any] | None:
     earlier = read_state(output)
     if earlier is None:
         raise UserError(f"{output}: holds files that regenerate did not write; choose another --output")
-    if force:
-        return earlier
-    if earlier["finished"]:
-        raise UserError(f"{output}: is finished already; add --force to make it again, or choose another --output")
-    if earlier["inputs"] != plan.inputs:
+    if not force and earlier["inputs"] != plan.inputs:
         different = ", ".join(key for key in plan.inputs if earlier["inputs"].get(key) != plan.inputs[key])
         raise UserError(
-            f"{output}: an unfinished run with another {different} is here; repeat it as it was, "
-            "add --force to start over, or choose another --output"
+            f"{output}: {'a finished' if earlier['finished'] else 'an unfinished'} run with another {different} is "
+            "here; repeat it as it was, add --force to make its folders again, or choose another --output"
         )
     return earlier
 
 
-def _clear(plan: Plan, earlier: dict[str, Any]) -> None:
-    """Remove half-written folders; with ``--force`` also everything that the earlier run finished.
+def _clear(plan: Plan, earlier: list[str]) -> None:
+    """Remove half-written folders, and with ``--force`` the results of stages; finished folders stay.
 
     Raises:
-        UserError: a folder that would be replaced holds something of the user's; nothing was removed.
+        UserError: a folder that may be replaced holds something of the user's; nothing was removed.
     """
     output = plan.output
-    names = sorted({*earlier["folders"], *plan.folders})
     clear_leftovers(output)
-    for name in names:
+    for name in plan.folders:
         settle(output / name, BUNDLE)
-    for name in names:
+    for name in plan.folders:
         check_removable(output / name, BUNDLE, output)
-    if not plan.options.force:
-        return
-    note(f"removing what an earlier run wrote in {output}")
-    remove_files(output / REPORTS, {f"{name}.json" for name in names})
-    remove_files(output / STAGES, _STAGE_FILES)
-    for name in names:
-        remove_folder(output / name, BUNDLE, output)
-    for file in (REPORT, STATE):
-        (output / file).unlink(missing_ok=True)
+    if plan.options.force:
+        remove_files(output / STAGES, _STAGE_FILES)
+        for name in earlier:
+            if name not in plan.folders:
+                note(f"{output / name}: is no part of this run; it stays as an earlier run made it")
 
 
-_STAGE_FILES = re.compile(r"(recorded|verified|measured)-[a-z0-9-]+\.json|[0-9a-f]{64}\.json")
+_STAGE_FILES = re.compile(r"(made|recorded|verified|measured)-[a-z0-9-]+\.json|[0-9a-f]{64}\.json")
 """Results of stages by name, and recorded runs by the hash of their inputs."""
-
-
-def _bytes_to_clear(plan: Plan, earlier: dict[str, Any] | None) -> int:
-    """Bytes of the earlier run's folders that ``--force`` will remove."""
-    if earlier is None or not plan.options.force:
-        return 0
-    folders = [plan.output / name for name in {*earlier["folders"], *plan.folders}]
-    return sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
 
 
 def read_state(output: Path) -> dict[str, Any] | None:
@@ -136,6 +127,9 @@ def read_state(output: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or not content.keys() >= {"inputs", "folders", "finished"}:
         return None
-    folders = content["folders"]
-    ours = isinstance(folders, list) and all(isinstance(name, str) and RECIPE_NAME.fullmatch(name) for name in folders)
+    content.setdefault("pending", [])  # state files of before have none
+    names = [content["folders"], content["pending"]]
+    if not all(isinstance(each, list) for each in names) or not isinstance(content["inputs"], dict):
+        return None
+    ours = all(isinstance(name, str) and RECIPE_NAME.fullmatch(name) for each in names for name in each)
     return content if ours else None

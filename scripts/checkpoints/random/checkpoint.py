@@ -139,17 +139,19 @@ def write_random_checkpoint(
         output: the file to write; it appears only when it is complete.
         size: ``full`` has 638 M parameters (2.55 GB), ``small`` half a million.
         seed: of weights and vocabulary.
-        force: replace an existing file.
+        force: replace an existing checkpoint.
         variant: ``english`` is the sibling without language prompt.
 
     Raises:
-        UserError: ``output`` exists without ``force``, is a folder, or cannot be written.
+        UserError: ``output`` exists without ``force``, is something else, or cannot be written.
     """
     output = Path(os.path.abspath(output))
     if output.is_dir():
         raise UserError(f"{output}: is a folder; give the name of a .nemo file")
     if output.exists() and not force:
         raise UserError(f"{output}: already exists; add --force to replace it, or choose another name")
+    if output.exists() and not (output.is_file() and tarfile.is_tarfile(output)):
+        raise UserError(f"{output}: exists and is no checkpoint; choose another name, or move it away")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(output) as folder:

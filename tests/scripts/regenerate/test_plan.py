@@ -15,11 +15,13 @@ from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED, UserError
 from quantize.recipes import get_recipe
+from scripts.disk import SLACK
 from scripts.processes import ChildError
+from scripts.regenerate import plan as plans
 from scripts.regenerate import regenerate, stages
 from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
 from scripts.regenerate.state import REPORT, STATE, State
-from tests.helpers.command import assert_user_error, run_here
+from tests.helpers.command import run_here
 from verify.data.selection import choose_utterances, first_seconds, spread
 
 Calls = list[str]
@@ -47,6 +49,10 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             recipe = get_recipe(words[words.index("--recipe") + 1])
             metadata = small_fp32.metadata.model_copy(update={"recipe": json.loads(json.dumps(recipe.as_metadata()))})
             write_metadata(folder, metadata)
+        if name == "verify":
+            report = Path(words[words.index("--report") + 1])
+            report.parent.mkdir(exist_ok=True)
+            report.write_text("{}")
         scores = {"utterances": 2, "exact_match": 1.0, "wer_between": 0.0, "wer": 5.0, "wer_delta": 0.0}
         return {
             "wall_seconds": 1.0,
@@ -114,45 +120,79 @@ def test_continues_after_a_stop_anywhere(
 
 
 def test_damaged_and_half_written_folders_are_made_again(options: Options, calls: Calls) -> None:
-    regenerate(options)
+    report = regenerate(options)
     calls.clear()
-    state = options.output / STATE
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
     with (options.output / "fp16" / "nemotron_joint.bin").open("ab") as file:
         file.write(b"\0")
     (options.output / "int8" / METADATA).unlink()
     (options.output / ".fp32.abcdefgh.nemotron-ov.tmp").mkdir()
     (options.output / ".int8.nemotron-ov.old").mkdir()
-    regenerate(options)
+    assert regenerate(options) == report
     assert calls == ["quantize fp16", "quantize int8"]  # what they say is unchanged, so comparisons are kept
     assert not list(options.output.glob(".*.tmp"))
     assert not (options.output / ".int8.nemotron-ov.old").exists()
 
 
-def test_finished_output_needs_force(options: Options, calls: Calls) -> None:
+def test_a_finished_output_is_kept_and_reported_again(options: Options, calls: Calls) -> None:
+    """A Makefile may repeat the command; only what is missing is made."""
     regenerate(options)
     calls.clear()
     before = (options.output / REPORT).read_bytes()
-    with pytest.raises(UserError, match="--force"):
-        regenerate(options)
+    regenerate(options)
     assert not calls
     assert (options.output / REPORT).read_bytes() == before
+    (options.output / "reports" / "int8.json").unlink()
+    regenerate(options)
+    assert calls == ["verify int8"]
+    calls.clear()
     regenerate(replace(options, force=True))
     assert calls == everything()
 
 
-def test_unfinished_output_of_other_inputs_needs_force(options: Options, calls: Calls) -> None:
+@pytest.mark.parametrize(("finished", "article"), [(True, "a finished"), (False, "an unfinished")])
+def test_output_of_other_inputs_needs_force(options: Options, calls: Calls, finished: bool, article: str) -> None:
     regenerate(options)
     state = options.output / STATE
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": finished}))
     other = replace(options, recipes=("fp16",), lookahead=13)
-    with pytest.raises(UserError, match="lookahead, recipes"):
+    with pytest.raises(UserError, match=f"{article} run with another lookahead, recipes"):
         regenerate(other)
-    assert (options.output / "int8").exists()
     calls.clear()
     regenerate(replace(options, recipes=("fp16",), force=True))
     assert calls == everything(("fp16",))
-    assert not (options.output / "int8").exists()
+    assert (options.output / "int8" / METADATA).exists(), "what this run does not make is none of its business"
+    calls.clear()
+    regenerate(replace(options, force=True))
+    assert calls == everything()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5])
+def test_force_keeps_what_is_there_until_the_new_is_whole(
+    options: Options, calls: Calls, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that does not restore, or Ctrl-C, costs nothing; the next run goes on with what force asked for."""
+    regenerate(options)
+    before = {path: path.stat().st_ctime_ns for path in options.output.glob("*/*.bin")}
+    report = (options.output / REPORT).read_bytes()
+    calls.clear()
+    stand_in: Callable[..., dict[str, Any]] = stages.run_verb
+
+    def stopping(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+        if len(calls) == stop:
+            raise ChildError("stopped")
+        return stand_in(*arguments, **keywords)
+
+    monkeypatch.setattr(stages, "run_verb", stopping)
+    with pytest.raises(ChildError):
+        regenerate(replace(options, force=True))
+    assert all(Bundle.whole(options.output / name) for name in ("fp32", "fp16", "int8"))
+    replaced = {path.parent.name for path, made in before.items() if path.stat().st_ctime_ns != made}
+    assert replaced == set(["fp32", "fp16", "int8"][:stop])
+    assert (options.output / REPORT).exists() == (not replaced)
+    assert replaced or (options.output / REPORT).read_bytes() == report
+    monkeypatch.setattr(stages, "run_verb", stand_in)
+    regenerate(options)
+    assert calls == everything()
 
 
 def test_two_runs_at_once_are_refused(options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +237,7 @@ def test_failed_verification_exits_with_1_and_everything_written(
         name: (True, name not in failing_folders) for name in ("fp32", "fp16", "int8")
     }
     assert report["passed"] is False
-    assert_user_error(run_here(capfd, *arguments), options.output, "--force")
+    assert run_here(capfd, *arguments).stdout == done.stdout, "a repeated run says the same"
 
 
 def test_random_weights_are_reported_and_not_judged(
@@ -273,13 +313,21 @@ def test_full_disk_is_found_before_anything_is_written(
     assert not calls
 
 
-def test_replaced_folders_count_as_free_space(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_replaced_needs_room_beside_itself(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are replaced one at a time."""
     plan = make_plan(options)
-    usage = shutil.disk_usage(options.output.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000_000))
-    with pytest.raises(UserError):
-        check_disk(plan)
-    check_disk(plan, freed=200_000_000)
+    needs: list[float] = []
+    monkeypatch.setattr(plans, "require_room", lambda wanted, _: needs.append(wanted[0][1] - SLACK))
+    check_disk(plan)
+    regenerate(options)
+    check_disk(plan)
+    check_disk(plan, plan.folders)
+    all_new, _, nothing, again = needs
+    first, second = (Bundle.open(options.output / name).size_bytes for name in plan.folders[:2])
+    assert nothing == 0
+    assert again == pytest.approx(all_new - first - second), "two old folders are gone when the last new one is written"
 
 
 def test_other_checkpoints_without_manifest_hear_some_of_the_demo_set(options: Options) -> None:
@@ -342,8 +390,6 @@ def test_force_removes_nothing_where_a_folder_holds_something_of_the_users(optio
 def test_a_folder_that_was_set_aside_when_the_run_was_killed_comes_back(options: Options, calls: Calls) -> None:
     regenerate(options)
     calls.clear()
-    state = options.output / STATE
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
     (options.output / "int8").rename(options.output / ".int8.nemotron-ov.old")
     regenerate(options)
     assert not calls, "nothing had to be made again"

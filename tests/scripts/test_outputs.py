@@ -1,0 +1,42 @@
+"""Files that a command writes at its end: what may lie in their place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export.errors import UserError
+from scripts.checkpoints.random.checkpoint import write_random_checkpoint
+from scripts.outputs import check_output
+
+
+@pytest.mark.parametrize("content", [b"", b'{"report_version": 2}', b'{"builds": {}}'])
+def test_a_report_of_ours_is_replaced(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "report.json"
+    check_output("--report", file)
+    file.write_bytes(content)
+    check_output("--report", file)
+
+
+@pytest.mark.parametrize("content", [b"mine", b"[]", b"{", json.dumps({"name": "package"}).encode(), b"\x00\xff"])
+def test_a_file_of_somebody_elses_is_not(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"--report .*report\.json: exists and is no report of ours; choose another"):
+        check_output("--report", file)
+
+
+def test_a_device_is_no_file() -> None:
+    """A rename would put a file in its place."""
+    with pytest.raises(UserError, match="no regular file"):
+        check_output("--report", Path("/dev/null"))
+
+
+def test_a_random_checkpoint_replaces_checkpoints_only(tmp_path: Path) -> None:
+    file = tmp_path / "thesis.txt"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="is no checkpoint"):
+        write_random_checkpoint(file, "small", force=True)
+    assert file.read_text() == "mine"
