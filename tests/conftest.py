@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -15,7 +16,6 @@ from filelock import FileLock
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from scripts.checkpoints.random.checkpoint import write_random_checkpoint
-from tests.helpers.command import run_process
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
@@ -56,9 +56,11 @@ def _once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
     return path
 
 
-def _verb(*arguments: str | Path) -> None:
-    done = run_process(*arguments)
-    assert done.returncode == 0, done.stderr
+def _export(checkpoint: Checkpoint, path: Path, **options: Any) -> None:
+    """In this process: a process of its own would spend longer on importing NeMo than on the export."""
+    from export.pipeline import export_checkpoint
+
+    export_checkpoint(checkpoint, path, **options)
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +70,9 @@ def demo_checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def demo_fp32(shared: Path) -> Bundle:
+def demo_fp32(shared: Path, demo_checkpoint: Checkpoint) -> Bundle:
     """The demo checkpoint, exported with default options."""
-    return Bundle.open(_once(shared, "demo-fp32", lambda path: _verb("export", "demo", path)))
+    return Bundle.open(_once(shared, "demo-fp32", lambda path: _export(demo_checkpoint, path)))
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +87,17 @@ def demo_int8(shared: Path, demo_fp32: Bundle) -> Bundle:
     return _quantized(shared, demo_fp32, "int8")
 
 
+@pytest.fixture(scope="session")
+def demo_latin_fp32(shared: Path, demo_checkpoint: Checkpoint) -> Bundle:
+    """The demo checkpoint without its kana; parity against PyTorch was checked on the way."""
+    return Bundle.open(_once(shared, "demo-latin-fp32", lambda path: _export(demo_checkpoint, path, scripts=["latin"])))
+
+
 def _quantized(shared: Path, source: Bundle, recipe: str) -> Bundle:
-    return Bundle.open(
-        _once(shared, f"demo-{recipe}", lambda path: _verb("quantize", source.path, path, "--recipe", recipe))
-    )
+    from quantize.pipeline import quantize_bundle
+    from quantize.recipes import get_recipe
+
+    return Bundle.open(_once(shared, f"demo-{recipe}", lambda path: quantize_bundle(source, path, get_recipe(recipe))))
 
 
 @pytest.fixture(scope="session")
@@ -108,31 +117,31 @@ def small_english_checkpoint(shared: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def small_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint``, exported with default options."""
-    return Bundle.open(_once(shared, "small-fp32", lambda path: _verb("export", small_checkpoint.path, path)))
+    return Bundle.open(_once(shared, "small-fp32", lambda path: _export(small_checkpoint, path)))
+
+
+@pytest.fixture(scope="session")
+def small_r13_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+    """``small_checkpoint`` with the largest lookahead."""
+    return Bundle.open(_once(shared, "small-r13-fp32", lambda path: _export(small_checkpoint, path, lookahead=13)))
 
 
 @pytest.fixture(scope="session")
 def small_kv_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint`` with a cache of keys and values."""
-    return Bundle.open(
-        _once(shared, "small-kv-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--cache", "kv"))
-    )
+    return Bundle.open(_once(shared, "small-kv-fp32", lambda path: _export(small_checkpoint, path, cache="kv")))
 
 
 @pytest.fixture(scope="session")
 def small_80ms_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint`` in the shortest steps, with fewer mel frames than a step carries."""
-    return Bundle.open(
-        _once(shared, "small-80ms-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--chunk-ms", "80"))
-    )
+    return Bundle.open(_once(shared, "small-80ms-fp32", lambda path: _export(small_checkpoint, path, chunk_ms=80)))
 
 
 @pytest.fixture(scope="session")
 def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint`` with NeMo's own encoder modules, the published graph."""
-    return Bundle.open(
-        _once(shared, "small-nemo-fp32", lambda path: _verb("export", small_checkpoint.path, path, "--encoder", "nemo"))
-    )
+    return Bundle.open(_once(shared, "small-nemo-fp32", lambda path: _export(small_checkpoint, path, encoder="nemo")))
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pytest
 from export.bundle import Bundle
 from tests.helpers.command import ROOT
 
+pytestmark = pytest.mark.xdist_group("one environment")  # it takes as long as all its tests
+
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
 
 

@@ -24,7 +24,6 @@ from export.errors import ParityError, UserError
 from export.graphs.trace import trace
 from export.graphs.transducer import DecoderStep, JointStep
 from export.languages import LANGUAGE_TAG
-from export.pipeline import export_checkpoint
 from export.vocabulary import checkpoint_ids, is_needed, prune_vocabulary, vocabulary_scripts
 from quantize.pipeline import quantize_bundle
 from quantize.recipes import get_recipe
@@ -36,7 +35,6 @@ from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.pipeline import verify_bundle
 
 LATIN = "en-US", "es-US", "fr-FR", "de-DE"
-one_export = pytest.mark.xdist_group("pruned demo folder")
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +45,9 @@ def large(demo_checkpoint: Checkpoint) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def latin_fp32(demo_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The demo checkpoint without its kana; parity against PyTorch was checked on the way."""
-    return export_checkpoint(demo_checkpoint, tmp_path_factory.mktemp("pruned") / "fp32", scripts=["latin"])
-
-
-@pytest.fixture(scope="module")
-def ids(latin_fp32: Bundle) -> list[int]:
-    """For every id of ``latin_fp32``, blank included, the checkpoint's."""
-    record = latin_fp32.metadata.vocabulary
+def ids(demo_latin_fp32: Bundle) -> list[int]:
+    """For every id of ``demo_latin_fp32``, blank included, the checkpoint's."""
+    record = demo_latin_fp32.metadata.vocabulary
     kept = checkpoint_ids(record)
     assert kept is not None
     return [*kept, record["checkpoint_pieces"]]
@@ -235,44 +227,43 @@ def test_wrong_rows_are_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle
                 parity.check(graph, path, recordings[graph])
 
 
-@one_export
-def test_the_folder_conforms(latin_fp32: Bundle, demo_fp32: Bundle, ids: list[int]) -> None:
-    new, old = latin_fp32.metadata, demo_fp32.metadata
-    assert contract_problems(latin_fp32) == []
-    assert new.blank_idx == new.vocab_size == len(latin_fp32.vocabulary) < old.vocab_size
-    assert latin_fp32.vocabulary == [demo_fp32.vocabulary[index] for index in ids[:-1]]
+def test_the_folder_conforms(demo_latin_fp32: Bundle, demo_fp32: Bundle, ids: list[int]) -> None:
+    new, old = demo_latin_fp32.metadata, demo_fp32.metadata
+    assert contract_problems(demo_latin_fp32) == []
+    assert new.blank_idx == new.vocab_size == len(demo_latin_fp32.vocabulary) < old.vocab_size
+    assert demo_latin_fp32.vocabulary == [demo_fp32.vocabulary[index] for index in ids[:-1]]
     assert [ids[index] for index in new.lang_tag_token_ids] == old.lang_tag_token_ids
     assert new.prompt_dictionary == old.prompt_dictionary
     assert "text in other scripts cannot be written" in new.warnings[0]
     assert (new.vocabulary["languages"], new.vocabulary["scripts"]) == ([], ["Latn"])
-    assert vocabulary_scripts(latin_fp32.vocabulary) == {"Latn"}
+    assert vocabulary_scripts(demo_latin_fp32.vocabulary) == {"Latn"}
     for graph in ("encoder", "preprocessor"):
-        sizes = {bundle.graph_path(graph).with_suffix(".bin").stat().st_size for bundle in (latin_fp32, demo_fp32)}
+        sizes = {bundle.graph_path(graph).with_suffix(".bin").stat().st_size for bundle in (demo_latin_fp32, demo_fp32)}
         assert len(sizes) == 1, "nothing else changes"
 
 
-@one_export
-def test_a_record_that_contradicts_the_folder_is_named(latin_fp32: Bundle) -> None:
-    metadata = latin_fp32.metadata
+def test_a_record_that_contradicts_the_folder_is_named(demo_latin_fp32: Bundle) -> None:
+    metadata = demo_latin_fp32.metadata
     for change, problem in (
         ({"pieces": 5}, "and says 5"),
         ({"kept": "AA=="}, "metadata.vocabulary: "),
         ({"checkpoint_pieces": None}, "metadata.vocabulary: "),
     ):
         damaged = metadata.model_copy(update={"vocabulary": metadata.vocabulary | change})
-        assert any(problem in line for line in contract_problems(Bundle(latin_fp32.path, damaged)))
+        assert any(problem in line for line in contract_problems(Bundle(demo_latin_fp32.path, damaged)))
     with pytest.raises(UserError, match="not usable"):
         checkpoint_ids({"pieces": 1})
 
 
-@one_export
-def test_every_piece_keeps_its_embedding_and_its_logit(latin_fp32: Bundle, demo_fp32: Bundle, ids: list[int]) -> None:
+def test_every_piece_keeps_its_embedding_and_its_logit(
+    demo_latin_fp32: Bundle, demo_fp32: Bundle, ids: list[int]
+) -> None:
     core, meta = ov.Core(), demo_fp32.metadata
     graphs = {
         name: [
             core.compile_model(bundle.graph_path(name), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for bundle in pair
         ]
-        for name, pair in {"decoder": (latin_fp32, demo_fp32), "joint": (latin_fp32, demo_fp32)}.items()
+        for name, pair in {"decoder": (demo_latin_fp32, demo_fp32), "joint": (demo_latin_fp32, demo_fp32)}.items()
     }
     state = np.zeros((meta.decoder_layers, 1, meta.decoder_hidden), np.float32)
     one = np.ones(1, np.int32)
@@ -292,29 +283,27 @@ def test_every_piece_keeps_its_embedding_and_its_logit(latin_fp32: Bundle, demo_
         np.testing.assert_allclose(pruned, whole[ids], rtol=1e-6, atol=1e-5)
 
 
-@one_export
-def test_kept_languages_are_transcribed_as_before(latin_fp32: Bundle, demo_fp32: Bundle) -> None:
+def test_kept_languages_are_transcribed_as_before(demo_latin_fp32: Bundle, demo_fp32: Bundle) -> None:
     chosen = [each for language in LATIN for each in utterances((language,))[:5]]
-    report = verify_bundle(latin_fp32, demo_fp32, chosen)
+    report = verify_bundle(demo_latin_fp32, demo_fp32, chosen)
     assert report.passed
     assert report.exact_match == 1.0
     assert all(row.target == row.reference for row in report.rows), "tokens, frames, text and language"
     assert sum(len(row.target.tokens) for row in report.rows) > 200
-    japanese = verify_bundle(latin_fp32, demo_fp32, utterances(("ja-JP",))[:2])
+    japanese = verify_bundle(demo_latin_fp32, demo_fp32, utterances(("ja-JP",))[:2])
     assert not japanese.passed, "the comparison can fail"
     kana = vocabulary_scripts([row.reference.text for row in japanese.rows])
     assert "Hira" in kana
     assert "Hira" not in vocabulary_scripts([row.target.text for row in japanese.rows])
 
 
-@one_export
-def test_recipes_and_resuming_follow(latin_fp32: Bundle, demo_fp32: Bundle, tmp_path: Path) -> None:
-    half = quantize_bundle(latin_fp32, tmp_path / "fp16", get_recipe("fp16"))
-    assert half.metadata.vocabulary == latin_fp32.metadata.vocabulary
-    assert half.vocabulary == latin_fp32.vocabulary
+def test_recipes_and_resuming_follow(demo_latin_fp32: Bundle, demo_fp32: Bundle, tmp_path: Path) -> None:
+    half = quantize_bundle(demo_latin_fp32, tmp_path / "fp16", get_recipe("fp16"))
+    assert half.metadata.vocabulary == demo_latin_fp32.metadata.vocabulary
+    assert half.vocabulary == demo_latin_fp32.vocabulary
     for bundle, scripts, finished in (
-        (latin_fp32, ("latin",), True),
-        (latin_fp32, (), False),
+        (demo_latin_fp32, ("latin",), True),
+        (demo_latin_fp32, (), False),
         (demo_fp32, ("latin",), False),
     ):
         out = tmp_path / f"{bundle.metadata.vocab_size}-{len(scripts)}"

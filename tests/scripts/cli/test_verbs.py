@@ -51,16 +51,13 @@ def test_export_prints_only_its_object(small_checkpoint: Checkpoint, tmp_path: P
 
 
 def test_streaming_runtime_gives_nemos_tokens(
-    small_checkpoint: Checkpoint, small_nemo_fp32: Bundle, tmp_path: Path
+    small_checkpoint: Checkpoint, small_r13_fp32: Bundle, small_nemo_fp32: Bundle, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "r13"
-    assert run_process("export", small_checkpoint.path, folder, "--lookahead", "13").returncode == 0
-
     def verified(folder: Path, runtime: str) -> dict[str, Any]:
         arguments = ["--limit", "6", "--ignore-text", "--runtime", runtime, "--json"]
-        return one_object(run_process("verify", folder, "--reference", small_checkpoint.path, *arguments).stdout)
+        return one_object(run_here(capfd, "verify", folder, "--reference", small_checkpoint.path, *arguments).stdout)
 
-    streaming = verified(folder, "streaming")
+    streaming = verified(small_r13_fp32.path, "streaming")
     assert (streaming["exact_match"], streaming["passed"]) == (1.0, None), "six utterances decide no more"
     plain = verified(small_nemo_fp32.path, "generation1")
     assert plain["exact_match"] < 1.0, "the clients' loop begins otherwise than NeMo, which its own graph does not mend"
