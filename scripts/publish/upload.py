@@ -17,6 +17,9 @@ from scripts.publish.plan import MAIN, Plan, differing, make_plan, remote_files
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
+LARGE = 1_000_000
+"""Bytes from which a file is worth a line of progress."""
+
 MESSAGE = "Folders made and verified by nemotron-ov"
 
 
@@ -99,9 +102,10 @@ def _send(api: HfApi, plan: Plan) -> str:
 
 
 def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd]) -> None:
-    """Send each file that does not go into the commit itself; says what is done in bytes."""
-    total, done = plan.to_send, 0
-    for addition in additions:
+    """Send the large files one by one, saying what is done in bytes; the commit sends what is left."""
+    large = [addition for addition in additions if addition.upload_info.size >= LARGE]
+    total, done = sum(addition.upload_info.size for addition in large), 0
+    for addition in large:
         size = addition.upload_info.size
         api.preupload_lfs_files(
             plan.repository.repo_id,
@@ -111,8 +115,7 @@ def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd
             free_memory=False,
         )
         done += size
-        if size >= 1_000_000 or addition is additions[-1]:
-            note(f"{addition.path_in_repo}: {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB ready")
+        note(f"{addition.path_in_repo}: {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB ready")
 
 
 def _landed(api: HfApi, plan: Plan) -> str | None:

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_SecretTokenOfTheTests"
 LARGE = (".bin", ".nemo")
-PART = 4096
+PART = 100
 """Bytes of a part where a large file is sent in several."""
 
 
@@ -158,6 +158,8 @@ class _CutError(Exception):
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in one piece: two would wait for each other (Nagle's algorithm)
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
         pass
@@ -217,8 +219,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault == "stop":
             self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
             raise _CutError
         self.wfile.write(content)
+        self.wfile.flush()
 
 
 Reply = tuple[int, bytes, dict[str, str]]

@@ -21,7 +21,13 @@ INT8 = RECIPES["int8"].as_metadata()
 
 
 def publishable(root: Path, checkpoint: dict[str, Any] | None = None, **int8: Any) -> Path:
-    """Folders, reports/fp32.json against NeMo (a recorded run that says so) and reports/int8.json against fp32."""
+    """Folders, reports/fp32.json against NeMo (a recorded run that says so) and reports/int8.json against fp32.
+
+    Args:
+        root: to be made.
+        checkpoint: what the folders say of theirs.
+        int8: changes of the int8 folder, see :func:`tests.helpers.tiny_bundle.tiny_bundle`.
+    """
     facts = checkpoint or CHECKPOINT
     tools = {"openvino": "2026.4.1", "nemotron-ov": "0.1.0"}
     fp32 = tiny_bundle(root / "fp32", checkpoint=facts, tools=tools)
