@@ -363,7 +363,7 @@ def _put_part(handler: _Handler, oid: str, number: str) -> Reply:
 def _complete(handler: _Handler, oid: str) -> Reply:
     hub = handler.server
     numbers = [part["partNumber"] for part in json.loads(handler.body)["parts"]]
-    hub.objects[oid] = b"".join(hub.parts.pop((oid, number)) for number in numbers)
+    hub.objects[oid] = b"".join(hub.parts[oid, number] for number in numbers)
     return _verify(handler, oid)
 
 
