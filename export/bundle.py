@@ -167,7 +167,7 @@ class Bundle:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{file}: not a flat object of ids 0…n-1 ({error}); regenerate the folder") from error
 
-    @cached_property
+    @property
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file of the folder that clients load, by name: the identity that reports record."""
         return {name: str(file_facts(self.path / name)["sha256"]) for name in FILES}

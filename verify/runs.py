@@ -112,7 +112,6 @@ def bundle_side(
         pruned=meta.vocabulary,
         lang_tag_token_ids=meta.lang_tag_token_ids,
         size_bytes=bundle.size_bytes,
-        files=bundle.hashes,
         device=device,
         config=wanted,
         precision=precision_of(wanted, device),
@@ -185,6 +184,7 @@ def record_bundle(
 ) -> Run:
     """A folder's run under a runtime; ``cache`` is a folder of recorded runs to reuse and add to."""
     side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
+    side = side.model_copy(update={"files": bundle.hashes})
 
     def make() -> list[Transcript]:
         options: dict[str, Any] = {"nemo_start": True} if nemo_start else {}
@@ -197,7 +197,7 @@ def record_bundle(
         )
 
     def contents() -> Any:
-        return bundle.metadata.model_dump(), bundle.hashes
+        return bundle.metadata.model_dump(), side.files
 
     return _record(side, utterances, language, make, contents, cache)
 

@@ -78,6 +78,7 @@ class Folder:
 
     name: str
     bundle: Bundle
+    hashes: dict[str, str]  # SHA-256 by file
     verifications: tuple[Verification, ...]
     measurements: tuple[Measurement, ...]
 
@@ -196,15 +197,7 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
         one, several = _read(file)
         verifications += one
         measurements += several
-    folders = tuple(
-        Folder(
-            name,
-            bundle,
-            tuple(each for each in verifications if each.report.target.files == bundle.hashes),
-            tuple(each for files_of, each in measurements if files_of == bundle.hashes),
-        )
-        for name, bundle in bundles.items()
-    )
+    folders = tuple(_folder(name, bundle, verifications, measurements) for name, bundle in bundles.items())
     used = {each.file for folder in folders for each in folder.verifications}
     used |= {each.file for folder in folders for each in folder.measurements}
     return Facts(
@@ -213,6 +206,20 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
         _origin(next(iter(bundles.values()))),
         tuple(each for each in verifications if each.file not in used),
         tuple(file for file in files if file not in used),
+    )
+
+
+def _folder(
+    name: str, bundle: Bundle, verifications: list[Verification], measurements: list[tuple[dict[str, str], Measurement]]
+) -> Folder:
+    """A folder with the reports about exactly its files."""
+    hashes = bundle.hashes
+    return Folder(
+        name,
+        bundle,
+        hashes,
+        tuple(each for each in verifications if each.report.target.files == hashes),
+        tuple(each for files, each in measurements if files == hashes),
     )
 
 

@@ -168,13 +168,11 @@ class _Remote:
     @classmethod
     def read(cls, api: HfApi, repo_id: str, target: Target, *, signed_in: bool) -> _Remote:
         """Ask for the repository, its branches and its tags; a stranger without a token sees public ones."""
-        from huggingface_hub.errors import RepositoryNotFoundError
-
         try:
             info = patiently(lambda: api.repo_info(repo_id))
             refs = patiently(lambda: api.list_repo_refs(repo_id))
-        except RepositoryNotFoundError as error:
-            if status(error) == 401 and signed_in:
+        except client_errors() as error:
+            if status(error) not in ((404,) if signed_in else (401, 404)):
                 raise
             return cls(repo_id, exists=False, private=target.private, has_branch=False, tags={})
         branches = {ref.name for ref in refs.branches}

@@ -146,7 +146,7 @@ def _repository(facts: Facts, file: Path, page: Page, license_file: Path | None)
 def _folder_files(folder: Folder, prefix: str) -> Iterator[File]:
     for name in FILES:
         path = folder.bundle.path / name
-        yield File(prefix + name, path, path.stat().st_size, folder.bundle.hashes[name])
+        yield File(prefix + name, path, path.stat().st_size, folder.hashes[name])
     yield File.of_text(prefix + OPENVINO_CONFIG, as_json(openvino_config(folder)))
 
 

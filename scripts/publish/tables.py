@@ -192,7 +192,7 @@ def _accuracy(facts: Facts, page: Page) -> list[Table]:
     """A table for each audio, loop and precision: languages down, folders across."""
     columns: dict[tuple[str, ...], dict[str, _Column]] = {}
     examples: dict[tuple[str, ...], Verification] = {}
-    by_files = {tuple(folder.bundle.hashes.items()): folder.name for folder in facts.folders}
+    by_files = {tuple(folder.hashes.items()): folder.name for folder in facts.folders}
     for each in (each for folder in facts.folders for each in folder.verifications if each.has_text):
         report = each.report
         for side, rate in ((report.reference, "reference_wer"), (report.target, "wer")):
@@ -386,7 +386,7 @@ def _made(facts: Facts, page: Page) -> Table:
         ["its SHA-256", f"`{origin.sha256 or unknown}`"],
         ["made with", ", ".join(f"{name} {version}" for name, version in metadata.tools.items()) or unknown],
         ["profile", metadata.profile],
-        *([f"SHA-256 of {each.name}'s `{METADATA}`", f"`{each.bundle.hashes[METADATA]}`"] for each in facts.folders),
+        *([f"SHA-256 of {each.name}'s `{METADATA}`", f"`{each.hashes[METADATA]}`"] for each in facts.folders),
     ]
     return Table(["", ""], rows)
 

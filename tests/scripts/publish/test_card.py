@@ -107,14 +107,14 @@ def test_norwegian_stays_a_word(made: Path) -> None:
 
 def test_demo_and_random_pages_say_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     facts = {"source": "demo", "file": "demo.nemo", "sha256": file_facts(demo.CHECKPOINT)["sha256"]}
-    root = publishable(tmp_path / "demo", checkpoint=facts)
+    root = publishable(tmp_path / "demo", facts, verified=False)
     card = card_of(root)
     assert "> **This is nemotron-ov's demo checkpoint" in card
     assert (header(card).get("base_model"), header(card)["license"]) == (None, "apache-2.0")
     assert_user_error(run_here(capfd, "card", root, "--base-model", REAL), "holds demo weights")
     without = card.replace("> **This is nemotron-ov's demo checkpoint", "This is")
     assert any("missing: > **" in problem for problem in unsupported(without, gather(root), Page()))
-    root = publishable(tmp_path / "random", checkpoint=CHECKPOINT | {"random_weights": True})
+    root = publishable(tmp_path / "random", CHECKPOINT | {"random_weights": True}, verified=False)
     assert "> **These weights are random." in card_of(root)
 
 

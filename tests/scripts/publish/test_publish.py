@@ -322,7 +322,7 @@ def test_another_owners_repository(hub: Hub, made: Path, capfd: pytest.CaptureFi
 def test_random_weights_and_failed_reports_are_refused(
     hub: Hub, output: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root = publishable(output.parent / "random", checkpoint=CHECKPOINT | {"random_weights": True})
+    root = publishable(output.parent / "random", CHECKPOINT | {"random_weights": True}, verified=False)
     refusal(run_here(capfd, "publish", root, REPO), hub, "comes from random weights")
     root = publishable(output.parent / "broken", encoder_gain=0.2)
     refusal(run_here(capfd, "publish", root, REPO, *MODEL), hub, "int8.json: FAILED")
