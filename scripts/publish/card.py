@@ -96,8 +96,11 @@ _JUDGEMENT = re.compile(
     r"\b(accurate|best|equals?|fast(er|est)?|identical|lossless|match(es)?|measured|passe[sd]|proven|tested|verified)\b",
     re.IGNORECASE,
 )
-_NO_CLAIM = re.compile(r"<!--.*?-->|https?://\S+|`[^`]*`|\b\d{4}-\d\d-\d\d\b|^\s*\d+\.\s")
-"""Comments, addresses, code, dates, and the numbers of lists."""
+_NO_CLAIM = re.compile(r"<!--.*?-->|https?://\S+|`[\w./:@-]*[A-Za-z_][\w./:@-]*`|\b\d{4}-\d\d-\d\d\b|^\s*\d+\.\s")
+"""Comments, addresses, names in code, dates, and the numbers of lists."""
+
+_IN_CODE = re.compile(r"\d\s*(%|×|ms\b|[MG]i?B\b)|\b(WER|CER|RTFx?)\b")
+"""What claims something in a block of code, where other numbers are part of the code."""
 
 
 def unsupported(text: str, facts: Facts, page: Page) -> list[str]:
@@ -115,28 +118,39 @@ def unsupported(text: str, facts: Facts, page: Page) -> list[str]:
     known = {(heading, line) for _, heading, line in _lines(rendered)}
     problems = _header_problems(text, rendered)
     for number, heading, line in _lines(text):
-        plain = _NO_CLAIM.sub("", line)
-        if (heading, line) not in known and (re.search(r"\d", plain) or _JUDGEMENT.search(plain)):
+        if (heading, line) not in known and _claims(heading, line):
             problems.append(f"line {number}: {line}")
     said = {line for _, _, line in _lines(text)}
     problems += [f"missing: {line}" for _, _, line in _lines(rendered) if line.startswith("> **") and line not in said]
     return problems
 
 
+def _claims(heading: str, line: str) -> bool:
+    """Whether a line says what must be measured."""
+    if heading == _CODE:
+        return _IN_CODE.search(line) is not None
+    plain = _NO_CLAIM.sub("", line)
+    return re.search(r"\d", plain) is not None or _JUDGEMENT.search(plain) is not None
+
+
+_CODE = "```"
+"""Instead of a heading: the line is in a block of code."""
+
+
 def _lines(text: str) -> Iterator[tuple[int, str, str]]:
-    """Lines of prose and tables: number, heading above, and text with single spaces; no header, no code."""
+    """Lines of prose and tables: number, heading above, and text with single spaces; no header."""
     heading, fenced, header = "", False, text.startswith("---\n")
     for number, line in enumerate(text.splitlines(), 1):
         if header:
             header = number == 1 or line != "---"
             continue
-        if line.lstrip().startswith("```"):
+        words = " ".join(line.split())
+        if words.startswith(_CODE):
             fenced = not fenced
-        elif not fenced and line.strip():
-            words = " ".join(line.split())
-            if line.startswith("#"):
+        elif words:
+            if words.startswith("#") and not fenced:
                 heading = words
-            yield number, heading, words
+            yield number, _CODE if fenced else heading, words
 
 
 def _header_problems(text: str, rendered: str) -> list[str]:

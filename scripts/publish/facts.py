@@ -125,6 +125,12 @@ class Facts:
     origin: Origin
     others: tuple[Verification, ...]  # about folders that are not published, which references may be
     unused: tuple[Path, ...]  # reports about no file of these folders
+    sibling: Folder | None = None  # FP32, where another repository holds it
+
+    @property
+    def full(self) -> Folder | None:
+        """FP32, here or in another repository, where it is there."""
+        return self.sibling if self.first.is_quantized else self.first
 
     @property
     def first(self) -> Folder:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Change = Literal["new", "changed", "same"]
 
-MAIN = "main"
+MAIN, PULL = "main", "refs/pr/"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make_plan(api: HfApi, repository: Repository, target: Target) -> Plan:
         published = target.revision if remote.has_branch and not differing(repository, on_branch) else None
         if target.pr and published is None:
             published = remote.same_pull_request(api, repository)
-        tag = None if target.pr else target.tag or repository.default_tag
+        tag = None if target.pr or target.revision.startswith(PULL) else target.tag or repository.default_tag
         tagged = False
         if tag is not None and tag in remote.tags:
             tagged = not differing(repository, remote.files(api, remote.tags[tag]))
@@ -176,7 +176,7 @@ class _Remote:
                 raise
             return cls(repo_id, exists=False, private=target.private, has_branch=False, tags={})
         branches = {ref.name for ref in refs.branches}
-        has_branch = target.revision in branches or target.revision.startswith("refs/pr/")
+        has_branch = target.revision in branches or target.revision.startswith(PULL)
         tags = {ref.name: ref.target_commit for ref in refs.tags}
         return cls(repo_id, exists=True, private=bool(info.private), has_branch=has_branch, tags=tags)
 
@@ -194,7 +194,7 @@ class _Remote:
             )
         )
         for request in sorted(requests, key=lambda each: -each.num):
-            ref = f"refs/pr/{request.num}"
+            ref = f"{PULL}{request.num}"
             if not differing(repository, self.files(api, ref)):
                 return ref
         return None

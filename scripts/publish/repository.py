@@ -121,7 +121,7 @@ def parts(facts: Facts, repo_id: str, layout: Layout) -> Iterator[tuple[str, Fac
         return
     for folder in facts.folders:
         rest = tuple(each for other in facts.folders if other is not folder for each in other.verifications)
-        part = replace(facts, folders=(folder,), others=facts.others + rest)
+        part = replace(facts, folders=(folder,), others=facts.others + rest, sibling=facts.full)
         yield f"{repo_id}-{folder.name}-ov", part, facts.root / f"README-{folder.name}.md"
 
 

@@ -69,7 +69,7 @@ def sections(facts: Facts, page: Page) -> dict[str, Any]:
         "commands_intro": "The commands that make such folders from that checkpoint:",
         "commands": _commands(facts),
         "parity": _parity(facts),
-        "limitations": _limitations(facts),
+        "limitations": _limitations(facts, page),
         "licence": _licence(facts, page),
     }
 
@@ -200,7 +200,7 @@ def _accuracy(facts: Facts, page: Page) -> list[Table]:
             if name is None:
                 continue
             rates = {language: getattr(score, rate) for language, score in report.per_language.items()}
-            where = (side.runtime, side.precision or "", machine_name(side.machine))
+            where = (side.runtime, side.precision or "", f"{side.device} of {machine_name(side.machine)}")
             key = (report.manifest_sha256, report.language, *where)
             columns.setdefault(key, {})[name] = _Column(name, rates, getattr(report, rate))
             examples.setdefault(key, each)
@@ -286,15 +286,17 @@ def _quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:
         "title": folder.bundle.metadata.precision + ("" if len(facts.folders) == 1 else f" (`{folder.name}/`)"),
         "suffix": f" of {folder.name}",
         "description": f"Made by {kind} `{folder.recipe}`: {description or 'without a description'}.",
-        "comparisons": [_comparison(each, folder, page) for each in folder.verifications if not each.by_nemo],
+        "comparisons": [_comparison(facts, each, folder, page) for each in folder.verifications if not each.by_nemo],
         "costs": _size_and_speed(facts, folder),
         "parameters": _parameters(recipe),
     }
 
 
-def _comparison(each: Verification, folder: Folder, page: Page) -> Table:
+def _comparison(facts: Facts, each: Verification, folder: Folder, page: Page) -> Table:
     report = each.report
     reference = str(report.reference.recipe.get("name", "reference"))
+    if facts.full is None or report.reference.files != facts.full.hashes:
+        reference += " of another build"
     rows = []
     scores = [*report.per_language.items(), *([("average", report)] if len(report.per_language) > 1 else [])]
     for language, score in scores:
@@ -314,14 +316,14 @@ def _comparison(each: Verification, folder: Folder, page: Page) -> Table:
         ["language", "metric", "n", "identical tokens %", *texts],
         rows,
         f"{_audio(each, page)}, {target.runtime} loop, {folder.name} in {target.precision}, {reference} in "
-        f"{other.precision}, on {machine_name(target.machine)}.",
+        f"{other.precision}, on {target.device} of {machine_name(target.machine)}.",
         figures=True,
     )
 
 
 def _size_and_speed(facts: Facts, folder: Folder) -> Table:
     """The folder beside FP32: sizes from the files, speeds of one machine, loop and precision."""
-    full = facts.first if not facts.first.is_quantized else None
+    full = facts.full
     chosen: Measurement | None = None
     beside: Measurement | None = None
     for each in folder.measurements:
@@ -340,7 +342,8 @@ def _size_and_speed(facts: Facts, folder: Folder) -> Table:
     names = ("encoder step ms", "× real time", "peak memory MB")
     speeds = [list(row) for row in zip(names, _costs(beside), _costs(chosen), strict=True)]
     where = f"Speed and memory in the {chosen.loop} loop, in {chosen.precision}, on {chosen.machine}." if chosen else ""
-    return Table(["", FP32, folder.name], [*sizes, *speeds], where, figures=True)
+    beside_it = FP32 if full in facts.folders else f"{FP32} (not in this repository)"
+    return Table(["", beside_it, folder.name], [*sizes, *speeds], where, figures=True)
 
 
 def _parameters(recipe: dict[str, Any]) -> str:
@@ -424,7 +427,7 @@ def _parity(facts: Facts) -> Table:
     return Table(["graph", "steps", "largest difference, of the output's scale", "limit"], rows, figures=True)
 
 
-def _limitations(facts: Facts) -> list[str]:
+def _limitations(facts: Facts, page: Page) -> list[str]:
     metadata = facts.first.bundle.metadata
     frames = metadata.chunk_mel_frames // metadata.subsampling_factor
     return [
@@ -444,7 +447,7 @@ def _limitations(facts: Facts) -> list[str]:
         "holds, and a few tokens change. `INFERENCE_PRECISION_HINT` set to `f32` keeps the folder's own.",
         "Greedy decoding only, one stream a step in the clients' loop.",
         *metadata.warnings,
-        "Accuracy and limits of the base model are on its own page.",
+        *(["Accuracy and limits of the base model are on its own page."] if page.base(facts) else []),
     ]
 
 

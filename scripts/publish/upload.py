@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from export.checkpoint.hub import client_errors, hub_errors, patiently, reason
 from export.errors import ParityError, UserError
 from export.progress import note
-from scripts.publish.plan import MAIN, Plan, differing, make_plan, remote_files
+from scripts.publish.plan import MAIN, PULL, Plan, differing, make_plan, remote_files
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -60,7 +60,7 @@ def publish(api: HfApi, plan: Plan) -> Published:
 
 def _published(api: HfApi, plan: Plan, revision: str, did: str) -> Published:
     repo_id = plan.repository.repo_id
-    place = f"discussions/{revision.rsplit('/', 1)[1]}" if revision.startswith("refs/pr/") else f"tree/{revision}"
+    place = f"discussions/{revision.rsplit('/', 1)[1]}" if revision.startswith(PULL) else f"tree/{revision}"
     return Published(repo_id, revision, f"{api.endpoint}/{repo_id}/{place}", plan.tag, did)
 
 
@@ -98,7 +98,7 @@ def _send(api: HfApi, plan: Plan) -> str:
             raise
         note(f"{repo_id}: the commit's answer was lost ({reason(error)}), and the commit is there")
         return landed
-    return f"refs/pr/{commit.pr_num}" if commit.pr_num is not None else target.revision
+    return f"{PULL}{commit.pr_num}" if commit.pr_num is not None else target.revision
 
 
 def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd]) -> None:

@@ -126,6 +126,8 @@ def test_what_a_page_claims_without_a_report(output: Path) -> None:
         "| `int8` | generation1 | f32 | 13.5": "| `int8` | generation1 | f32 | 9.5",
         "## License\n": "## License\n\nTwice as fast as 2 others.\n",
         "## Limitations\n": "## Limitations\n\n- INT8 is lossless.\n",
+        "### C++\n": "### C++\n\n```\nWER 2.9 %\n```\n",
+        "### OpenVINO in Python\n": "### OpenVINO in Python\n\nThe rate is `2.9`.\n",
         "license: openmdw-1.1": "license: mit",
         "language:\n- de\n- en": "language:\n- de\n- en\n- fr",
     }
@@ -136,7 +138,7 @@ def test_what_a_page_claims_without_a_report(output: Path) -> None:
     assert unsupported(text.replace("## Throughput\n", f"## Throughput\n\n{row}\n"), facts, page), (
         "another section's row"
     )
-    free = "\nWritten by us on 2026-11-26, see https://example.org/v2 and `config2`.\n"
+    free = "\n```python\nrate = 16000\n```\nWritten by us on 2026-11-26, see https://example.org/v2 and `config2`.\n"
     assert unsupported(text + free, facts, page) == []
 
 

@@ -134,6 +134,8 @@ def test_split_makes_a_repository_for_each_folder(publish: Run, hub: Hub) -> Non
     card = hub.repos[f"{REPO}-int8-ov"].tree()["README.md"].content.decode()
     assert 'json.load(open("metadata.json"))' in card
     assert "this repository" in card
+    assert "|  | fp32 (not in this repository) | int8 |" in card
+    assert "| encoder step ms | 12.5 | 13.5 |" in card
 
 
 def test_a_branch_and_a_chosen_tag(publish: Run, hub: Hub) -> None:
