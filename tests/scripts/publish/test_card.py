@@ -17,8 +17,9 @@ from export import demo
 from export.digest import file_facts
 from scripts.publish.card import render_card, unsupported
 from scripts.publish.facts import gather
+from scripts.publish.licences import licence_text
 from scripts.publish.page import Page
-from tests.helpers.command import assert_user_error, run_here
+from tests.helpers.command import ROOT, assert_user_error, run_here
 from tests.helpers.publishable import CHECKPOINT, publishable
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.report import Report
@@ -172,6 +173,10 @@ def test_the_five_lines_of_openvino_run(
     code += "\nprint(encoded.shape)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=place)
     assert (done.returncode, done.stdout.strip()) == (0, "(1, 6, 2)"), done.stderr
+
+
+def test_the_toolkits_licence_is_the_demos() -> None:
+    assert licence_text("apache-2.0", None) == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 BAD: list[tuple[str, tuple[str, ...]]] = [
