@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.errors import UserError
-from scripts.publish.facts import DEMO_AUDIO, Facts
+from scripts.publish.facts import Facts
 from scripts.publish.page import Page
-from scripts.publish.tables import sections
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
+from scripts.publish.results import eval_results
+from scripts.publish.sections import sections
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -49,7 +47,7 @@ def _header(facts: Facts, page: Page) -> str:
     """The YAML header."""
     from huggingface_hub import ModelCardData
 
-    results = _results(facts, page)
+    results = eval_results(facts, page)
     base = page.base(facts)
     more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
     data = ModelCardData(
@@ -64,32 +62,6 @@ def _header(facts: Facts, page: Page) -> str:
         **more,
     )
     return data.to_yaml()
-
-
-def _results(facts: Facts, page: Page) -> list[EvalResult]:
-    """Results for the header: of folders against what was said, on audio that has a name."""
-    from huggingface_hub import EvalResult
-
-    found = []
-    for folder in facts.folders:
-        for each in folder.verifications:
-            demo = each.audio == DEMO_AUDIO
-            if not each.has_text or not (demo or page.dataset):
-                continue
-            for language, score in each.report.per_language.items():
-                found.append(
-                    EvalResult(
-                        task_type="automatic-speech-recognition",
-                        dataset_type="nemotron-ov-demo" if demo else str(page.dataset),
-                        dataset_name=DEMO_AUDIO if demo else str(page.dataset),
-                        dataset_config=language,
-                        metric_type=score.metric,
-                        metric_value=round(score.wer, 2),
-                        metric_name=f"{score.metric.upper()} of {folder.name}, {each.report.target.runtime} loop, "
-                        f"{each.report.target.precision}",
-                    )
-                )
-    return found
 
 
 _JUDGEMENT = re.compile(

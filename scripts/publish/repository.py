@@ -18,7 +18,6 @@ from scripts.publish.card import render_card, unsupported
 from scripts.publish.facts import Facts, Folder
 from scripts.publish.licences import licence_text
 from scripts.publish.page import ANY_REPOSITORY, Page
-from scripts.publish.tables import openvino_config, repository_config
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -204,3 +203,28 @@ def write_pages(facts: Facts, layout: Layout, page: Page, license_file: Path | N
     for file, text in texts.items():
         write_atomically(file, text)
     return list(texts)
+
+
+def openvino_config(folder: Folder) -> dict[str, Any]:
+    """``openvino_config.json`` of a folder: versions, and its quantization as its recipe says it."""
+    metadata = folder.bundle.metadata
+    recipe = {name: value for name, value in metadata.recipe.items() if name != "calibration_audio_sha256"}
+    return {
+        "dtype": metadata.precision.lower(),
+        "openvino_version": metadata.tools.get("openvino"),
+        "nncf_version": metadata.tools.get("nncf"),
+        "quantization_config": recipe if folder.is_quantized else None,
+    }
+
+
+def repository_config(facts: Facts) -> dict[str, Any]:
+    """``config.json`` of the repository, which the Hub counts downloads by: what lies in which folder."""
+    metadata = facts.first.bundle.metadata
+    return {
+        "architectures": [metadata.model_class],
+        "library_name": "openvino",
+        "model": metadata.model,
+        "sample_rate": metadata.sample_rate,
+        "vocab_size": metadata.vocab_size,
+        "folders": {folder.name: folder.bundle.metadata.precision for folder in facts.folders},
+    }
