@@ -37,6 +37,12 @@ def graph_file(graph: str) -> str:
     return f"nemotron_{graph}.xml"
 
 
+FILES = tuple(
+    sorted([METADATA, VOCABULARY, *(f"nemotron_{graph}.{kind}" for graph in GRAPHS for kind in ("xml", "bin"))])
+)
+"""Every file of a folder."""
+
+
 def with_encoder_name(facts: dict[str, Any]) -> dict[str, Any]:
     """Facts of a folder as they are written now, where ``"encoder": "rewritten"`` was once ``"graph": "fused"``."""
     if "graph" not in facts or "encoder" in facts:
@@ -142,9 +148,7 @@ class Bundle:
                 "upgrade nemotron-ov"
             )
         bundle = cls(path, metadata)
-        names = [graph_file(graph) for graph in GRAPHS]
-        names += [name.replace(".xml", ".bin") for name in names] + [VOCABULARY]
-        missing = [name for name in names if not (path / name).is_file()]
+        missing = [name for name in FILES if not (path / name).is_file()]
         if missing:
             raise UserError(f"{path}: {', '.join(missing)} missing; the folder is incomplete, regenerate it")
         return bundle
@@ -162,6 +166,11 @@ class Bundle:
             return [pieces[str(index)] for index in range(len(pieces))]
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{file}: not a flat object of ids 0…n-1 ({error}); regenerate the folder") from error
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file of the folder that clients load, by name: the identity that reports record."""
+        return {name: str(file_facts(self.path / name)["sha256"]) for name in FILES}
 
     @property
     def size_bytes(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from export import parity
 from export.bundle import BUNDLE, GRAPHS, Bundle, Metadata, graph_file, write_metadata, write_vocabulary
 from export.checkpoint import Checkpoint
+from export.checkpoint.hub import checkpoint_facts
 from export.checkpoint.nemo import load_model
 from export.contract import expected_ports
 from export.errors import UserError
@@ -174,7 +175,7 @@ def _metadata(
         lead_mel_frames=geometry.lead_mel_frames if encoder == "rewritten" else 0,
         knows_short_leads=encoder == "rewritten",
         recipe={"name": "fp32"},
-        checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        checkpoint=checkpoint_facts(checkpoint),
         tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},
         warnings=warnings,
     )

@@ -46,6 +46,12 @@ _PARTS = {
 }
 """ISO 15924's codes for several scripts together, which no character carries."""
 
+
+def parts_of(script: str) -> tuple[str, ...]:
+    """The scripts that characters carry, for an ISO 15924 code that may stand for several together."""
+    return _PARTS.get(script, (script,))
+
+
 _SECOND_SCRIPT = {"bs": "Cyrl", "sr": "Latn", "uz": "Cyrl"}
 """Languages in daily use in two scripts: the one that likely subtags do not name (CLDR's languageData)."""
 

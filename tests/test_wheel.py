@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_rooms_and_no_training_code(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     rooms = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert rooms == {"export", "quantize", "verify", "scripts"}
-    assert "export/demo/demo.nemo" in names
+    assert {"export/demo/demo.nemo", "scripts/publish/card.md.jinja"} <= set(names)
+    assert {"scripts/publish/licenses/apache-2.0.txt", "scripts/publish/licenses/openmdw-1.1.txt"} <= set(names)
     assert not [name for name in names if name.startswith(("scripts/checkpoints/demo", "tests/"))]
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
+from export.bundle import Bundle
 from export.checkpoint import Checkpoint
+from export.checkpoint.hub import checkpoint_facts
 from export.digest import code_sha256, digest, file_facts
 from export.errors import UserError
 from export.folders import write_atomically
@@ -70,6 +71,7 @@ class Side(BaseModel):
     pruned: dict[str, Any] = Field(default_factory=dict)  # metadata.vocabulary: how tokens become the checkpoint's
     lang_tag_token_ids: list[int] = Field(default_factory=list)
     size_bytes: int = 0
+    files: dict[str, str] = Field(default_factory=dict)  # SHA-256 of a folder's files by name
     device: str = "CPU"
     config: dict[str, str] = Field(default_factory=dict)
     precision: str | None = None  # that a folder's graphs compute in
@@ -124,7 +126,7 @@ def checkpoint_side(checkpoint: Checkpoint, lookahead: int, chunk_frames: int | 
     return Side(
         name=checkpoint.source,
         runtime="nemo-streaming",
-        checkpoint={"source": checkpoint.source, "file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        checkpoint=checkpoint_facts(checkpoint),
         lookahead=lookahead,
         chunk_ms=(chunk_frames or lookahead + 1) * geometry.frame_ms,
         vocabulary_sha256=vocabulary_sha256(checkpoint.vocabulary),
@@ -182,6 +184,7 @@ def record_bundle(
 ) -> Run:
     """A folder's run under a runtime; ``cache`` is a folder of recorded runs to reuse and add to."""
     side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
+    side = side.model_copy(update={"files": bundle.hashes})
 
     def make() -> list[Transcript]:
         options: dict[str, Any] = {"nemo_start": True} if nemo_start else {}
@@ -194,9 +197,7 @@ def record_bundle(
         )
 
     def contents() -> Any:
-        files = [graph_file(graph) for graph in GRAPHS]
-        files += [name.replace(".xml", ".bin") for name in files] + [VOCABULARY]
-        return bundle.metadata.model_dump(), {name: file_facts(bundle.path / name) for name in files}
+        return bundle.metadata.model_dump(), side.files
 
     return _record(side, utterances, language, make, contents, cache)
 
@@ -240,7 +241,7 @@ def _record(
     audio = manifest_sha256(utterances)
     if cache is None:
         return Run(side=side, manifest_sha256=audio, language=language, transcripts=make())
-    facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint"})
+    facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint", "files"})
     file = cache / f"{digest([facts, contents(), audio, language, code_sha256(*RUNTIME_CODE)])}.json"
     if file.is_file():
         try:

@@ -1,13 +1,38 @@
-"""Where a checkpoint comes from: a file, a Hugging Face repository, or this package."""
+"""The Hugging Face Hub: checkpoints and finished folders that come from there, and how its errors read.
+
+Every request goes to ``HF_ENDPOINT`` as it is set at that moment, with the token that the client finds itself
+(``HF_TOKEN``, or ``hf auth login``). Tokens and signed addresses never reach a message.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from export.errors import UserError
+from export.bundle import FILES, METADATA, Bundle
+from export.checkpoint.config import RANDOM_WEIGHTS, Checkpoint
+from export.errors import NemotronOVError, UserError
+from export.progress import console, note
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]{40})/")
+"""Where huggingface_hub's cache keeps a file of a repository."""
+
+SCHEME = "hf://"
+
+_TRIES, _LONGEST_WAIT = 4, 300.0
+
+Answer = TypeVar("Answer")
 
 
 def resolve_checkpoint(source: str | None, revision: str | None = None) -> Path:
@@ -24,27 +49,227 @@ def resolve_checkpoint(source: str | None, revision: str | None = None) -> Path:
     if path.exists():
         return path
     if _HUB_ID.fullmatch(source) and not source.endswith(".nemo"):
-        return _download(source, revision)
+        return _one_checkpoint(source, revision)
     raise UserError(f"{source}: no such checkpoint; give a .nemo file, a Hugging Face id, or 'demo'")
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
-    """Fetch the one ``.nemo`` file of a Hub repository through huggingface_hub's cache and token.
-
-    Without a network, what an earlier download left in the cache is used.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=["*.nemo"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{repo_id}: cannot be fetched from the Hugging Face Hub ({reason}); check the id, --revision, "
-            "the network and HF_TOKEN, or give a local .nemo file"
-        ) from error
-    files = sorted(snapshot.glob("*.nemo"))
+def _one_checkpoint(repo_id: str, revision: str | None) -> Path:
+    """The one ``.nemo`` file of a Hub repository."""
+    files = sorted(_snapshot(repo_id, revision, ["*.nemo"], "a local .nemo file").glob("*.nemo"))
     if len(files) != 1:
         raise UserError(f"{repo_id}: holds {len(files)} .nemo files, expected one; download it and give its path")
     return files[0]
+
+
+def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What folders and reports record of their checkpoint: names and hash, but no path of this machine.
+
+    ``source`` is the Hub id where the file lies in huggingface_hub's cache, with ``revision``, the commit.
+    """
+    source, found = checkpoint.source, _CACHED.search(checkpoint.path.absolute().as_posix())
+    if found:
+        source = f"{found['owner']}/{found['name']}"
+    elif Path(source).expanduser().exists():
+        source = Path(source).name
+    facts = {"source": source, "file": checkpoint.path.name, "sha256": checkpoint.sha256}
+    facts |= {"revision": found["revision"]} if found else {}
+    return facts | ({RANDOM_WEIGHTS: True} if checkpoint.is_random else {})
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A finished folder of a repository: ``hf://OWNER/NAME/int8@revision``, without a folder for the root."""
+
+    repo_id: str
+    folder: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> RemoteFolder:
+        """Read the address; huggingface_hub's own ``hf://OWNER/NAME@revision/int8`` is read too.
+
+        Raises:
+            UserError: it is no such address.
+        """
+        found = re.fullmatch(
+            r"hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?P<early>@[^@/]+)?(?P<folder>(/[\w.-]+)*)/?(?P<late>@[^@]+)?", text
+        )
+        if not found or (found["early"] and found["late"]) or {".", ".."} & set(found["folder"].split("/")):
+            raise UserError(f"{text}: no address of a folder; give hf://OWNER/NAME/FOLDER@REVISION")
+        revision = (found["early"] or found["late"] or "").removeprefix("@") or None
+        return cls(found["repo"], found["folder"].strip("/"), revision)
+
+    def __str__(self) -> str:
+        folder = f"/{self.folder}" if self.folder else ""
+        return f"{SCHEME}{self.repo_id}{folder}" + (f"@{self.revision}" if self.revision else "")
+
+
+def local_folder(folder: str | Path) -> Path:
+    """A folder of this machine: a path as it is, ``hf://…`` from huggingface_hub's cache, fetched where it is not.
+
+    Args:
+        folder: a path, or an address as in :class:`RemoteFolder`; ``Path("hf://a/b")``, which has lost a slash, too.
+
+    Raises:
+        UserError: the Hub cannot give it, or it is not what its own metadata say.
+    """
+    if not str(folder).startswith("hf:/"):
+        return Path(folder)
+    remote = RemoteFolder.parse(str(folder))
+    wanted = ["config.json", *((f"{remote.folder}/" if remote.folder else "") + name for name in FILES)]
+    snapshot = _snapshot(remote.repo_id, remote.revision, wanted, "a local folder")  # config.json counts downloads
+    path = snapshot / remote.folder
+    if not (path / METADATA).is_file():
+        raise UserError(f"{remote}: holds no {METADATA}; give one of the repository's folders, as in {SCHEME}…/int8")
+    bundle = Bundle.open(path)
+    damaged = bundle.damaged_files()
+    if damaged:
+        raise UserError(
+            f"{remote}: {', '.join(damaged)} differ from what {METADATA} says; delete {path} and fetch it again, "
+            "or report it to the repository's owner"
+        )
+    return path
+
+
+def _snapshot(repo_id: str, revision: str | None, patterns: list[str], instead: str) -> Path:
+    """Files of a repository in huggingface_hub's cache; without a network, what an earlier download left there."""
+    from huggingface_hub import snapshot_download
+
+    remedy = f"check the id, the revision, the network and HF_TOKEN, or give {instead}"
+    with hub_errors(f"{repo_id}: cannot be fetched from the Hugging Face Hub", remedy):
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, endpoint=endpoint()))
+
+
+def endpoint() -> str | None:
+    """``HF_ENDPOINT`` as it is now; huggingface_hub reads it once, when it is imported."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def hub_api() -> HfApi:
+    """The client."""
+    from importlib.metadata import version
+
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint(), library_name="nemotron-ov", library_version=version("nemotron-ov"))
+
+
+@contextmanager
+def hub_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn what the client raises into one line: ``what (reason); remedy``.
+
+    The client's own warnings pass on without tokens and signatures.
+
+    Raises:
+        UserError: the client failed.
+    """
+    with _quiet_client():
+        try:
+            yield
+        except NemotronOVError:
+            raise
+        except client_errors() as error:
+            raise UserError(f"{what} ({reason(error)}); {remedy}") from error
+        except RuntimeError as error:  # the upload of one file
+            if not isinstance(error.__cause__, client_errors()):
+                raise
+            raise UserError(f"{what} ({reason(error)}); {remedy}") from error
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """What the client raises: errors of its HTTP library, httpx or httpx2, of the system, and of what it was told."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, ValueError))
+
+
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """The client's messages without secrets, and its progress bars on terminals only."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hush, handlers = _Hush(), logging.getLogger("huggingface_hub").handlers
+    no_bars = not console.is_terminal and not are_progress_bars_disabled()
+    for handler in handlers:
+        handler.addFilter(hush)
+    if no_bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if no_bars:
+            enable_progress_bars()
+        for handler in handlers:
+            handler.removeFilter(hush)
+
+
+def patiently(call: Callable[[], Answer]) -> Answer:
+    """Ask the Hub, and ask again where it says to wait (429, 503 with ``Retry-After``), a few times.
+
+    Raises:
+        Exception: as the client.
+    """
+    for _ in range(_TRIES):
+        try:
+            return call()
+        except client_errors() as error:
+            wait = _seconds_to_wait(error)
+            if wait is None:
+                raise
+            note(f"the Hub asks to wait {wait:g} s ({status(error)})")
+            time.sleep(wait)
+    return call()
+
+
+def _seconds_to_wait(error: BaseException) -> float | None:
+    response = getattr(error, "response", None)
+    if status(error) not in (429, 503) or response is None:
+        return None
+    try:
+        wait = float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+    return wait if 0 <= wait <= _LONGEST_WAIT else None
+
+
+def status(error: BaseException) -> int | None:
+    """The HTTP status behind an error, None where there was no answer."""
+    response = getattr(error, "response", None)
+    if response is None and error.__cause__ is not None:
+        return status(error.__cause__)
+    return None if response is None else int(response.status_code)
+
+
+def reason(error: BaseException) -> str:
+    """Why the client failed, in one line without tokens or signed addresses."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return f"{_first_line(error).removesuffix('.')}: {reason(error.__cause__)}"
+    code, said = status(error), getattr(error, "server_message", None)
+    if code is not None and said:
+        return without_secrets(f"{code}: {' '.join(str(said).split())}")
+    return without_secrets(_first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """A text without anything that looks like a token, or a query after an address, which may be a signature."""
+    return re.sub(r"(https?://[^\s?]+)\?[^\s']+", r"\1", re.sub(r"\b(hf|api)_[A-Za-z0-9]{6,}", r"\1_…", text))
+
+
+class _Hush(logging.Filter):
+    """Takes secrets out of the client's messages."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_secrets(record.getMessage()), ()
+        return True
+
+
+def git_sha1(content: bytes) -> str:
+    """Git's identity of a file, which the Hub gives for what is not stored as a large file."""
+    from huggingface_hub.utils.sha import git_hash
+
+    return git_hash(content)

@@ -96,6 +96,7 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
         "batch": build.batch,
         "threads_and_properties": first.config,
         "path": str(path),
+        "files": Bundle.open(path).hashes if build.folder is not None else {},
         "rounds": [each.model_dump(mode="json") for each in rounds],
     }
     return row

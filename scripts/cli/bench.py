@@ -15,10 +15,7 @@ from scripts.cli.result import Result, verb
 
 @verb
 def bench(
-    directories: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[DIR...]", help="Finished folders; without any, builds are made from a checkpoint."),
-    ] = None,
+    directories: options.ManyFinished = None,
     checkpoint: Annotated[
         str | None, typer.Option(metavar="CHECKPOINT", help="A .nemo file, a Hugging Face id, or 'demo' (the default).")
     ] = None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @verb
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote.")],
+    source: options.Fp32,
     directory: options.Folder,
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="A name that `recipes` prints, or a recipe's .toml file.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @verb
 def calibrate(
-    source: Annotated[Path, typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote.")],
+    source: options.Fp32,
     directory: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The calibration set to write.")],
     manifest: Annotated[
         Path | None,

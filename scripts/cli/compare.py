@@ -134,9 +134,10 @@ def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Ru
     """A folder, a recorded run (.json), or a checkpoint."""
     from export.bundle import Bundle
     from export.checkpoint import open_checkpoint
+    from export.checkpoint.hub import local_folder
     from verify.runs import load_transcripts
 
-    path = Path(reference)
+    path = local_folder(reference)
     if path.is_dir():
         return Bundle.open(path)
     if path.suffix == ".json":

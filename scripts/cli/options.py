@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,10 +44,31 @@ class Encoder(StrEnum):
     nemo = "nemo"
 
 
+class Layout(StrEnum):
+    """How folders become repositories; upper case, because strings have a method ``split``."""
+
+    FOLDERS = "folders"
+    SPLIT = "split"
+
+
 def _refuse_graph(value: str | None) -> None:
     if value is not None:
         name = Encoder.rewritten if value == "fused" else value
         raise UserError(f"--graph {value}: the option has another name now; use --encoder {name}")
+
+
+def _local(value: Path | None) -> Path | None:
+    """A folder as it was given, or where ``hf://OWNER/NAME/int8@REVISION`` lies in the client's cache."""
+    if value is None or not str(value).startswith("hf:/"):
+        return value
+    from export.checkpoint.hub import local_folder
+
+    return local_folder(value)
+
+
+def _all_local(values: list[Path] | None) -> list[Path] | None:
+    """Each of several, as :func:`_local`."""
+    return None if values is None else [found for value in values if (found := _local(value)) is not None]
 
 
 Source = Annotated[
@@ -57,9 +79,20 @@ OptionalSource = Annotated[
     typer.Argument(metavar="CHECKPOINT", help="A .nemo file, a Hugging Face id, or 'demo' (the default)."),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")]
-Finished = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `export` or `quantize` wrote.")]
-OptionalFinished = Annotated[
-    Path | None, typer.Argument(metavar="DIR", help="A folder that `export` or `quantize` wrote.")
+_FINISHED = "A folder that `export` or `quantize` wrote, or hf://OWNER/NAME/FOLDER@REVISION."
+Finished = Annotated[Path, typer.Argument(metavar="DIR", help=_FINISHED, callback=_local)]
+OptionalFinished = Annotated[Path | None, typer.Argument(metavar="DIR", help=_FINISHED, callback=_local)]
+ManyFinished = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[DIR...]",
+        help="Finished folders; without any, builds are made from a checkpoint.",
+        callback=_all_local,
+    ),
+]
+Fp32 = Annotated[
+    Path,
+    typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote, or its hf:// address.", callback=_local),
 ]
 Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the Hugging Face id.")]
 Profile = Annotated[
@@ -153,3 +186,10 @@ def config_of(precision: Precision) -> Config | None:
 def names(text: str | None) -> tuple[str, ...]:
     """The values of a comma-separated option."""
     return () if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def escaped(lines: Sequence[str]) -> list[str]:
+    """Lines as they are, without what rich would take for markup."""
+    from rich.markup import escape
+
+    return [escape(line) for line in lines]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from scripts.cli import options
 from scripts.cli import options as shared
 from scripts.cli.result import Result, verb
 
@@ -20,7 +21,6 @@ class Keep(StrEnum):
     none = "none"
 
 
-Fp32 = Annotated[Path, typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote.")]
 Output = Annotated[
     Path,
     typer.Option(metavar="DIR", help="Results and kept folders; of one FP32 folder, for any number of runs."),
@@ -38,7 +38,7 @@ Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threa
 
 @verb
 def sweep(
-    source: Fp32,
+    source: options.Fp32,
     output: Output,
     recipe: Annotated[
         list[str] | None,
@@ -102,7 +102,7 @@ def sweep(
 
 @verb
 def rank(
-    source: Fp32,
+    source: options.Fp32,
     output: Output,
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="The recipe, or its .toml file, whose first compression is tried.")

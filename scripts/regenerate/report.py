@@ -51,6 +51,7 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
     judged = is_judged(plan, name, verified["target"]["runtime"])
     return {
         "recipe": name,
+        "files": verified["target"].get("files", {}),  # SHA-256: what the row is about
         "bytes": bundle.size_bytes,
         "encoder_bytes": bundle.graph_path("encoder").with_suffix(".bin").stat().st_size,
         "constants": bundle.metadata.constants,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,7 @@ class Done:
         return [line for line in self.stderr.splitlines() if line.startswith("error:")]
 
 
-def run_process(*arguments: object, timeout: float = 600.0) -> Done:
+def run_process(*arguments: object, timeout: float = 600.0, environment: Mapping[str, str] | None = None) -> Done:
     """Run a verb in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "scripts.cli", *map(str, arguments)],
@@ -36,6 +38,7 @@ def run_process(*arguments: object, timeout: float = 600.0) -> Done:
         text=True,
         check=False,
         cwd=ROOT,
+        env={**os.environ, **(environment or {})},
         timeout=timeout,
     )
     return Done(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,146 @@
+"""The repository's page: rendered from facts, and checked against them after somebody edited it.
+
+What a page *claims* are its lines with a number or a word of judgement, and the header's results, licence and base
+model. Such a line is supported where the page that today's reports give has the same line under the same heading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from export.errors import UserError
+from scripts.publish.facts import Facts
+from scripts.publish.page import Page
+from scripts.publish.results import eval_results
+from scripts.publish.sections import sections
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+
+
+def render_card(facts: Facts, page: Page) -> str:
+    """The page as Markdown with its YAML header.
+
+    Raises:
+        UserError: ``--base-model`` for weights that are not a model's.
+    """
+    import jinja2
+    from huggingface_hub import ModelCard
+
+    if page.base_model and facts.origin.kind != "model":
+        raise UserError(f"--base-model {page.base_model}: {facts.root} holds {facts.origin.kind} weights; leave it out")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  # Markdown
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = template.render(header=_header(facts, page), **sections(facts, page))
+    return str(ModelCard(re.sub(r"\n{3,}", "\n\n", text)))
+
+
+def _header(facts: Facts, page: Page) -> str:
+    """The YAML header."""
+    from huggingface_hub import ModelCardData
+
+    results = eval_results(facts, page)
+    base = page.base(facts)
+    more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
+    data = ModelCardData(
+        license=page.licence_of(facts),
+        language=facts.languages or None,
+        library_name="openvino",
+        pipeline_tag="automatic-speech-recognition",
+        base_model=base,
+        tags=["openvino", "nemotron-ov", "streaming-asr", "rnnt", "fastconformer", *(f.name for f in facts.folders)],
+        model_name=facts.origin.name if results else None,
+        eval_results=results or None,
+        **more,
+    )
+    return data.to_yaml()
+
+
+_JUDGEMENT = re.compile(
+    r"\b(accurate|best|equals?|fast(er|est)?|identical|lossless|match(es)?|measured|passe[sd]|proven|tested|verified)\b",
+    re.IGNORECASE,
+)
+_NO_CLAIM = re.compile(r"<!--.*?-->|https?://\S+|`[\w./:@-]*[A-Za-z_][\w./:@-]*`|\b\d{4}-\d\d-\d\d\b|^\s*\d+\.\s")
+"""Comments, addresses, names in code, dates, and the numbers of lists."""
+
+_IN_CODE = re.compile(r"\d\s*(%|×|ms\b|[MG]i?B\b)|\b(WER|CER|RTFx?)\b")
+"""What claims something in a block of code, where other numbers are part of the code."""
+
+
+def unsupported(text: str, facts: Facts, page: Page) -> list[str]:
+    """What a page claims that no report about exactly these files supports, each with its line; empty where nothing.
+
+    Args:
+        text: the page.
+        facts: today's.
+        page: as it would be rendered.
+
+    Raises:
+        UserError: its header is no YAML.
+    """
+    rendered = render_card(facts, page)
+    known = {(heading, line) for _, heading, line in _lines(rendered)}
+    problems = _header_problems(text, rendered)
+    for number, heading, line in _lines(text):
+        if (heading, line) not in known and _claims(heading, line):
+            problems.append(f"line {number}: {line}")
+    said = {line for _, _, line in _lines(text)}
+    problems += [f"missing: {line}" for _, _, line in _lines(rendered) if line.startswith("> **") and line not in said]
+    return problems
+
+
+def _claims(heading: str, line: str) -> bool:
+    """Whether a line says what must be measured."""
+    if heading == _CODE:
+        return _IN_CODE.search(line) is not None
+    plain = _NO_CLAIM.sub("", line)
+    return re.search(r"\d", plain) is not None or _JUDGEMENT.search(plain) is not None
+
+
+_CODE = "```"
+"""Instead of a heading: the line is in a block of code."""
+
+
+def _lines(text: str) -> Iterator[tuple[int, str, str]]:
+    """Lines of prose and tables: number, heading above, and text with single spaces; no header."""
+    heading, fenced, header = "", False, text.startswith("---\n")
+    for number, line in enumerate(text.splitlines(), 1):
+        if header:
+            header = number == 1 or line != "---"
+            continue
+        words = " ".join(line.split())
+        if words.startswith(_CODE):
+            fenced = not fenced
+        elif words:
+            if words.startswith("#") and not fenced:
+                heading = words
+            yield number, _CODE if fenced else heading, words
+
+
+def _header_problems(text: str, rendered: str) -> list[str]:
+    """Keys of the header that claim something and do not say what the reports do."""
+    import yaml
+
+    try:
+        said, known = _header_of(text), _header_of(rendered)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"the card's header cannot be read ({str(error).splitlines()[0]}); correct it") from error
+    keys = ("model-index", "base_model", "base_model_relation", "license", "pipeline_tag", "library_name", "language")
+    return [
+        f"header, {key}: {said.get(key)!r} is not {known.get(key)!r}" for key in keys if said.get(key) != known.get(key)
+    ]
+
+
+def _header_of(text: str) -> dict[str, Any]:
+    from huggingface_hub import ModelCard
+
+    header: dict[str, Any] = ModelCard(text).data.to_dict()  # type: ignore[no-untyped-call]
+    return header

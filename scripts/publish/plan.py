@@ -1,0 +1,262 @@
+"""What publishing will change, and everything that is in its way, before the first byte is sent."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from export.checkpoint.hub import client_errors, hub_errors, patiently, reason, status
+from export.errors import UserError
+from scripts.publish.repository import Repository
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+Change = Literal["new", "changed", "same"]
+
+MAIN, PULL = "main", "refs/pr/"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish; names as on the command line."""
+
+    private: bool = False
+    revision: str = MAIN
+    pr: bool = False
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One repository, beside what the Hub has.
+
+    Attributes:
+        repository: what it will hold.
+        target: where.
+        exists: whether the repository does.
+        has_branch: whether the branch does.
+        changes: by path.
+        stays: files of the repository that are not ours, which stay as they are.
+        published: where all files are already, a branch or a pull request; None where something is to be sent.
+        tag: that will mark the commit; None for a pull request.
+        tagged: whether it does already.
+        reasons: why it cannot be published; empty where it can.
+    """
+
+    repository: Repository
+    target: Target
+    exists: bool
+    has_branch: bool
+    changes: dict[str, Change]
+    stays: tuple[str, ...]
+    published: str | None
+    tag: str | None
+    tagged: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def to_send(self) -> int:
+        """Bytes of files that are new or changed."""
+        return sum(file.size for file in self.repository.files if self.changes[file.path] != "same")
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether all is there, and marked."""
+        return self.published is not None and (self.tag is None or self.tagged)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `publish --dry-run --json` prints of it."""
+        return {
+            "repository": self.repository.repo_id,
+            "exists": self.exists,
+            "private": self.target.private,
+            "revision": self.target.revision,
+            "pr": self.target.pr,
+            "tag": self.tag,
+            "nothing_to_do": self.nothing_to_do,
+            "bytes": self.repository.size_bytes,
+            "bytes_to_send": self.to_send,
+            "files": [
+                {"path": file.path, "bytes": file.size, "sha256": file.sha256, "change": self.changes[file.path]}
+                for file in self.repository.files
+            ],
+            "stays": list(self.stays),
+            "card": self.repository.card,
+            "reasons": list(self.reasons),
+        }
+
+
+def make_plan(api: HfApi, repository: Repository, target: Target) -> Plan:
+    """Compare a repository with the Hub's; nothing is sent but the page's header, to be validated.
+
+    Raises:
+        UserError: the Hub does not answer.
+    """
+    repo_id = repository.repo_id
+    remedy = "check the id, the network, HF_ENDPOINT and HF_TOKEN, then run again"
+    with hub_errors(f"{repo_id}: the Hub cannot be asked", remedy):
+        who, reasons = _who(api)
+        remote = _Remote.read(api, repo_id, target, signed_in=who is not None)
+        reasons += [*_permission(api, who, repo_id, remote, target), *_header_errors(api, repository, who)]
+        on_branch = remote.files(api, target.revision) if remote.has_branch else {}
+        published = target.revision if remote.has_branch and not differing(repository, on_branch) else None
+        if target.pr and published is None:
+            published = remote.same_pull_request(api, repository)
+        tag = None if target.pr or target.revision.startswith(PULL) else target.tag or repository.default_tag
+        tagged = False
+        if tag is not None and tag in remote.tags:
+            tagged = not differing(repository, remote.files(api, remote.tags[tag]))
+            if not tagged:
+                reasons.append(f"--tag {tag}: exists and marks other files; choose another")
+    changes: dict[str, Change] = {}
+    for file in repository.files:
+        there = on_branch.get(file.path)
+        changes[file.path] = "new" if there is None else "same" if file.is_same(there) else "changed"
+    return Plan(
+        repository,
+        target,
+        remote.exists,
+        remote.has_branch,
+        changes,
+        tuple(sorted(set(on_branch) - set(changes))),
+        published,
+        tag,
+        tagged,
+        (*repository.reasons, *reasons),
+    )
+
+
+def require_publishable(plans: list[Plan]) -> None:
+    """Say all that is in the way, of all repositories, in one line.
+
+    Raises:
+        UserError: there is something.
+    """
+    reasons = list(dict.fromkeys(reason for plan in plans for reason in plan.reasons))
+    if reasons:
+        names = ", ".join(plan.repository.repo_id for plan in plans)
+        numbered = "; ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))
+        raise UserError(f"{names}: nothing was published: {numbered}")
+
+
+def differing(repository: Repository, remote: dict[str, RepoFile]) -> list[str]:
+    """Paths of files that are not there, or have another checksum."""
+    return [file.path for file in repository.files if file.path not in remote or not file.is_same(remote[file.path])]
+
+
+def remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
+    """Every file of a revision, by path, with its size and checksum."""
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = patiently(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision)))
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """What the Hub has under the id."""
+
+    repo_id: str
+    exists: bool
+    private: bool
+    has_branch: bool
+    tags: dict[str, str]
+
+    @classmethod
+    def read(cls, api: HfApi, repo_id: str, target: Target, *, signed_in: bool) -> _Remote:
+        """Ask for the repository, its branches and its tags; a stranger without a token sees public ones."""
+        try:
+            info = patiently(lambda: api.repo_info(repo_id))
+            refs = patiently(lambda: api.list_repo_refs(repo_id))
+        except client_errors() as error:
+            if status(error) not in ((404,) if signed_in else (401, 404)):
+                raise
+            return cls(repo_id, exists=False, private=target.private, has_branch=False, tags={})
+        branches = {ref.name for ref in refs.branches}
+        has_branch = target.revision in branches or target.revision.startswith(PULL)
+        tags = {ref.name: ref.target_commit for ref in refs.tags}
+        return cls(repo_id, exists=True, private=bool(info.private), has_branch=has_branch, tags=tags)
+
+    def files(self, api: HfApi, revision: str) -> dict[str, RepoFile]:
+        """See :func:`remote_files`."""
+        return remote_files(api, self.repo_id, revision)
+
+    def same_pull_request(self, api: HfApi, repository: Repository) -> str | None:
+        """An open pull request that holds exactly these files."""
+        if not self.exists:
+            return None
+        requests = patiently(
+            lambda: list(
+                api.get_repo_discussions(self.repo_id, discussion_type="pull_request", discussion_status="open")
+            )
+        )
+        for request in sorted(requests, key=lambda each: -each.num):
+            ref = f"{PULL}{request.num}"
+            if not differing(repository, self.files(api, ref)):
+                return ref
+        return None
+
+
+def _who(api: HfApi) -> tuple[dict[str, Any] | None, list[str]]:
+    """Who the token belongs to, and what is wrong with it."""
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    try:
+        return patiently(api.whoami), []
+    except LocalTokenNotFoundError:
+        return None, ["there is no token; set HF_TOKEN, or run `hf auth login`"]
+    except client_errors() as error:
+        if status(error) not in (401, 403):
+            raise
+        return None, [f"the Hub does not accept the token ({reason(error)}); set another HF_TOKEN"]
+
+
+def _permission(api: HfApi, who: dict[str, Any] | None, repo_id: str, remote: _Remote, target: Target) -> list[str]:
+    """Why these files may not be written there by this user."""
+    reasons = []
+    if remote.exists and target.private and not remote.private:
+        reasons.append(f"{repo_id}: exists and is public, and --private does not change that; leave it out")
+    if target.revision in remote.tags:
+        reasons.append(f"--revision {target.revision}: is a tag; give a branch")
+    if target.pr and not remote.exists:
+        reasons.append(f"{repo_id}: does not exist, so nobody can be asked to take a pull request; leave --pr out")
+    if who is None:
+        return reasons
+    user, owner = who.get("name"), repo_id.partition("/")[0]
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        reasons.append("the token may only read; set HF_TOKEN to one that may write")
+    elif remote.exists and not target.pr:
+        try:
+            patiently(lambda: api.auth_check(repo_id, write=True))
+        except client_errors() as error:
+            if status(error) not in (401, 403, 404):
+                raise
+            reasons.append(f"{repo_id}: {user} may not write there ({reason(error)}); ask its owner, or use --pr")
+    elif not remote.exists and not _may_create(who, owner):
+        reasons.append(f"{repo_id}: {user} may not create repositories of {owner}; choose another name")
+    return reasons
+
+
+def _may_create(who: dict[str, Any], owner: str) -> bool:
+    """Whether a user may create repositories there: their own name, or an organization where they may write."""
+    roles = {each.get("name"): each.get("roleInOrg") for each in who.get("orgs", [])}
+    return owner == who.get("name") or (owner in roles and roles[owner] != "read")
+
+
+def _header_errors(api: HfApi, repository: Repository, who: dict[str, Any] | None) -> list[str]:
+    """What the Hub has against the page's header."""
+    if who is None:
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patiently(lambda: api._validate_yaml(repository.card))  # what create_commit asks, too late for us
+    except ValueError as error:
+        if status(error) not in (None, 400):
+            raise
+        return [f"{repository.repo_id}: the Hub rejects the card's header: {' '.join(str(error).split())}"]
+    return []

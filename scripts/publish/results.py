@@ -1,0 +1,258 @@
+"""Results on the page: verdicts, error rates, speed, and what each recipe costs; each number from a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scripts.publish.facts import DEMO_AUDIO, FP32, Facts, Folder, Measurement, Verification, machine_name
+from scripts.publish.page import Page
+from scripts.publish.table import NOT_MEASURED, Table, figure
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from verify.runs import Side
+
+
+def verdicts(facts: Facts) -> list[str]:
+    """What each report said of each folder."""
+    words = {True: "passed", False: "FAILED", None: "not decided"}
+    lines = []
+    for folder in facts.folders:
+        for each in folder.verifications:
+            report = each.report
+            reference = "NeMo" if each.by_nemo else report.reference.recipe.get("name", "its reference")
+            lines.append(
+                f"`{folder.name}` against {reference}, {report.utterances} utterances of {each.audio}, "
+                f"{report.target.runtime} loop: {words[report.passed]}; {figure(100 * report.exact_match, 1)} % of the "
+                f"utterances with identical tokens; limits: {report.limits_of}"
+            )
+        if not folder.verifications:
+            lines.append(f"`{folder.name}`: not verified")
+    return lines
+
+
+@dataclass(frozen=True)
+class Column:
+    """One folder's error rates in one evaluation, in percent."""
+
+    rates: dict[str, float]  # by language
+    average: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Folders that transcribed the same audio in the same way: their error rates against what was said.
+
+    Attributes:
+        example: one of the reports; its counts are those of all.
+        side: how the folders ran, and where.
+        columns: by folder.
+    """
+
+    example: Verification
+    side: Side
+    columns: dict[str, Column]
+
+
+def evaluations(facts: Facts) -> list[Evaluation]:
+    """One for each audio, prompt, loop, precision, device and machine; that of the most folders first."""
+    names = {frozenset(folder.hashes.items()): folder.name for folder in facts.folders}
+    found: dict[tuple[str, ...], Evaluation] = {}
+    for each in (each for folder in facts.folders for each in folder.verifications if each.has_text):
+        report = each.report
+        for side, rate in ((report.reference, "reference_wer"), (report.target, "wer")):
+            name = names.get(frozenset(side.files.items()))
+            if name is None:
+                continue
+            rates = {language: getattr(score, rate) for language, score in report.per_language.items()}
+            ran = (side.runtime, str(side.precision), side.device, machine_name(side.machine))
+            key = (report.manifest_sha256, report.language, *ran)
+            found.setdefault(key, Evaluation(each, side, {})).columns[name] = Column(rates, getattr(report, rate))
+    return sorted(found.values(), key=lambda evaluation: -len(evaluation.columns))
+
+
+def accuracy(facts: Facts, page: Page) -> list[Table]:
+    """A table for each evaluation: languages down, folders across."""
+    return [_error_rates(facts, page, evaluation) for evaluation in evaluations(facts)]
+
+
+def _error_rates(facts: Facts, page: Page, evaluation: Evaluation) -> Table:
+    report, side, columns = evaluation.example.report, evaluation.side, evaluation.columns
+    names = [folder.name for folder in facts.folders]
+    counts = {language: score.utterances for language, score in report.per_language.items()}
+
+    def cells(value: dict[str, float]) -> list[str]:
+        return [figure(value.get(name)) for name in names]
+
+    rows = []
+    for language, score in report.per_language.items():
+        rates = cells({name: column.rates[language] for name, column in columns.items()})
+        rows.append([language, score.metric.upper(), *rates, str(score.utterances)])
+    if len(rows) > 1:
+        weighted = {
+            name: sum(counts[language] * rate for language, rate in column.rates.items()) / sum(counts.values())
+            for name, column in columns.items()
+        }
+        average = cells({name: column.average for name, column in columns.items()})
+        rows.append([f"average of {len(report.languages)} languages", "", *average, str(report.utterances)])
+        rows.append(["weighted by utterances", "", *cells(weighted), str(report.utterances)])
+    own = report.language == "manifest"
+    prompted = "each utterance prompted with its language" if own else f"prompt {report.language}"
+    return Table(
+        ["language", "metric", *(f"{name} %" for name in names), "n"],
+        rows,
+        f"{_audio(evaluation.example, page)}, {side.runtime} loop, computed in {side.precision} on {side.device} of "
+        f"{machine_name(side.machine)}, greedy, {prompted}. Errors over words (WER) or characters (CER).",
+        figures=True,
+    )
+
+
+def eval_results(facts: Facts, page: Page) -> list[EvalResult]:
+    """The same rates for the page's header, on audio that has a name."""
+    from huggingface_hub import EvalResult
+
+    found = []
+    for evaluation in evaluations(facts):
+        side, demo = evaluation.side, evaluation.example.audio == DEMO_AUDIO
+        if not (demo or page.dataset):
+            continue
+        for name, column in evaluation.columns.items():
+            for language, score in evaluation.example.report.per_language.items():
+                found.append(
+                    EvalResult(
+                        task_type="automatic-speech-recognition",
+                        dataset_type="nemotron-ov-demo" if demo else str(page.dataset),
+                        dataset_name=DEMO_AUDIO if demo else str(page.dataset),
+                        dataset_config=language,
+                        metric_type=score.metric,
+                        metric_value=round(column.rates[language], 2),
+                        metric_name=f"{score.metric.upper()} of {name}, {side.runtime} loop, {side.precision}",
+                    )
+                )
+    return found
+
+
+def _audio(each: Verification, page: Page) -> str:
+    named = f" ({page.dataset})" if page.dataset and not each.audio.startswith("the toolkit's") else ""
+    return f"{each.audio[0].upper()}{each.audio[1:]}{named}"
+
+
+def throughput(facts: Facts) -> list[Table]:
+    """A table for each machine."""
+    machines = dict.fromkeys(each.machine for folder in facts.folders for each in folder.measurements)
+    return [
+        Table(
+            ["folder", "loop", "precision", "encoder step ms", "× real time", "peak memory MB"],
+            [
+                [f"`{folder.name}`", each.loop, each.precision, *_costs(each)]
+                for folder in facts.folders
+                for each in folder.measurements
+                if each.machine == machine
+            ],
+            f"Measured on {machine}:",
+        )
+        for machine in machines
+    ]
+
+
+def _costs(each: Measurement | None) -> list[str]:
+    if each is None:
+        return [NOT_MEASURED] * 3
+    return [figure(each.encoder_step_ms, 1), figure(each.times_real_time, 1), figure(each.peak_rss_mb, 0)]
+
+
+def quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:
+    """A quantized folder's section: its recipe, error rates against FP32, size and speed beside FP32, parameters."""
+    from quantize.recipes import RECIPES
+
+    recipe = dict(folder.bundle.metadata.recipe)
+    known = RECIPES.get(folder.recipe)
+    same = known is not None and known.hash == recipe.get("hash")
+    description = str(recipe.get("description", "")) or (known.description if known and same else "")
+    kind = "the built-in recipe" if same else "a recipe of the publisher's"
+    return {
+        "title": folder.bundle.metadata.precision + ("" if len(facts.folders) == 1 else f" (`{folder.name}/`)"),
+        "suffix": f" of {folder.name}",
+        "description": f"Made by {kind} `{folder.recipe}`: {description or 'without a description'}.",
+        "comparisons": [_comparison(facts, each, folder, page) for each in folder.verifications if not each.by_nemo],
+        "costs": _size_and_speed(facts, folder),
+        "parameters": _parameters(recipe),
+    }
+
+
+def _comparison(facts: Facts, each: Verification, folder: Folder, page: Page) -> Table:
+    report = each.report
+    reference = str(report.reference.recipe.get("name", "reference"))
+    if facts.full is None or report.reference.files != facts.full.hashes:
+        reference += " of another build"
+    rows = []
+    scores = [*report.per_language.items(), *([("average", report)] if len(report.per_language) > 1 else [])]
+    for language, score in scores:
+        metric = getattr(score, "metric", "").upper()
+        row = [language, metric, str(score.utterances), figure(100 * score.exact_match, 1)]
+        if each.has_text:
+            interval = score.wer_delta_interval
+            between = NOT_MEASURED if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+            row += [figure(score.reference_wer), figure(score.wer), figure(score.wer_delta, sign="+"), between]
+        else:
+            row.append(figure(score.wer_between))
+        rows.append(row)
+    texts = [f"{reference} %", f"{folder.name} %", "points more", "95 % interval"]
+    texts = texts if each.has_text else [f"differs from {reference} %"]
+    target, other = report.target, report.reference
+    return Table(
+        ["language", "metric", "n", "identical tokens %", *texts],
+        rows,
+        f"{_audio(each, page)}, {target.runtime} loop, {folder.name} in {target.precision}, {reference} in "
+        f"{other.precision}, on {target.device} of {machine_name(target.machine)}.",
+        figures=True,
+    )
+
+
+def _size_and_speed(facts: Facts, folder: Folder) -> Table:
+    """The folder beside FP32: sizes from the files, speeds of one machine, loop and precision."""
+    full = facts.full
+    chosen: Measurement | None = None
+    beside: Measurement | None = None
+    for each in folder.measurements:
+        same = (each.machine, each.loop, each.precision)
+        beside = next(
+            (one for one in (full.measurements if full else ()) if (one.machine, one.loop, one.precision) == same), None
+        )
+        chosen = each
+        if beside is not None:
+            break
+    both = (full, folder)
+    sizes = [
+        ["folder MB", *(figure(each.bundle.size_bytes / 1e6 if each else None, 1) for each in both)],
+        ["encoder weights MB", *(figure(each.encoder_bytes / 1e6 if each else None, 1) for each in both)],
+    ]
+    names = ("encoder step ms", "× real time", "peak memory MB")
+    speeds = [list(row) for row in zip(names, _costs(beside), _costs(chosen), strict=True)]
+    where = f"Speed and memory in the {chosen.loop} loop, in {chosen.precision}, on {chosen.machine}." if chosen else ""
+    beside_it = FP32 if full in facts.folders else f"{FP32} (not in this repository)"
+    return Table(["", beside_it, folder.name], [*sizes, *speeds], where, figures=True)
+
+
+def _parameters(recipe: dict[str, Any]) -> str:
+    """The recipe as TOML, without the hashes of calibration audio."""
+    import tomli_w
+
+    shown = {name: value for name, value in recipe.items() if name != "calibration_audio_sha256"}
+    return tomli_w.dumps(json.loads(json.dumps(shown))).strip()
+
+
+def compatibility(facts: Facts) -> Table:
+    """What ran: OpenVINO, device, loop, precision, machine, folders."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for folder in facts.folders:
+        for each in folder.verifications:
+            side: Side = each.report.target
+            version = side.versions.get("openvino", "unknown")
+            key = (version, side.device, side.runtime, side.precision or "unknown", machine_name(side.machine))
+            found.setdefault(key, []).append(folder.name)
+    rows = [[*key, ", ".join(dict.fromkeys(names))] for key, names in found.items()]
+    return Table(["OpenVINO", "device", "loop", "precision", "machine", "folders"], rows)

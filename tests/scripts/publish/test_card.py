@@ -1,0 +1,208 @@
+"""The page: every number from a report about exactly these files, and what somebody wrote into it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from export import demo
+from export.digest import file_facts
+from scripts.publish.card import render_card, unsupported
+from scripts.publish.facts import gather
+from scripts.publish.licences import licence_text
+from scripts.publish.page import Page
+from tests.helpers.command import ROOT, assert_user_error, run_here
+from tests.helpers.publishable import CHECKPOINT, publishable
+from tests.helpers.tiny_bundle import tiny_bundle
+from verify.report import Report
+
+REAL = "nvidia/nemotron-3.5-asr-streaming-0.6b"
+
+
+def write_card(output: Path) -> Path:
+    card = output / "README.md"
+    card.write_text(render_card(gather(output), Page(base_model=REAL)), encoding="utf-8")
+    return card
+
+
+def card_of(root: Path, **page: object) -> str:
+    return render_card(gather(root), Page(**page))  # type: ignore[arg-type]
+
+
+def section(card: str, heading: str) -> str:
+    return re.split(r"^## ", card.split(f"\n## {heading}", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_numbers_are_the_reports(made: Path) -> None:
+    report = Report.load(made / "reports" / "int8.json")
+    card = card_of(made)
+    score = report.per_language["de-DE"]
+    row = f"| de-DE | WER | {score.reference_wer:.2f} | {score.wer:.2f} | {score.utterances} |"
+    assert row in section(card, "Accuracy")
+    weighted = sum(each.wer * each.utterances for each in report.per_language.values()) / report.utterances
+    assert f"| {weighted:.2f} | {report.utterances} |" in section(card, "Accuracy")
+    assert f"| average |  | {report.utterances} | {100 * report.exact_match:.1f} |" in section(card, "INT8")
+    assert "Measured on Test CPU, 2 cores (avx2)" in section(card, "Throughput")
+    assert "| `int8` | generation1 | f32 | 13.5 | 31.2 | 151 |" in section(card, "Throughput")
+    assert report.target.machine["cpu"] in section(card, "Accuracy")
+
+
+def test_what_no_report_says_is_not_measured(output: Path) -> None:
+    shutil.rmtree(output / "reports")
+    (output / "report.json").unlink()
+    card = card_of(output)
+    assert "Error rates: not measured." in section(card, "Accuracy")
+    assert "not measured" in section(card, "Throughput")
+    assert "| encoder step ms | not measured | not measured |" in section(card, "INT8")
+    assert "`int8`: not verified" in section(card, "Contents")
+    assert "No combination of OpenVINO, device and loop was tested." in card
+
+
+def test_reports_of_other_files_do_not_count(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    metadata = output / "int8" / "metadata.json"
+    metadata.write_text(metadata.read_text() + "\n")
+    facts = gather(output)
+    assert [file.name for file in facts.unused] == ["int8.json"]
+    assert "`int8`: not verified" in render_card(facts, Page())
+    done = run_here(capfd, "card", output)
+    assert done.returncode == 0, done.stderr
+    assert "int8.json: is about none of these files" in done.stdout
+
+
+def header(card: str) -> dict[str, Any]:
+    found: dict[str, Any] = ModelCard(card).data.to_dict()  # type: ignore[no-untyped-call]
+    return found
+
+
+def test_the_header(made: Path) -> None:
+    found = header(card_of(made, base_model=REAL, dataset="google/fleurs"))
+    assert (found["license"], found["library_name"], found["base_model"]) == ("openmdw-1.1", "openvino", REAL)
+    assert found["pipeline_tag"] == "automatic-speech-recognition"
+    assert found["base_model_relation"] == "quantized"
+    assert found["language"] == ["de", "en"]
+    report = Report.load(made / "reports" / "int8.json")
+    results = found["model-index"][0]["results"]
+    rates = {
+        (result["dataset"]["config"], metric["value"])
+        for result in results
+        for metric in result["metrics"]
+        if "int8" in metric["name"]
+    }
+    assert rates == {(language, round(score.wer, 2)) for language, score in report.per_language.items()}
+    assert "model-index" not in header(card_of(made, base_model=REAL)), "audio without a name"
+
+
+def test_norwegian_stays_a_word(made: Path) -> None:
+    facts = gather(made)
+    object.__setattr__(facts, "languages", ["no", "en"])
+    assert header(render_card(facts, Page()))["language"] == ["no", "en"]
+
+
+def test_demo_and_random_pages_say_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    facts = {"source": "demo", "file": "demo.nemo", "sha256": file_facts(demo.CHECKPOINT)["sha256"]}
+    root = publishable(tmp_path / "demo", facts, verified=False)
+    card = card_of(root)
+    assert "> **This is nemotron-ov's demo checkpoint" in card
+    assert (header(card).get("base_model"), header(card)["license"]) == (None, "apache-2.0")
+    assert_user_error(run_here(capfd, "card", root, "--base-model", REAL), "holds demo weights")
+    without = card.replace("> **This is nemotron-ov's demo checkpoint", "This is")
+    assert any("missing: > **" in problem for problem in unsupported(without, gather(root), Page()))
+    root = publishable(tmp_path / "random", CHECKPOINT | {"random_weights": True}, verified=False)
+    assert "> **These weights are random." in card_of(root)
+
+
+def test_what_a_page_claims_without_a_report(output: Path) -> None:
+    facts, page = gather(output), Page(base_model=REAL)
+    text = render_card(facts, page)
+    assert unsupported(text, facts, page) == []
+    edits = {
+        "| `int8` | generation1 | f32 | 13.5": "| `int8` | generation1 | f32 | 9.5",
+        "## License\n": "## License\n\nTwice as fast as 2 others.\n",
+        "## Limitations\n": "## Limitations\n\n- INT8 is lossless.\n",
+        "### C++\n": "### C++\n\n```\nWER 2.9 %\n```\n",
+        "### OpenVINO in Python\n": "### OpenVINO in Python\n\nThe rate is `2.9`.\n",
+        "license: openmdw-1.1": "license: mit",
+        "language:\n- de\n- en": "language:\n- de\n- en\n- fr",
+    }
+    for old, new in edits.items():
+        assert old in text
+        assert unsupported(text.replace(old, new, 1), facts, page), new
+    row = next(line for line in text.splitlines() if line.startswith("| de-DE | WER | 12 |"))
+    assert unsupported(text.replace("## Throughput\n", f"## Throughput\n\n{row}\n"), facts, page), (
+        "another section's row"
+    )
+    free = "\n```python\nrate = 16000\n```\nWritten by us on 2026-11-26, see https://example.org/v2 and `config2`.\n"
+    assert unsupported(text + free, facts, page) == []
+
+
+def test_check_says_line_and_claim(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ("--base-model", REAL)
+    assert run_here(capfd, "card", output, *options).returncode == 0
+    assert {"README.md", "config.json", "LICENSE"} <= {file.name for file in output.iterdir()}
+    done = run_here(capfd, "card", output, "--check", *options)
+    assert (done.returncode, "every claim has its report" in done.stdout) == (0, True)
+    card = output / "README.md"
+    card.write_text(card.read_text() + "\nWER 2.9 on everything\n")
+    done = run_here(capfd, "card", output, "--check", "--json", *options)
+    assert done.returncode == 1
+    (problem,) = json.loads(done.stdout)["unsupported"][str(card)]
+    assert re.fullmatch(r"line \d+: WER 2.9 on everything", problem)
+    done = run_here(capfd, "card", output, *options)
+    assert_user_error(done, card, "--force")
+    assert card.read_text().endswith("WER 2.9 on everything\n")
+    assert run_here(capfd, "card", output, "--force", *options).returncode == 0
+    assert "2.9 on everything" not in card.read_text()
+
+
+@pytest.mark.parametrize(("layout", "file"), [("folders", "README.md"), ("split", "README-int8.md")])
+def test_the_five_lines_of_openvino_run(
+    output: Path, layout: str, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(capfd, "card", output, "--layout", layout).returncode == 0
+    (code,) = re.findall(r"```python\n(.*?)```", (output / file).read_text(), re.DOTALL)
+    assert len(code.strip().splitlines()) == 5
+    place = output if layout == "folders" else output / "int8"
+    code += "\nprint(encoded.shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=place)
+    assert (done.returncode, done.stdout.strip()) == (0, "(1, 6, 2)"), done.stderr
+
+
+def test_the_toolkits_licence_is_the_demos() -> None:
+    assert licence_text("apache-2.0", None) == (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+BAD: list[tuple[str, tuple[str, ...]]] = [
+    ("absent", ("no such folder",)),
+    ("out/int8", ("is one folder", "--precision int8")),
+    ("empty", ("holds no finished folders",)),
+]
+
+
+@pytest.mark.parametrize(("folder", "mentions"), BAD, ids=[case[0] for case in BAD])
+def test_folders_that_cannot_be_used(
+    output: Path, folder: str, mentions: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (output.parent / "empty").mkdir()
+    for verb in ("card", "publish"):
+        more = ["someone/x"] if verb == "publish" else []
+        assert_user_error(run_here(capfd, verb, output.parent / folder, *more), folder, *mentions)
+
+
+def test_bad_reports_and_names(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_user_error(run_here(capfd, "card", output, "--precision", "int4"), "has no folder int4", "fp32, int8")
+    bad = output / "reports" / "bad.json"
+    for content in ("{", "[]", '{"rows": 3}', '{"folders": 3}', '{"folders": [{}]}', '{"builds": {"a": {}}}'):
+        bad.write_text(content)
+        assert_user_error(run_here(capfd, "card", output), bad.name)
+    bad.unlink()
+    assert_user_error(run_here(capfd, "card", output, "--report", output / "none.json"), "none.json")
+    tiny_bundle(output / "other", checkpoint={"sha256": "d" * 64})
+    assert_user_error(run_here(capfd, "card", output), "come from different checkpoints")
