@@ -139,6 +139,14 @@ NemoStart = Annotated[
         help="Begin streams as NeMo does in this chunk: at 80 ms with errors (streaming).",
     ),
 ]
+Normalizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How texts are compared: nfkc (ours, which the limits were set with), published (as the published tables; "
+        "a language's number is the mean of its utterances'), whisper, none. (default: nfkc, or the stored report's)",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder of ours that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 

@@ -50,6 +50,7 @@ class Stream:
         self._detected: str | None = None
         self._pushed = 0
         self._spent: dict[str, Any] = {}
+        self._steps: list[float] = []
 
     def push(self, samples: Audio, *, run: bool = True) -> None:
         """Take a block of audio.
@@ -152,7 +153,7 @@ class Stream:
         emitted = self._emitted.copy()
         seconds = self._pushed / self._recognizer.bundle.metadata.sample_rate
         tokens, frames = [token for token, _ in emitted], [frame for _, frame in emitted]
-        return Transcript(tokens, frames, text, detected, seconds, Timings(**self._spent))
+        return Transcript(tokens, frames, text, detected, seconds, Timings(**self._spent, steps=tuple(self._steps)))
 
     @property
     def pending(self) -> bool:
@@ -191,6 +192,11 @@ class Stream:
         self._spent[name] = self._spent.get(name, 0.0) + seconds
         if name != "wall":
             self._spent[f"{name}_calls"] = self._spent.get(f"{name}_calls", 0) + 1
+
+    def stepped(self, seconds: float, members: int) -> None:
+        """A step of so many streams, which each waited for all of it."""
+        self.charge("wall", seconds / members)
+        self._steps.append(seconds)
 
     def _append(self, samples: Audio) -> None:
         self._signal.append(samples)
