@@ -35,6 +35,8 @@ def bench(
         ),
     ] = None,
     manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -92,6 +94,7 @@ def bench(
             size=size.value,
             builds=tuple(build or ()),
             manifest=manifest,
+            data=options.data_set(data, split),
             limit=limit,
             repeats=repeats,
             threads=threads,

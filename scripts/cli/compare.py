@@ -34,6 +34,8 @@ def verify(
         ),
     ] = None,
     manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything here, as JSON.")] = None,
     limit: options.Limit = None,
     ignore_text: Annotated[
@@ -80,6 +82,7 @@ def verify(
     from quantize.recipes import get_recipe
     from scripts.outputs import check_output
     from verify.data.selection import choose_utterances
+    from verify.data.sets import choose_manifest
     from verify.limits import Limits
     from verify.pipeline import verify_bundle
     from verify.report import Report
@@ -91,6 +94,7 @@ def verify(
         get_normalizer(normalizer).words("")  # also what it needs is there
     if rescore is not None:
         given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
+        given |= {"--data": data, "--split": split}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
@@ -108,7 +112,10 @@ def verify(
         language = _language_key(bundle, language)
     chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
     opened = _reference(reference, revision)
-    utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
+    prompts = bundle.metadata.prompt_dictionary
+    chosen_data = options.data_set(data, split)
+    manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
+    utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(
         bundle,

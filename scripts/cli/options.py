@@ -11,6 +11,7 @@ import typer
 from export.errors import UserError
 
 if TYPE_CHECKING:
+    from verify.data.sets import DataSet
     from verify.runtimes.graph import Config
 
 
@@ -34,6 +35,14 @@ class Cache(StrEnum):
 
     channel = "channel"
     kv = "kv"
+
+
+class SplitName(StrEnum):
+    """Splits of FLEURS."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
 
 
 class Encoder(StrEnum):
@@ -111,6 +120,18 @@ Scripts = Annotated[
 Manifest = Annotated[
     Path | None, typer.Option(metavar="FILE", help="NeMo manifest (JSON lines) to transcribe. (default: the demo set)")
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SET",
+        help="Instead of a manifest: fleurs:en_us,es_419 or fleurs:all from the Hugging Face Hub; a folder with a copy "
+        "of FLEURS (DIR or DIR:en_us,es_419); or one of recordings with a .txt beside each (DIR or DIR:de-DE).",
+    ),
+]
+SplitOption = Annotated[SplitName | None, typer.Option("--split", help="Of FLEURS. (default: test)")]
+CalibrationSplit = Annotated[
+    SplitName | None, typer.Option("--split", help="Of FLEURS; never test. (default: validation)")
+]
 Limit = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Transcribe only N utterances, spread evenly over the manifest.")
 ]
@@ -156,6 +177,23 @@ def config_of(precision: Precision) -> Config | None:
     from verify.runtimes.graph import CLIENTS_CONFIG
 
     return CLIENTS_CONFIG if precision is Precision.default else None
+
+
+def data_set(data: str | None, split: SplitName | None, *, calibration: bool = False) -> DataSet | None:
+    """What `--data` and `--split` name.
+
+    Raises:
+        UserError: a split without data, or the test split for calibration.
+    """
+    from verify.data.sets import DataSet
+
+    if data is None:
+        if split is not None:
+            raise UserError(f"--split {split.value}: says which part of --data; add --data, or leave it out")
+        return None
+    if calibration and split is SplitName.test:
+        raise UserError("--split test: results are measured on it; calibrate on train or validation")
+    return DataSet(data, split.value if split else None, "validation" if calibration else "test")
 
 
 def names(text: str | None) -> tuple[str, ...]:
