@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from scripts.cli import bench, bundles, calibrate, checkpoint, compare, export, flaws, recipes, regenerate, sweep
+from scripts.cli import (
+    bench,
+    bundles,
+    calibrate,
+    checkpoint,
+    compare,
+    export,
+    flaws,
+    recipes,
+    regenerate,
+    sweep,
+    tables,
+)
 
 app = typer.Typer(
     help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
@@ -24,6 +36,7 @@ app.command("bench")(bench.bench)
 app.command("sweep")(sweep.sweep)
 app.command("rank")(sweep.rank)
 app.command("flaws")(flaws.flaws)
+app.command("tables")(tables.tables)
 app.command("inspect")(bundles.inspect)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(checkpoint.app, name="checkpoint")
