@@ -138,6 +138,8 @@ def test_the_published_scorer_gives_the_same_numbers() -> None:
         assert (found.wer, found.reference_wer) == pytest.approx((ours, theirs), abs=0.01), language
         assert found.wer_delta == pytest.approx(ours - theirs, abs=0.01)
         assert found.rates["target"][found.metric].mean == found.wer
+        errors = found.errors
+        assert errors.substitutions + errors.deletions + errors.insertions == pytest.approx(found.wer)
     sizes = {language: len(SET[language]) for language in SET}
     for side, weighted in enumerate((scores.wer_weighted, scores.reference_wer_weighted)):
         by_hand = sum(expected[each][side] * sizes[each] for each in SET) / sum(sizes.values())

@@ -36,13 +36,13 @@ class Sample:
     """
 
     def __init__(self, scores: Mapping[str, Sequence[Score]], sentences: Sequence[Hashable]) -> None:
-        self._scores = scores
+        self.scores = scores
         self._sentences = sentences
         self.totals = {name: total(each) for name, each in scores.items()}
 
     def rate(self, name: str, kind: RateKind) -> float:
         """A rate in percent."""
-        return self.totals[name].rate if kind == "corpus" else mean_rate(self._scores[name])
+        return self.totals[name].rate if kind == "corpus" else mean_rate(self.scores[name])
 
     def drawn(self, name: str, kind: RateKind) -> Array | None:
         """That rate of :data:`RESAMPLES` sets of as many sentences, [:data:`RESAMPLES`]; None for fewer than two."""
@@ -57,7 +57,7 @@ class Sample:
     def _sums(self) -> tuple[Array, dict[str, Array]] | None:
         """Recordings, and by name edits, units and summed rates, of each resampled set."""
         columns = [np.ones(len(self._sentences))]
-        for scores in self._scores.values():
+        for scores in self.scores.values():
             columns += [
                 np.array([score.edits for score in scores]),
                 np.array([score.units for score in scores]),
@@ -66,7 +66,7 @@ class Sample:
         sums = resample(np.stack(columns), self._sentences)
         if sums is None:
             return None
-        return sums[0], {name: sums[1 + 3 * place : 4 + 3 * place] for place, name in enumerate(self._scores)}
+        return sums[0], {name: sums[1 + 3 * place : 4 + 3 * place] for place, name in enumerate(self.scores)}
 
 
 def resample(columns: Array, sentences: Sequence[Hashable]) -> Array | None:

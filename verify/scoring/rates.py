@@ -17,6 +17,7 @@ from rapidfuzz.distance import Levenshtein
 from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS
 
 Metric = Literal["wer", "cer"]
+ErrorKind = Literal["substitutions", "deletions", "insertions"]
 
 CHARACTER_LANGUAGES = frozenset({"bo", "cmn", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
 """Written without spaces between words."""
@@ -42,6 +43,10 @@ class Score:
         if not self.units:
             return 100.0 if self.edits else 0.0
         return 100.0 * self.edits / self.units
+
+    def share(self, kind: ErrorKind) -> float:
+        """Its part in :attr:`rate`."""
+        return self.rate * getattr(self, kind) / self.edits if self.edits else 0.0
 
     def __add__(self, other: Score) -> Score:
         """Both together, weighted by their units."""

@@ -16,7 +16,7 @@ from quantize.recipe import Tolerance
 from verify.compare import exact_match, first_divergence, text_diff
 from verify.scoring.bootstrap import Array, Sample, interval
 from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS, Normalizer, RateKind
-from verify.scoring.rates import Metric, Score, metric_for, score_words
+from verify.scoring.rates import ErrorKind, Metric, Score, metric_for, score_words
 from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, NOISE, Check, Measured, judge, passed
 
 WORST_EXAMPLES = 10
@@ -61,7 +61,7 @@ class Row(BaseModel):
 
 
 class ErrorParts(BaseModel):
-    """What an error rate is made of, in percent of the reference's units."""
+    """What an error rate is made of, in percent; the three add up to it."""
 
     substitutions: float
     deletions: float
@@ -286,6 +286,10 @@ class _Part:
         """What is the language's number."""
         return self.sample.rate(name, self.kind)
 
+    def counted(self, name: str) -> Sequence[Score]:
+        """The scores whose mean rate that is: of all recordings together, or of each."""
+        return [self.sample.totals[name]] if self.kind == "corpus" else self.sample.scores[name]
+
     @cached_property
     def rates(self) -> dict[str, Any]:
         """What it has in common with an average of languages."""
@@ -320,7 +324,7 @@ class _Part:
             corpus_interval=_interval(sample.drawn(name, "corpus")),
             mean=sample.rate(name, "mean"),
             mean_interval=_interval(sample.drawn(name, "mean")),
-            errors=_error_parts([sample.totals[name]]),
+            errors=_error_parts([[sample.totals[name]]]),
             units=sample.totals[name].units,
         )
 
@@ -356,9 +360,9 @@ def _average(parts: Sequence[_Part]) -> dict[str, Any]:
     worse = [part.worse(part.kind) for part in parts]
     return {
         "wer": mean(part.rate("target") for part in parts),
-        "errors": _error_parts([part.sample.totals["target"] for part in parts]),
+        "errors": _error_parts([part.counted("target") for part in parts]),
         "reference_wer": mean(part.rate("reference") for part in parts),
-        "reference_errors": _error_parts([part.sample.totals["reference"] for part in parts]),
+        "reference_errors": _error_parts([part.counted("reference") for part in parts]),
         "wer_delta": mean(points for points, _ in worse),
         "wer_delta_interval": drawn([each for _, each in worse]),
         "wer_between": mean(part.rate("between") for part in parts),
@@ -368,15 +372,14 @@ def _average(parts: Sequence[_Part]) -> dict[str, Any]:
     }
 
 
-def _error_parts(scores: Sequence[Score]) -> ErrorParts:
-    """Substitutions, deletions and insertions, averaged over languages."""
-    units = [max(score.units, 1) for score in scores]
+def _error_parts(languages: Sequence[Sequence[Score]]) -> ErrorParts:
+    """Substitutions, deletions and insertions, averaged over each language's scores and over languages."""
 
-    def mean(name: str) -> float:
-        shares = [100.0 * getattr(score, name) / count for score, count in zip(scores, units, strict=True)]
+    def mean(kind: ErrorKind) -> float:
+        shares = [fmean(score.share(kind) for score in scores) for scores in languages]
         return fmean(shares) if shares else 0.0
 
-    return ErrorParts(**{name: mean(name) for name in ErrorParts.model_fields})
+    return ErrorParts(substitutions=mean("substitutions"), deletions=mean("deletions"), insertions=mean("insertions"))
 
 
 def _language_accuracy(rows: Sequence[Row], side: str) -> float | None:
