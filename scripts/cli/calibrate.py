@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from export.errors import UserError
 from scripts.cli import options
 from scripts.cli.result import Result, facts_table, megabytes, verb
 
@@ -45,10 +47,14 @@ def calibrate(
     from export.bundle import Bundle
     from export.host import peak_rss_mb
     from quantize.samples import CALIBRATED
-    from verify.collect import SAMPLES, collect
+    from verify.collect import ENOUGH, SAMPLES, collect
 
+    if split is options.SplitName.test:
+        raise UserError("--split test: results are measured on it; calibrate on train or validation")
     bundle = Bundle.open(source)
-    chosen = options.data_set(data, split, calibration=True)
+    chosen = options.data_set(data, split)
+    if chosen is not None:  # of the Hub no more than can be used, where each recording gives one step
+        chosen = replace(chosen, default_split="validation", enough=ENOUGH * (samples or SAMPLES))
     utterances = _utterances(manifest, chosen, audio, bundle.metadata.prompt_dictionary)
     data_set = collect(
         bundle, utterances, directory, samples=samples or SAMPLES, seed=seed, exclude=exclude or [], force=force
@@ -85,7 +91,6 @@ def calibrate(
 def _utterances(
     manifest: Path | None, data: DataSet | None, audio: Path | None, prompts: dict[str, int] | None
 ) -> list[Utterance]:
-    from export.errors import UserError
     from export.languages import DEFAULT_LANGUAGE
     from verify.collect import default_utterances
     from verify.data.layouts import folder_utterances

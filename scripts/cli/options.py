@@ -179,11 +179,11 @@ def config_of(precision: Precision) -> Config | None:
     return CLIENTS_CONFIG if precision is Precision.default else None
 
 
-def data_set(data: str | None, split: SplitName | None, *, calibration: bool = False) -> DataSet | None:
+def data_set(data: str | None, split: SplitName | None) -> DataSet | None:
     """What `--data` and `--split` name.
 
     Raises:
-        UserError: a split without data, or the test split for calibration.
+        UserError: a split without data.
     """
     from verify.data.sets import DataSet
 
@@ -191,9 +191,7 @@ def data_set(data: str | None, split: SplitName | None, *, calibration: bool = F
         if split is not None:
             raise UserError(f"--split {split.value}: says which part of --data; add --data, or leave it out")
         return None
-    if calibration and split is SplitName.test:
-        raise UserError("--split test: results are measured on it; calibrate on train or validation")
-    return DataSet(data, split.value if split else None, "validation" if calibration else "test")
+    return DataSet(data, split.value if split else None)
 
 
 def names(text: str | None) -> tuple[str, ...]:

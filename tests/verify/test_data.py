@@ -236,12 +236,14 @@ class Client:
     process: subprocess.Popen[str]
     hub: Hub
 
-    def read(self, given: str, cache: Path, split: str | None = None) -> tuple[list[dict[str, Any]], str, str]:
+    def read(
+        self, given: str, cache: Path, split: str | None = None, enough: int | None = None
+    ) -> tuple[list[dict[str, Any]], str, str]:
         """Lines of the manifest, the error, and what was told."""
         assert self.process.stdin
         assert self.process.stdout
         self.hub.requests.clear()
-        self.process.stdin.write(json.dumps([given, split, str(cache), PROMPTS]) + "\n")
+        self.process.stdin.write(json.dumps([given, split, enough, str(cache), PROMPTS]) + "\n")
         self.process.stdin.flush()
         manifest, error, told = json.loads(self.process.stdout.readline())
         lines = Path(manifest).read_text(encoding="utf-8").splitlines() if manifest else []
@@ -257,13 +259,13 @@ from verify.data.sets import DataSet, choose_manifest
 
 time.sleep = lambda seconds: None  # before the next try
 for line in sys.stdin:
-    given, split, os.environ["NEMOTRON_OV_CACHE"], prompts = json.loads(line)
+    given, split, enough, os.environ["NEMOTRON_OV_CACHE"], prompts = json.loads(line)
     HfFileSystem.clear_instance_cache()
     told = io.StringIO()
     progress.console.file = told
     manifest, error = None, ""
     try:
-        manifest = str(choose_manifest(None, DataSet(given, split), prompts=prompts))
+        manifest = str(choose_manifest(None, DataSet(given, split, enough=enough), prompts=prompts))
     except UserError as problem:
         error = str(problem)
     print(json.dumps([manifest, error, told.getvalue()]), flush=True)
@@ -310,6 +312,14 @@ def test_fleurs_from_the_hub_once(client: Client, hub: Hub, cache: Path) -> None
     again, error, _ = client.read("fleurs:en_us", cache)
     assert again == lines[2:]
     assert not hub.requests, "the second time comes from the cache"
+
+
+def test_no_more_is_fetched_than_is_enough(client: Client, hub: Hub, cache: Path) -> None:
+    lines, _, _ = client.read("fleurs:all", cache, enough=3)
+    assert [line["target_lang"] for line in lines] == ["zh-CN", "zh-CN", "en-US", "en-US"]
+    assert len(client.read("fleurs:en_us", cache)[0]) == 3, "all of it is another thing"
+    lines, _, _ = client.read("fleurs:en_us", cache, enough=1)
+    assert (len(lines), hub.requests) == (3, []), "and serves where less is enough"
 
 
 @pytest.mark.parametrize("trouble", ["cut", "busy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +34,29 @@ def languages() -> list[str]:
         raise _refused("fleurs:all", error) from error
 
 
-def fetch(code: str, split: Split, cache: Path) -> Path:
+def fetch(code: str, split: Split, cache: Path, limit: int | None = None) -> Path:
     """The manifest of one language's split, from the cache or from the Hub.
+
+    Args:
+        code: FLEURS' of the language.
+        split: of FLEURS.
+        cache: what was fetched stays there.
+        limit: fetch only so many recordings, the first; None for all. Where all are there, they are what is returned.
 
     Raises:
         UserError: the Hub cannot give it.
     """
-    directory = cache / "fleurs" / code / split
-    if (directory / MANIFEST).is_file():
-        return directory / MANIFEST
+    whole = cache / "fleurs" / code / split
+    directory = whole if limit is None else whole.with_name(f"{split}-{limit}")
+    for known in (whole, directory):
+        if (known / MANIFEST).is_file():
+            return known / MANIFEST
     name = f"fleurs:{code}"
     try:
         files = _parquet_files(code, split)
         source = f"{REPOSITORY}@{PARQUET}" if files else f"{REPOSITORY}, data/{code}"
         recordings = _streamed(files, split) if files else _original(code, split)
-        manifest = store(recordings, directory, f"fetching {name}, {split} split, from {source}")
+        manifest = store(islice(recordings, limit), directory, f"fetching {name}, {split} split, from {source}")
     except Exception as error:
         raise _refused(name, error) from error
     note(f"{name}: kept in {directory}")

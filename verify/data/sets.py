@@ -32,11 +32,13 @@ class DataSet:
             ``DIR:de-DE``.
         split: of FLEURS; None for the default.
         default_split: what None means.
+        enough: recordings that are enough, all languages together; from the Hub no more are fetched. None for all.
     """
 
     given: str
     split: Split | None = None
     default_split: Split = "test"
+    enough: int | None = None
 
 
 def choose_manifest(
@@ -90,7 +92,8 @@ def _utterances(data: DataSet, prompts: Mapping[str, int] | None, text: bool) ->
         else:
             codes = [name.lower().replace("-", "_") for name in wanted]
         languages = prompts_of(codes, prompts, data.given)
-        found = {code: read_manifest(hub.fetch(code, split, cache)) for code in codes}
+        enough = -(-data.enough // max(len(codes), 1)) if data.enough else None
+        found = {code: read_manifest(hub.fetch(code, split, cache, enough)) for code in codes}
     else:
         directory, names = _folder(data)
         copy = find_copy(directory, split)

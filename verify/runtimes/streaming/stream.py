@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ FLUSH_SECONDS = 1.0
 class Stream:
     """One live signal: push audio in blocks of any size, read text at any time, finish.
 
-    Memory is bounded (a step's audio, a row of caches) but for the tokens and their frames, some 4 a second, which
-    :meth:`take` hands out and forgets. A stream is one caller's: several threads may each use their own.
+    Memory is bounded (a step's audio, a row of caches) but for each step's seconds, 8 bytes, and the tokens and their
+    frames, some 4 a second, which :meth:`take` hands out and forgets. A stream is one caller's: several threads may
+    each use their own.
     """
 
     def __init__(self, recognizer: Streaming, language: str) -> None:
@@ -50,7 +52,7 @@ class Stream:
         self._detected: str | None = None
         self._pushed = 0
         self._spent: dict[str, Any] = {}
-        self._steps: list[float] = []
+        self._steps = array("d")  # seconds of each
 
     def push(self, samples: Audio, *, run: bool = True) -> None:
         """Take a block of audio.
