@@ -55,6 +55,11 @@ def language_key(language: str, prompt_dictionary: Mapping[str, int]) -> str:
     raise ValueError(f"{language!r} is no language of this model; {known}")
 
 
+def is_same(spoken: str, tagged: str) -> bool:
+    """Whether a tag is right of what is spoken; a language without a region, ``es``, accepts all: ``es-US``."""
+    return tagged == spoken or ("-" not in spoken and tagged.split("-", maxsplit=1)[0] == spoken)
+
+
 def prompt_language(language: str, prompt_dictionary: Mapping[str, int] | None) -> str:
     """What prompts a recording in this language: the language, or nothing where the model takes none."""
     return DEFAULT_LANGUAGE if prompt_dictionary is None else language

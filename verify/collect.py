@@ -60,9 +60,6 @@ AUTO_EVERY = 3
 ENOUGH = 4
 """Recordings are run until a language has so many times the encoder steps that it shall give."""
 
-AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"))
-"""What is taken from a folder; all of it formats that libsndfile reads."""
-
 
 @dataclass(frozen=True)
 class Recording:
@@ -143,20 +140,6 @@ def default_utterances() -> list[Utterance]:
     from export import demo
 
     return read_manifest(demo.CALIBRATION, text=False)
-
-
-def folder_utterances(folder: Path) -> list[Utterance]:
-    """All recordings below a folder, in the order of their paths, language unknown.
-
-    Raises:
-        UserError: there is no such folder, or no audio in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one that holds audio, or a manifest with --manifest")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    if not files:
-        raise UserError(f"{folder}: holds no audio; give a folder of WAV, FLAC, OGG or MP3 files")
-    return [Utterance(audio_filepath=file.resolve(), target_lang=DEFAULT_LANGUAGE) for file in files]
 
 
 def audio_sha256(audio: NDArray[np.float32]) -> str:

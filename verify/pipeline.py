@@ -15,7 +15,7 @@ from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
 from verify.margins import margins_at, parting_cell
-from verify.report import LogitDivergence, Output, Report, Row, Speed, score_rows
+from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, score_rows, speed_ratios
 from verify.runs import (
     MANIFEST_LANGUAGE,
     Run,
@@ -30,6 +30,7 @@ from verify.runs import (
 from verify.runtimes.graph import Config
 from verify.runtimes.transcript import Timings, Transcript
 from verify.scoring.divergence import divergence_between
+from verify.scoring.normalization import DEFAULT_NORMALIZER
 
 
 def verify_bundle(
@@ -46,6 +47,7 @@ def verify_bundle(
     nemo_start: bool = False,
     cache: Path | None = None,
     divergence: int = 0,
+    normalizer: str = DEFAULT_NORMALIZER,
 ) -> Report:
     """Compare a folder with its reference on a manifest.
 
@@ -65,6 +67,7 @@ def verify_bundle(
             streaming runtime runs a folder that was exported before its graph knew how to begin cleanly.
         cache: folder where both runs are kept, for other targets of this reference and other references.
         divergence: on how many of the utterances the logits are compared too, along the reference folder's own path.
+        normalizer: the form in which texts are compared, a name of :mod:`verify.scoring.normalization`.
 
     Raises:
         UserError: the two sides do not belong together, the folder was calibrated with an utterance, or an input cannot
@@ -128,7 +131,7 @@ def verify_bundle(
         margins = margins_at(
             exact, cells, utterances, runtime=runtime, language=language, threads=threads, nemo_start=nemo_start
         )
-    report = compare_runs(run, reference, utterances, limits=limits, margins=margins)
+    report = compare_runs(run, reference, utterances, limits=limits, margins=margins, normalizer=normalizer)
     return report.model_copy(update={"divergence": logits})
 
 
@@ -204,6 +207,7 @@ def compare_runs(
     *,
     limits: Limits | None = None,
     margins: Mapping[int, float] | None = None,
+    normalizer: str = DEFAULT_NORMALIZER,
 ) -> Report:
     """Compare two recorded runs of the same manifest; no model is needed.
 
@@ -213,6 +217,7 @@ def compare_runs(
         utterances: the manifest.
         limits: None takes what :func:`verify.limits.limits_for` finds.
         margins: FP32's where the tokens of an utterance differ, by its number; see :mod:`verify.margins`.
+        normalizer: as in :func:`verify_bundle`.
 
     Raises:
         UserError: the runs are of different checkpoints, manifests or languages.
@@ -222,6 +227,8 @@ def compare_runs(
     rows = [
         Row(
             audio=utterance.audio_filepath.name,
+            audio_filepath=str(utterance.audio_filepath),
+            offset=utterance.offset,
             audio_seconds=ours.audio_seconds,
             language=utterance.target_lang,
             text=utterance.text,
@@ -235,7 +242,7 @@ def compare_runs(
         )
     ]
     return Report(
-        **dict(score_rows(rows, limits.tolerance, target.side.lang_tag_token_ids)),
+        **dict(score_rows(rows, limits.tolerance, target.side.lang_tag_token_ids, normalizer=normalizer)),
         limits=limits.tolerance,
         limits_of=limits.whose,
         target=target.side,
@@ -285,9 +292,8 @@ def speed(transcripts: Sequence[Transcript]) -> Speed:
     }
     steps = spent.encoder_calls
     return Speed(
-        audio_seconds=audio,
-        wall_seconds=spent.wall,
-        rtfx=audio / spent.wall if spent.wall else 0.0,
+        **speed_ratios(audio, spent.wall),
+        latency=latency_of([ms for each in transcripts for ms in _step_ms(each)]),
         encoder_ms=1000.0 * spent.encoder / steps if steps and spent.encoder else None,
         step_ms=1000.0 * spent.wall / steps if steps else None,
         seconds=seconds,
@@ -305,5 +311,15 @@ def _in_checkpoint_ids(run: Run) -> list[Transcript]:
 
 def _output(transcript: Transcript) -> Output:
     return Output(
-        tokens=transcript.tokens, frames=transcript.frames, text=transcript.text, language=transcript.language
+        tokens=transcript.tokens,
+        frames=transcript.frames,
+        text=transcript.text,
+        language=transcript.language,
+        seconds=transcript.timings.wall,
+        step_ms=_step_ms(transcript),
     )
+
+
+def _step_ms(transcript: Transcript) -> list[float]:
+    """Milliseconds of each of its steps, to the microsecond."""
+    return [round(1000.0 * seconds, 3) for seconds in transcript.timings.steps]

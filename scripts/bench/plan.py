@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from quantize.recipe import Recipe
     from verify.data.manifest import Utterance
+    from verify.data.sets import DataSet
     from verify.runs import Runtime
 
 Size = Literal["small", "full"]
@@ -55,6 +56,7 @@ class Options:
     size: Size = "small"
     builds: tuple[str, ...] = ()
     manifest: Path | None = None
+    data: DataSet | None = None
     limit: int | None = None
     repeats: int = 3
     threads: int | None = None
@@ -134,6 +136,7 @@ def make_plan(options: Options) -> Plan:
     from export.checkpoint import open_checkpoint
     from verify.data.manifest import load_utterance
     from verify.data.selection import choose_utterances, spread_seconds
+    from verify.data.sets import choose_manifest
 
     _check_outputs(options)
     given = _given_builds(options)
@@ -147,7 +150,10 @@ def make_plan(options: Options) -> Plan:
     made = [build for name, build in catalogue().items() if name in names]
     builds = tuple(each for build in _unique([*given, *made]) for each in _variants(build, options))
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
-    known = choose_utterances(options.manifest, options.limit, prompts=_prompts(checkpoint, given))
+    prompts = _prompts(checkpoint, given)
+    manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=False)
+    options = replace(options, manifest=manifest, data=None)
+    known = choose_utterances(manifest, options.limit, prompts=prompts, ignore_text=True)
     utterances = tuple(known if options.limit else spread_seconds(known, ENOUGH_SECONDS))
     if options.batch > len(utterances):
         raise UserError(

@@ -17,6 +17,7 @@ from scripts.cli import (
     recipes,
     regenerate,
     sweep,
+    tables,
 )
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.command("flaws")(flaws.flaws)
 app.command("card")(card.card)
 app.command("publish")(publish.publish)
 app.command("fetch")(publish.fetch)
+app.command("tables")(tables.tables)
 app.command("inspect")(bundles.inspect)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(checkpoint.app, name="checkpoint")

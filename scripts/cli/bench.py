@@ -32,6 +32,8 @@ def bench(
         ),
     ] = None,
     manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -89,6 +91,7 @@ def bench(
             size=size.value,
             builds=tuple(build or ()),
             manifest=manifest,
+            data=options.data_set(data, split),
             limit=limit,
             repeats=repeats,
             threads=threads,

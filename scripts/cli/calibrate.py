@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from export.errors import UserError
 from scripts.cli import options
 from scripts.cli.result import Result, facts_table, megabytes, verb
 
 if TYPE_CHECKING:
     from verify.data.manifest import Utterance
+    from verify.data.sets import DataSet
 
 
 @verb
@@ -23,6 +26,8 @@ def calibrate(
         Path | None,
         typer.Option(metavar="FILE", help="NeMo manifest to run. (default: the set beside the demo checkpoint)"),
     ] = None,
+    data: options.Data = None,
+    split: options.CalibrationSplit = None,
     audio: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder of recordings instead, prompted with 'auto'.")
     ] = None,
@@ -42,10 +47,15 @@ def calibrate(
     from export.bundle import Bundle
     from export.host import peak_rss_mb
     from quantize.samples import CALIBRATED
-    from verify.collect import SAMPLES, collect
+    from verify.collect import ENOUGH, SAMPLES, collect
 
+    if split is options.SplitName.test:
+        raise UserError("--split test: results are measured on it; calibrate on train or validation")
     bundle = Bundle.open(source)
-    utterances = _utterances(manifest, audio, bundle.metadata.prompt_dictionary)
+    chosen = options.data_set(data, split)
+    if chosen is not None:  # of the Hub no more than can be used, where each recording gives one step
+        chosen = replace(chosen, default_split="validation", enough=ENOUGH * (samples or SAMPLES))
+    utterances = _utterances(manifest, chosen, audio, bundle.metadata.prompt_dictionary)
     data_set = collect(
         bundle, utterances, directory, samples=samples or SAMPLES, seed=seed, exclude=exclude or [], force=force
     )
@@ -53,7 +63,7 @@ def calibrate(
         graph: dict(sorted(Counter(origin.language for origin in data_set.origins(graph)).items()))
         for graph in CALIBRATED
     }
-    data: dict[str, Any] = {
+    outcome: dict[str, Any] = {
         "folder": str(data_set.path),
         "sha256": data_set.sha256,
         "bytes": data_set.size_bytes,
@@ -70,21 +80,27 @@ def calibrate(
         for graph in CALIBRATED
     }
     facts |= {
-        "recordings": data["recordings"],
-        "left out, evaluation audio": data["excluded"],
+        "recordings": outcome["recordings"],
+        "left out, evaluation audio": outcome["excluded"],
         "size": megabytes(data_set.size_bytes),
         "sha256": data_set.sha256,
     }
-    return Result(data, lambda: [facts_table(str(data_set.path), facts)], as_json)
+    return Result(outcome, lambda: [facts_table(str(data_set.path), facts)], as_json)
 
 
-def _utterances(manifest: Path | None, audio: Path | None, prompts: dict[str, int] | None) -> list[Utterance]:
-    from export.errors import UserError
-    from verify.collect import default_utterances, folder_utterances
+def _utterances(
+    manifest: Path | None, data: DataSet | None, audio: Path | None, prompts: dict[str, int] | None
+) -> list[Utterance]:
+    from export.languages import DEFAULT_LANGUAGE
+    from verify.collect import default_utterances
+    from verify.data.layouts import folder_utterances
     from verify.data.manifest import read_manifest
+    from verify.data.sets import choose_manifest
 
-    if manifest and audio:
-        raise UserError(f"--manifest {manifest} and --audio {audio}: both given; choose one")
+    if audio and (manifest or data):
+        other = f"--manifest {manifest}" if manifest else f"--data {data.given if data else ''}"
+        raise UserError(f"{other} and --audio {audio}: both given; choose one")
     if audio:
-        return folder_utterances(audio)
+        return folder_utterances(audio, language=DEFAULT_LANGUAGE, text=False)
+    manifest = choose_manifest(manifest, data, prompts=prompts, text=False)
     return read_manifest(manifest, text=False, prompts=prompts) if manifest else default_utterances()

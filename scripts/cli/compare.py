@@ -34,6 +34,8 @@ def verify(
         ),
     ] = None,
     manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything here, as JSON.")] = None,
     limit: options.Limit = None,
     ignore_text: Annotated[
@@ -59,6 +61,15 @@ def verify(
         int,
         typer.Option(metavar="N", min=0, help="Compare logits too, on N utterances, along the reference's path."),
     ] = 0,
+    normalizer: options.Normalizer = None,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write both sides' transcripts here, JSON lines for NeMo's Speech Data Explorer and the Open ASR "
+            "leaderboard's scorer.",
+        ),
+    ] = None,
     revision: options.Revision = None,
     as_json: options.Json = False,
 ) -> Result:
@@ -71,20 +82,26 @@ def verify(
     from quantize.recipes import get_recipe
     from scripts.outputs import check_output
     from verify.data.selection import choose_utterances
+    from verify.data.sets import choose_manifest
     from verify.limits import Limits
     from verify.pipeline import verify_bundle
     from verify.report import Report
+    from verify.scoring.normalization import DEFAULT_NORMALIZER, get_normalizer
 
     check_output("--report", report)
+    check_output("--transcripts", transcripts, folder=True)
+    if normalizer is not None:
+        get_normalizer(normalizer).words("")  # also what it needs is there
     if rescore is not None:
         given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
+        given |= {"--data": data, "--split": split}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
         given |= {"--limits": limits}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
-        return _judged(Report.load(rescore), report, as_json)
+        return _judged(Report.load(rescore, normalizer), report, transcripts, as_json)
     if directory is None:
         raise UserError("verify: no folder; give DIR with --reference, or --rescore with a stored report")
     if reference is None:
@@ -95,7 +112,10 @@ def verify(
         language = _language_key(bundle, language)
     chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
     opened = _reference(reference, revision)
-    utterances = choose_utterances(manifest, limit, prompts=bundle.metadata.prompt_dictionary, ignore_text=ignore_text)
+    prompts = bundle.metadata.prompt_dictionary
+    chosen_data = options.data_set(data, split)
+    manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
+    utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(
         bundle,
@@ -108,8 +128,9 @@ def verify(
         nemo_start=nemo_start,
         cache=cache,
         divergence=divergence,
+        normalizer=normalizer or DEFAULT_NORMALIZER,
     )
-    return _judged(result, report, as_json)
+    return _judged(result, report, transcripts, as_json)
 
 
 def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
@@ -120,12 +141,16 @@ def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
         raise UserError(f"--rescore {rescore}: transcribes nothing; leave out {', '.join(given)}")
 
 
-def _judged(result: Report, file: Path | None, as_json: bool) -> Result:
-    """What `verify` hands back of a report, which is kept in ``file`` where one is named."""
+def _judged(result: Report, file: Path | None, transcripts: Path | None, as_json: bool) -> Result:
+    """What `verify` hands back of a report, which is kept in ``file`` and ``transcripts`` where they are named."""
     from export.host import peak_rss_mb
+    from export.progress import note
+    from verify.transcripts import write_transcripts
 
     if file is not None:
         result.save(file)
+    if transcripts is not None:
+        note(f"transcripts: {len(write_transcripts(result, transcripts))} files in {transcripts}")
     data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: comparison(result), as_json, exit_code=exit_status(result.passed))
 

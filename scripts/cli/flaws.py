@@ -33,12 +33,18 @@ def flaws(
     from export.checkpoint import open_checkpoint
     from verify.data.selection import choose_utterances
     from verify.flaws import measure
+    from verify.scoring.normalization import DEFAULT_NORMALIZER
 
     opened = open_checkpoint(checkpoint, revision)
     utterances = choose_utterances(manifest, limit, prompts=opened.prompts)
     with nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="flaws.") as folder:
         rows = measure(opened, utterances, Path(folder))
-    data = {"checkpoint": opened.source, "utterances": len(utterances), "rows": [asdict(row) for row in rows]}
+    data = {
+        "checkpoint": opened.source,
+        "utterances": len(utterances),
+        "normalizer": DEFAULT_NORMALIZER,
+        "rows": [asdict(row) for row in rows],
+    }
     return Result(data, lambda: _table(rows), as_json)
 
 

@@ -12,6 +12,7 @@ import typer
 from export.errors import UserError
 
 if TYPE_CHECKING:
+    from verify.data.sets import DataSet
     from verify.runtimes.graph import Config
 
 
@@ -35,6 +36,14 @@ class Cache(StrEnum):
 
     channel = "channel"
     kv = "kv"
+
+
+class SplitName(StrEnum):
+    """Splits of FLEURS."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
 
 
 class Encoder(StrEnum):
@@ -144,6 +153,18 @@ Scripts = Annotated[
 Manifest = Annotated[
     Path | None, typer.Option(metavar="FILE", help="NeMo manifest (JSON lines) to transcribe. (default: the demo set)")
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SET",
+        help="Instead of a manifest: fleurs:en_us,es_419 or fleurs:all from the Hugging Face Hub; a folder with a copy "
+        "of FLEURS (DIR or DIR:en_us,es_419); or one of recordings with a .txt beside each (DIR or DIR:de-DE).",
+    ),
+]
+SplitOption = Annotated[SplitName | None, typer.Option("--split", help="Of FLEURS. (default: test)")]
+CalibrationSplit = Annotated[
+    SplitName | None, typer.Option("--split", help="Of FLEURS; never test. (default: validation)")
+]
 Limit = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Transcribe only N utterances, spread evenly over the manifest.")
 ]
@@ -172,6 +193,14 @@ NemoStart = Annotated[
         help="Begin streams as NeMo does in this chunk: at 80 ms with errors (streaming).",
     ),
 ]
+Normalizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How texts are compared: nfkc (ours, which the limits were set with), published (as the published tables; "
+        "a language's number is the mean of its utterances'), whisper, none. (default: nfkc, or the stored report's)",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder of ours that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
@@ -181,6 +210,21 @@ def config_of(precision: Precision) -> Config | None:
     from verify.runtimes.graph import CLIENTS_CONFIG
 
     return CLIENTS_CONFIG if precision is Precision.default else None
+
+
+def data_set(data: str | None, split: SplitName | None) -> DataSet | None:
+    """What `--data` and `--split` name.
+
+    Raises:
+        UserError: a split without data.
+    """
+    from verify.data.sets import DataSet
+
+    if data is None:
+        if split is not None:
+            raise UserError(f"--split {split.value}: says which part of --data; add --data, or leave it out")
+        return None
+    return DataSet(data, split.value if split else None)
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ def sweep(
         typer.Option(metavar="KEY=V,V", help="Values of a recipe's field: encoder.group_size=32,64,128; repeatable."),
     ] = None,
     manifest: shared.Manifest = None,
+    data: shared.Data = None,
+    split: shared.SplitOption = None,
     limit: shared.Limit = None,
     ignore_text: Annotated[
         bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
@@ -87,6 +89,7 @@ def sweep(
         recipes=tuple(recipe or ()),
         grid=tuple(grid or ()),
         manifest=manifest,
+        data=shared.data_set(data, split),
         limit=limit,
         ignore_text=ignore_text,
         calibration=calibration,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from export.languages import DEFAULT_LANGUAGE, is_same
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from verify.report import Divergence, ErrorParts, Rates, Report
+    from verify.report import Divergence, ErrorParts, Rates, Report, Speed
     from verify.runs import Side
 
 _SHOWN = 5  # examples, and first divergences; the report holds more
@@ -35,11 +37,14 @@ def comparison(report: Report) -> list[RenderableType]:
             f"logits on {found.utterances} utterances, {found.cells} cells: KL {found.kl:.2g}, best token the same in "
             f"{100 * found.agreement:.2f} %"
         )
+    lines += [_heard(side, confusion) for side, confusion in _confusions(report)]
+    lines += [_timed(side, speed) for side, speed in (("", report.speed), ("reference: ", report.reference_speed))]
     lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
     lines += [_parted(each) for each in report.first_divergences[:_SHOWN]]
     if report.ties:
         lines.append(f"near ties, which do not count: {report.ties}")
-    lines.append(f"limits: {report.limits_of}")
+    mean = ", means of the utterances' rates" if report.rate == "mean" else ""
+    lines.append(f"normalizer: {report.normalizer}{mean}; limits: {report.limits_of}")
     verdict = f"[bold]{verdict_word(report.passed)}[/]" + "".join(f"; {escape(reason)}" for reason in report.reasons)
     return [table, *(escape(line) for line in lines), verdict]
 
@@ -71,6 +76,39 @@ def _parted(found: Divergence) -> str:
     margin = "margin not measured" if found.margin is None else f"fp32's margin {found.margin:.3f}"
     tie = "" if found.counts else ", a near tie"
     return f"  {found.audio}: token {found.position}: {found.expected} became {found.actual}, {margin}{tie}"
+
+
+def _confusions(report: Report) -> list[tuple[str, dict[str, dict[str, int]]]]:
+    """Of both sides, where the model had to find the language itself."""
+    if report.language != DEFAULT_LANGUAGE:
+        return []
+    return [
+        (side, confusion)
+        for side, confusion in (
+            ("", report.language_confusion),
+            ("reference: ", report.reference_language_confusion),
+        )
+        if confusion
+    ]
+
+
+def _heard(side: str, confusion: dict[str, dict[str, int]]) -> str:
+    """One line for the languages that a side found: how many of each were right, and as what the others were taken."""
+    spoken = []
+    for language, tagged in confusion.items():
+        others = [f"{other or 'no tag'} {count}" for other, count in tagged.items() if not is_same(language, other)]
+        right = sum(count for other, count in tagged.items() if is_same(language, other))
+        spoken.append(f"{language} {right}/{sum(tagged.values())}" + (f" ({', '.join(others)})" if others else ""))
+    return f"{side}languages found: {'; '.join(spoken)}"
+
+
+def _timed(side: str, speed: Speed) -> str:
+    """One line for how fast a side was."""
+    line = f"{side}{speed.rtfx:.1f} × real time"
+    if speed.latency is None:
+        return line
+    found = speed.latency
+    return f"{line}; a chunk takes {found.p50:.1f} ms (p50), {found.p95:.1f} ms (p95), {found.p99:.1f} ms (p99)"
 
 
 def _described(side: Side) -> str:

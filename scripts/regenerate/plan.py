@@ -19,6 +19,7 @@ from scripts.disk import SLACK, checkpoint_weights, recipe_bytes, require_room
 
 if TYPE_CHECKING:
     from quantize.recipe import Recipe
+    from verify.data.sets import DataSet
 
 FP32 = "fp32"
 """The exported folder's name; every recipe is derived from it."""
@@ -47,6 +48,7 @@ class Options:
     languages: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
     manifest: Path | None = None
+    data: DataSet | None = None
     limit: int | None = None
     nemo_limit: int | None = None
     force: bool = False
@@ -156,9 +158,11 @@ def _manifest(options: Options, checkpoint: Checkpoint) -> tuple[Path, int | Non
     """Manifest, limit, and whether its text can be scored: the demo set means nothing to another model."""
     from export import demo
     from verify.data.manifest import default_manifest
+    from verify.data.sets import choose_manifest
 
-    if options.manifest is not None:
-        return options.manifest, options.limit, True
+    manifest = choose_manifest(options.manifest, options.data, prompts=checkpoint.prompts)
+    if manifest is not None:
+        return manifest, options.limit, True
     if demo.CHECKPOINT.exists() and os.path.samefile(checkpoint.path, demo.CHECKPOINT):
         return default_manifest(), options.limit, True
     return default_manifest(), options.limit or STAND_IN_LIMIT, False

@@ -12,6 +12,7 @@ from export.folders import write_atomically
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.stages import Outcome
 from scripts.regenerate.state import REPORT, REPORTS
+from verify.scoring.normalization import DEFAULT_NORMALIZER
 from verify.verdict import all_passed
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str
             "file": plan.checkpoint.path.name,
             "bytes": plan.checkpoint.path.stat().st_size,
         },
+        "normalizer": DEFAULT_NORMALIZER,  # of all error rates
         "folders": rows,
         "notes": notes(plan, rows),
         "machine": machine(),

@@ -99,6 +99,6 @@ def collected_bytes(source: Bundle) -> int:
 
 def _folder(options: Options, identity: dict[str, Any]) -> Path:
     """Where the default set for these graphs, this code and this evaluation manifest is kept."""
-    excluded = manifest_sha256(read_manifest(options.manifest)) if options.manifest else None
+    excluded = manifest_sha256(read_manifest(options.manifest, text=False)) if options.manifest else None
     address = digest([identity, manifest_sha256(default_utterances()), excluded])
     return options.output / COLLECTED / address[:16]

@@ -71,7 +71,10 @@ def stage_identity(plan: Plan, stage: str) -> str:
 def reference_paths_identity(plan: Plan) -> str:
     """Address of the reference paths: FP32's graphs, the utterances and the machine."""
     chosen = choose_utterances(
-        plan.options.manifest, plan.reference_path_limit, prompts=plan.source.metadata.prompt_dictionary
+        plan.options.manifest,
+        plan.reference_path_limit,
+        prompts=plan.source.metadata.prompt_dictionary,
+        ignore_text=True,
     )
     return digest([plan.identity, manifest_sha256(chosen), plan.threads, machine()])
 

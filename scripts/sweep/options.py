@@ -11,6 +11,7 @@ from quantize.grid import Variant
 from quantize.recipe import Recipe
 from quantize.samples import CalibrationData
 from verify.data.manifest import Utterance
+from verify.data.sets import DataSet
 from verify.runs import Runtime
 
 Keep = Literal["all", "front", "none"]
@@ -28,6 +29,7 @@ class Options:
     recipes: tuple[str, ...] = ()
     grid: tuple[str, ...] = ()
     manifest: Path | None = None
+    data: DataSet | None = None
     limit: int | None = None
     ignore_text: bool = False
     calibration: Path | None = None

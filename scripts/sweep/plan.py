@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from export.bundle import GRAPHS, Bundle
 from export.digest import file_facts
@@ -18,6 +19,7 @@ from scripts.sweep.identity import source_identity
 from scripts.sweep.options import Options, Plan
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances
+from verify.data.sets import choose_manifest
 
 
 def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan:
@@ -37,7 +39,10 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
     recipes = _recipes(options, default)
     variants = expand(recipes, [parse_axis(text) for text in options.grid])
     _check_variants(variants, options)
-    utterances = choose_utterances(options.manifest, options.limit, prompts=source.metadata.prompt_dictionary)
+    prompts = source.metadata.prompt_dictionary
+    manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=not options.ignore_text)
+    options = replace(options, manifest=manifest, data=None)
+    utterances = choose_utterances(manifest, options.limit, prompts=prompts, ignore_text=options.ignore_text)
     identity = source_identity(source)
     needed = any(variant.recipe is not None and variant.recipe.needs_calibration for variant in variants)
     if given is not None and needed:

@@ -23,6 +23,7 @@ from scripts.sweep.pareto import pareto
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
+from verify.scoring.normalization import DEFAULT_NORMALIZER
 from verify.verdict import Measured, judge, passed
 
 REPORT, PICTURE, RECIPE_FILES = "sweep.json", "sweep.png", "recipes"
@@ -233,6 +234,7 @@ def _report(plan: Plan, rows: list[Row], failed: dict[str, str], run: dict[str, 
         "manifest": "demo set" if options.manifest is None else str(options.manifest),
         "utterances": len(plan.utterances),
         "text_scored": plan.score_text,
+        "normalizer": DEFAULT_NORMALIZER,
         "rows": rows,
         "failed": failed,
         "machine": machine()

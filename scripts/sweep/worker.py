@@ -69,7 +69,8 @@ def _reference(task: Task) -> dict[str, Any]:
     from verify.scoring.divergence import record_reference_paths
 
     source = Bundle.open(task.source)
-    utterances = choose_utterances(task.manifest, task.limit, prompts=source.metadata.prompt_dictionary)
+    prompts = source.metadata.prompt_dictionary
+    utterances = choose_utterances(task.manifest, task.limit, prompts=prompts, ignore_text=True)
     return {"cells": record_reference_paths(source, utterances, task.folder, threads=task.threads)}
 
 

@@ -22,7 +22,8 @@ from quantize.samples import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
 from tests.helpers.command import assert_user_error, run_here, run_process
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify import collect as calibration
-from verify.collect import collect, default_utterances, folder_utterances
+from verify.collect import collect, default_utterances
+from verify.data.layouts import folder_utterances
 from verify.data.manifest import Utterance, read_manifest
 from verify.reservoirs import Reservoir, Reservoirs, generator
 
@@ -161,7 +162,7 @@ def test_a_folder_of_audio(tiny: Bundle, tmp_path: Path) -> None:
     for name in ("b/2.WAV", "1.flac"):
         utterance(tmp_path / "folder", name, "auto", 0.6, len(name))
     (tmp_path / "folder" / "notes.txt").write_text("no audio")
-    found = folder_utterances(tmp_path / "folder")
+    found = folder_utterances(tmp_path / "folder", language="auto", text=False)
     assert [each.audio_filepath.name for each in found] == ["1.flac", "2.WAV"]
     data = collect(tiny, found, tmp_path / "set", samples=4)
     assert {origin.prompt for origin in data.origins("encoder")} == {"auto"}

@@ -122,7 +122,8 @@ def test_symbols_of_a_frame_are_limited(tmp_path: Path) -> None:
 
 def test_timings_count_every_call(tmp_path: Path) -> None:
     spent = Generation1(tiny_bundle(tmp_path / "bundle")).transcribe(speech(0.5)).timings
-    assert spent.mel_calls == spent.encoder_calls == 4  # chunks of 160 ms
+    assert spent.mel_calls == spent.encoder_calls == len(spent.steps) == 4  # chunks of 160 ms
+    assert spent.encoder < sum(spent.steps) < spent.wall
     assert spent.decoder_calls == spent.joint_calls >= 4 * FRAMES
     assert spent.wall >= spent.mel + spent.encoder + spent.decoder + spent.joint > 0
     assert isinstance(spent, Timings)

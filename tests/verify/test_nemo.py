@@ -57,7 +57,7 @@ def test_tokens_are_plain_greedy_on_what_the_encoder_gave(
 
     monkeypatch.setattr(type(model), "_apply_prompt_to_encoded", spy)
     result = reference.transcribe(speech(3.0), "auto")
-    assert len(seen) == result.timings.encoder_calls
+    assert len(seen) == result.timings.encoder_calls == len(result.timings.steps)
     assert (result.tokens, result.frames) == plain_greedy(model, np.concatenate(seen))
     assert result.tokens
 

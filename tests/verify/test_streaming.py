@@ -316,7 +316,10 @@ def test_a_batch_gives_the_tokens_of_one(small_fp32: Bundle, small_kv_fp32: Bund
     assert [(each.tokens, each.frames) for each in together] == [(each.tokens, each.frames) for each in alone]
     assert [each.audio_seconds for each in together] == [len(signal) / 16_000 for signal in signals]
     calls = sum(each.timings.encoder_calls for each in together)
-    assert calls == sum(each.timings.encoder_calls for each in alone)
+    assert (
+        calls == sum(each.timings.encoder_calls for each in alone) == sum(len(each.timings.steps) for each in together)
+    )
+    assert sum(together[2].timings.steps) > together[2].timings.wall, "a chunk waits for all of its step"
     # The prompt is each stream's own.
     assert one.transcribe(signals[2], "ja").tokens != alone[2].tokens
 

@@ -98,8 +98,8 @@ def test_score(reference: str, hypothesis: str, metric: str, edits: int, units: 
 
 def test_raw_score_keeps_case_and_punctuation() -> None:
     assert score_text("Yes, it is.", "yes it is", "wer").edits == 0
-    assert score_text("Yes, it is.", "yes it is", "wer", raw=True) == Score(substitutions=2, units=3)
-    assert score_text("は。", "は", "cer", raw=True) == Score(deletions=1, units=2)
+    assert score_text("Yes, it is.", "yes it is", "wer", normalizer="none") == Score(substitutions=2, units=3)
+    assert score_text("は。", "は", "cer", normalizer="none") == Score(deletions=1, units=2)
 
 
 def test_total_is_weighted_by_length() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,8 @@ from quantize.recipes import RECIPES
 from verify.limits import IDENTICAL, NEMO_IDENTITY, NEMO_TOLERANCE, limits_for
 from verify.report import Output, Row, Scores, score_rows
 from verify.runs import Side
-from verify.scoring.bootstrap import RESAMPLES, interval, resampled_rates
+from verify.scoring.bootstrap import RESAMPLES, Array, Sample, interval
+from verify.scoring.rates import Score
 from verify.verdict import MACRO, NOISE, TOO_FEW, TOO_LITTLE, Check
 
 LIMITS = Tolerance(exact_match=0.0, wer_delta=0.5, language_wer_delta=1.0, wer_between=2.0)
@@ -113,11 +114,16 @@ def test_recordings_of_one_sentence_are_drawn_together() -> None:
     assert score_rows(by_text, LIMITS).per_language["en-US"].sentences == 1, "the same text is the same sentence"
 
 
+def drawn_rates(errors: Sequence[int], units: Sequence[int], sentences: Sequence[Hashable]) -> Array | None:
+    scores = [Score(substitutions=each, units=count) for each, count in zip(errors, units, strict=True)]
+    return Sample({"": scores}, sentences).drawn("", "corpus")
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """Of 200 sets drawn from speech with 5 errors in 100 words, 95 % have the 5 in their interval."""
     generator, hits = np.random.default_rng(1), 0
     for _ in range(200):
-        drawn = resampled_rates(generator.binomial(10, 0.05, 100).tolist(), [10] * 100, range(100))
+        drawn = drawn_rates(generator.binomial(10, 0.05, 100).tolist(), [10] * 100, range(100))
         assert drawn is not None
         low, high = interval(drawn)
         hits += low <= 5.0 <= high
@@ -125,13 +131,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_resampling_is_reproducible_and_needs_two_sentences() -> None:
-    first, second = (resampled_rates([0, 1, 2], [5, 5, 5], "abc") for _ in range(2))
+    first, second = (drawn_rates([0, 1, 2], [5, 5, 5], "abc") for _ in range(2))
     assert first is not None
     assert second is not None
     assert (first == second).all()
     assert len(first) == RESAMPLES
-    assert resampled_rates([1, 2], [5, 5], "aa") is None
-    assert resampled_rates([], [], "") is None
+    assert drawn_rates([1, 2], [5, 5], "aa") is None
+    assert drawn_rates([], [], "") is None
 
 
 def test_substitutions_deletions_and_insertions_are_apart() -> None:

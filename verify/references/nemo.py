@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,6 +87,7 @@ class NemoStreaming:
             mel, _ = buffer.preprocess_audio(np.asarray(audio, dtype=np.float32))  # [1, features, frames]
             buffer.append_processed_signal(mel)
             mel_seconds = time.perf_counter() - start
+            times = [time.perf_counter()]  # at the beginning, and after each step
             for signal, length in buffer:
                 _, hypotheses, *caches, _ = self.model.conformer_stream_step(
                     processed_signal=signal,
@@ -98,11 +100,18 @@ class NemoStreaming:
                     drop_extra_pre_encoded=encoder.streaming_cfg.drop_extra_pre_encoded if steps else 0,
                 )
                 steps += 1
+                times.append(time.perf_counter())
         # NeMo carries both lists from step to step and counts frames from the start of the stream.
         tokens = [int(token) for token in hypotheses[0].y_sequence] if hypotheses else []
         frames = [int(frame) for frame in hypotheses[0].timestamp] if hypotheses else []
         text, detected = detokenize(tokens, self.checkpoint.vocabulary, self.checkpoint.language_tag_ids)
-        timings = Timings(wall=time.perf_counter() - start, mel=mel_seconds, mel_calls=1, encoder_calls=steps)
+        timings = Timings(
+            wall=time.perf_counter() - start,
+            mel=mel_seconds,
+            mel_calls=1,
+            encoder_calls=steps,
+            steps=tuple(end - begin for begin, end in pairwise(times)),
+        )
         return Transcript(tokens, frames, text, detected, len(audio) / self.checkpoint.sample_rate, timings)
 
     def _set_prompt(self, language: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,15 +129,21 @@ class Generation1:
         tokens: list[int] = []
         frames: list[int] = []
         first_frame = 0
+        times = [start]  # at the beginning, and after each chunk
         for step in self.steps(audio, language):
             for frame in range(step.encoded.shape[2]):
                 for token in self._symbols(step.encoded[:, :, frame : frame + 1]):
                     tokens.append(token)
                     frames.append(first_frame + frame)
             first_frame += step.encoded.shape[2]
+            times.append(time.perf_counter())
         text, detected = detokenize(tokens, self.bundle.vocabulary, self._tags)
         after = self._spent()
-        spent = Timings(**{name: after[name] - before[name] for name in after}, wall=time.perf_counter() - start)
+        spent = Timings(
+            **{name: after[name] - before[name] for name in after},
+            wall=time.perf_counter() - start,
+            steps=tuple(end - begin for begin, end in pairwise(times)),
+        )
         return Transcript(tokens, frames, text, detected, len(audio) / meta.sample_rate, spent)
 
     def steps(self, audio: NDArray[np.float32], language: str = DEFAULT_LANGUAGE) -> Iterator[Step]:

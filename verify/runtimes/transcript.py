@@ -20,7 +20,10 @@ MAX_SYMBOLS = 10
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent in each graph, and how often it ran; ``wall`` is the whole call."""
+    """Seconds spent in each graph, and how often it ran; ``wall`` is the whole call.
+
+    ``steps`` are the seconds of each chunk, its audio in to its tokens out; of a batch, each stream has all of them.
+    """
 
     wall: float = 0.0
     mel: float = 0.0
@@ -31,9 +34,10 @@ class Timings:
     encoder_calls: int = 0
     decoder_calls: int = 0
     joint_calls: int = 0
+    steps: tuple[float, ...] = ()
 
     def __add__(self, other: Timings) -> Timings:
-        """Sum of both, field by field."""
+        """Sum of both, field by field; the steps of both in a row."""
         return Timings(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 

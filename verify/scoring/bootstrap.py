@@ -7,11 +7,15 @@ Blockwise bootstrap of paired differences: Liu, Peng, *Statistical Testing on AS
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from verify.scoring.normalization import RateKind
+from verify.scoring.rates import Score, mean_rate, total
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -21,29 +25,74 @@ _BATCH = 1000  # resamples in memory at a time
 Array = NDArray[Any]
 
 
-def resampled_rates(errors: Sequence[int], units: Sequence[int], sentences: Sequence[Hashable]) -> Array | None:
-    """Rates in percent of :data:`RESAMPLES` sets of sentences, drawn with replacement from those given.
+class Sample:
+    """Errors of the same recordings, counted in several ways, and what other recordings might have given.
+
+    All counts see the same resampled sentences, so that their differences are paired.
 
     Args:
-        errors: of each recording; a paired difference may be negative.
-        units: words or characters of each.
+        scores: by the name of each count, one of each recording.
+        sentences: which sentence each recording is of.
+    """
+
+    def __init__(self, scores: Mapping[str, Sequence[Score]], sentences: Sequence[Hashable]) -> None:
+        self.scores = scores
+        self._sentences = sentences
+        self.totals = {name: total(each) for name, each in scores.items()}
+
+    def rate(self, name: str, kind: RateKind) -> float:
+        """A rate in percent."""
+        return self.totals[name].rate if kind == "corpus" else mean_rate(self.scores[name])
+
+    def drawn(self, name: str, kind: RateKind) -> Array | None:
+        """That rate of :data:`RESAMPLES` sets of as many sentences, [:data:`RESAMPLES`]; None for fewer than two."""
+        if self._sums is None:
+            return None
+        count, sums = self._sums
+        edits, units, rates = sums[name]
+        result: Array = 100.0 * edits / np.maximum(units, 1.0) if kind == "corpus" else rates / count
+        return result
+
+    @cached_property
+    def _sums(self) -> tuple[Array, dict[str, Array]] | None:
+        """Recordings, and by name edits, units and summed rates, of each resampled set."""
+        columns = [np.ones(len(self._sentences))]
+        for scores in self.scores.values():
+            columns += [
+                np.array([score.edits for score in scores]),
+                np.array([score.units for score in scores]),
+                np.array([score.rate for score in scores]),
+            ]
+        sums = resample(np.stack(columns), self._sentences)
+        if sums is None:
+            return None
+        return sums[0], {name: sums[1 + 3 * place : 4 + 3 * place] for place, name in enumerate(self.scores)}
+
+
+def resample(columns: Array, sentences: Sequence[Hashable]) -> Array | None:
+    """Sums over :data:`RESAMPLES` sets of sentences, drawn with replacement from those given.
+
+    Args:
+        columns: [columns, recordings].
         sentences: which sentence each recording is of.
 
     Returns:
-        [:data:`RESAMPLES`], or None where fewer than two sentences leave nothing to draw from.
+        [columns, :data:`RESAMPLES`], or None where fewer than two sentences leave nothing to draw from.
     """
-    from scipy.stats import bootstrap  # 60 MB, which a transcription need not hold
-
     numbers = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
-    if len(numbers) < 2:
+    count = len(numbers)
+    if count < 2:
         return None
     places = [numbers[sentence] for sentence in sentences]
-    summed = tuple(np.bincount(places, weights=values) for values in (errors, units))
-    result = bootstrap(
-        summed, _rate, n_resamples=RESAMPLES, batch=_BATCH, vectorized=True, paired=True, method="percentile", rng=_SEED
-    )
-    distribution: Array = result.bootstrap_distribution
-    return distribution
+    summed = np.stack([np.bincount(places, weights=column) for column in columns])
+    generator = np.random.default_rng(_SEED)
+    batches = []
+    for first in range(0, RESAMPLES, _BATCH):
+        rows = min(_BATCH, RESAMPLES - first)
+        drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)  # each sentence, in each set
+        batches.append(summed @ times.T)
+    return np.concatenate(batches, axis=1)
 
 
 def interval(distribution: Array) -> tuple[float, float]:
@@ -51,8 +100,3 @@ def interval(distribution: Array) -> tuple[float, float]:
     tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.quantile(distribution, [tail, 1.0 - tail])
     return float(low), float(high)
-
-
-def _rate(errors: Array, units: Array, axis: int) -> Array:
-    rate: Array = 100.0 * errors.sum(axis=axis) / np.maximum(units.sum(axis=axis), 1.0)
-    return rate

@@ -1,21 +1,23 @@
 """Word and character error rates: how far a transcript is from a text.
 
 Languages written without spaces between words are scored by characters (CER), all others by words (WER). Before
-scoring, both sides are normalized (:func:`normalize`); the raw rate keeps case and punctuation. All rates are
-percentages of the reference's units, so that differences between them are points. Error counts are jiwer's.
+scoring, both sides are normalized (:mod:`verify.scoring.normalization`). All rates are percentages of the reference's
+units, so that differences between them are points. Error counts are rapidfuzz's, as jiwer's are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jiwer
+from rapidfuzz.distance import Levenshtein
 
-from verify.scoring.normalization import normalize
+from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS
 
 Metric = Literal["wer", "cer"]
+ErrorKind = Literal["substitutions", "deletions", "insertions"]
 
 CHARACTER_LANGUAGES = frozenset({"bo", "cmn", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
 """Written without spaces between words."""
@@ -42,6 +44,10 @@ class Score:
             return 100.0 if self.edits else 0.0
         return 100.0 * self.edits / self.units
 
+    def share(self, kind: ErrorKind) -> float:
+        """Its part in :attr:`rate`."""
+        return self.rate * getattr(self, kind) / self.edits if self.edits else 0.0
+
     def __add__(self, other: Score) -> Score:
         """Both together, weighted by their units."""
         return Score(
@@ -57,27 +63,27 @@ def metric_for(language: str) -> Metric:
     return "cer" if language.replace("_", "-").split("-")[0].lower() in CHARACTER_LANGUAGES else "wer"
 
 
-def score_text(reference: str, hypothesis: str, metric: Metric, *, raw: bool = False) -> Score:
+def score_text(
+    reference: str, hypothesis: str, metric: Metric, *, normalizer: str = DEFAULT_NORMALIZER, language: str = ""
+) -> Score:
     """Errors of one transcript.
 
     Args:
         reference: the transcript.
         hypothesis: what was recognized.
-        metric: count words or characters; white space does not count as a character.
-        raw: compare case and punctuation too.
+        metric: count words or characters; what separates words does not count as a character.
+        normalizer: a name of :data:`verify.scoring.normalization.NORMALIZERS`.
+        language: of the text; some normalizers ask.
     """
-    if not raw:
-        reference, hypothesis = normalize(reference), normalize(hypothesis)
-    if metric == "cer":
-        wanted, given = "".join(reference.split()), "".join(hypothesis.split())
-        units, others = len(wanted), len(given)
-    else:
-        wanted, given = " ".join(reference.split()), " ".join(hypothesis.split())
-        units, others = len(wanted.split()), len(given.split())
-    if not units or not others:
-        return Score(deletions=units, insertions=others, units=units)
-    result = jiwer.process_characters(wanted, given) if metric == "cer" else jiwer.process_words(wanted, given)
-    return Score(result.substitutions, result.deletions, result.insertions, units)
+    chosen = NORMALIZERS[normalizer]
+    return score_words(chosen.words(reference, language), chosen.words(hypothesis, language), metric)
+
+
+def score_words(reference: Sequence[str], hypothesis: Sequence[str], metric: Metric) -> Score:
+    """As :func:`score_text`, of words that are normalized already."""
+    wanted, given = ("".join(words) if metric == "cer" else words for words in (reference, hypothesis))
+    kinds = Counter(edit.tag for edit in Levenshtein.editops(wanted, given))
+    return Score(kinds["replace"], kinds["delete"], kinds["insert"], len(wanted))
 
 
 def macro_average(scores: Iterable[tuple[str, Score]]) -> float:
@@ -95,3 +101,8 @@ def macro_average(scores: Iterable[tuple[str, Score]]) -> float:
 def total(scores: Iterable[Score]) -> Score:
     """All scores together: total errors over total units."""
     return sum(scores, start=Score())
+
+
+def mean_rate(scores: Sequence[Score]) -> float:
+    """The mean of the utterances' rates; 0 where there are none."""
+    return sum(score.rate for score in scores) / len(scores) if scores else 0.0

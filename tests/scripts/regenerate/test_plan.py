@@ -22,7 +22,9 @@ from scripts.regenerate import regenerate, stages
 from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
 from scripts.regenerate.state import REPORT, STATE, State
 from tests.helpers.command import run_here
+from tests.helpers.fleurs import published_layout
 from verify.data.selection import choose_utterances, first_seconds, spread
+from verify.data.sets import DataSet
 
 Calls = list[str]
 
@@ -335,6 +337,18 @@ def test_other_checkpoints_without_manifest_hear_some_of_the_demo_set(options: O
     assert (plan.limit, plan.score_text) == (STAND_IN_LIMIT, False)
     assert make_plan(replace(options, manifest=None, limit=3)).limit == 3
     assert make_plan(options).score_text
+
+
+def test_a_data_set_is_a_manifest(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    data = DataSet(str(published_layout(tmp_path / "benchmark")))
+    named = replace(options, manifest=None, data=data)
+    plan = make_plan(named)
+    assert plan.score_text
+    assert plan.inputs == make_plan(replace(options, manifest=plan.manifest)).inputs
+    table = tmp_path / "benchmark" / "en_us" / "en_us.trans.txt"
+    table.write_text(table.read_text(encoding="utf-8").replace("second", "third"), encoding="utf-8")
+    assert make_plan(named).inputs["manifest"] != plan.inputs["manifest"], "another text is another run"
 
 
 def test_identity_covers_what_results_depend_on(options: Options, short_manifest: Path) -> None:

@@ -235,9 +235,9 @@ class Streaming:
             try:
                 self._encode(members, leads)
                 self._greedy.decode(members, self.encoder.output("encoded"), self.encoder.output("encoded_length"))
-                seconds = (time.perf_counter() - start) / len(streams)
+                seconds = time.perf_counter() - start
                 for stream in streams:
-                    stream.charge("wall", seconds)
+                    stream.stepped(seconds, len(streams))
             finally:
                 self.turn.acquire()
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ FLUSH_SECONDS = 1.0
 class Stream:
     """One live signal: push audio in blocks of any size, read text at any time, finish.
 
-    Memory is bounded (a step's audio, a row of caches) but for the tokens and their frames, some 4 a second, which
-    :meth:`take` hands out and forgets. A stream is one caller's: several threads may each use their own.
+    Memory is bounded (a step's audio, a row of caches) but for each step's seconds, 8 bytes, and the tokens and their
+    frames, some 4 a second, which :meth:`take` hands out and forgets. A stream is one caller's: several threads may
+    each use their own.
     """
 
     def __init__(self, recognizer: Streaming, language: str) -> None:
@@ -50,6 +52,7 @@ class Stream:
         self._detected: str | None = None
         self._pushed = 0
         self._spent: dict[str, Any] = {}
+        self._steps = array("d")  # seconds of each
 
     def push(self, samples: Audio, *, run: bool = True) -> None:
         """Take a block of audio.
@@ -152,7 +155,7 @@ class Stream:
         emitted = self._emitted.copy()
         seconds = self._pushed / self._recognizer.bundle.metadata.sample_rate
         tokens, frames = [token for token, _ in emitted], [frame for _, frame in emitted]
-        return Transcript(tokens, frames, text, detected, seconds, Timings(**self._spent))
+        return Transcript(tokens, frames, text, detected, seconds, Timings(**self._spent, steps=tuple(self._steps)))
 
     @property
     def pending(self) -> bool:
@@ -191,6 +194,11 @@ class Stream:
         self._spent[name] = self._spent.get(name, 0.0) + seconds
         if name != "wall":
             self._spent[f"{name}_calls"] = self._spent.get(f"{name}_calls", 0) + 1
+
+    def stepped(self, seconds: float, members: int) -> None:
+        """A step of so many streams, which each waited for all of it."""
+        self.charge("wall", seconds / members)
+        self._steps.append(seconds)
 
     def _append(self, samples: Audio) -> None:
         self._signal.append(samples)

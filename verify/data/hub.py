@@ -1,0 +1,153 @@
+"""FLEURS from the Hugging Face Hub, each language once: what was fetched stays in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.errors import UserError
+from export.progress import note
+from verify.data.fleurs import FILE_NAMES, MANIFEST, Recording, Split, manifest_line, store, unpacked
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+REPOSITORY = "google/fleurs"
+PARQUET = "refs/convert/parquet"
+"""The Hub's conversion; `datasets` from 4 on runs no loading scripts, which the repository itself has."""
+
+_THEIRS = ("httpx", "httpcore", "huggingface_hub", "datasets", "pyarrow", "fsspec", "aiohttp", "requests")
+"""Packages whose exceptions mean that the Hub could not be read."""
+
+
+def languages() -> list[str]:
+    """Codes of all languages.
+
+    Raises:
+        UserError: the Hub cannot be asked.
+    """
+    try:
+        return _languages()
+    except Exception as error:
+        raise _refused("fleurs:all", error) from error
+
+
+def fetch(code: str, split: Split, cache: Path, limit: int | None = None) -> Path:
+    """The manifest of one language's split, from the cache or from the Hub.
+
+    Args:
+        code: FLEURS' of the language.
+        split: of FLEURS.
+        cache: what was fetched stays there.
+        limit: fetch only so many recordings, the first; None for all. Where all are there, they are what is returned.
+
+    Raises:
+        UserError: the Hub cannot give it.
+    """
+    whole = cache / "fleurs" / code / split
+    directory = whole if limit is None else whole.with_name(f"{split}-{limit}")
+    for known in (whole, directory):
+        if (known / MANIFEST).is_file():
+            return known / MANIFEST
+    name = f"fleurs:{code}"
+    try:
+        files = _parquet_files(code, split)
+        source = f"{REPOSITORY}@{PARQUET}" if files else f"{REPOSITORY}, data/{code}"
+        recordings = _streamed(files, split) if files else _original(code, split)
+        manifest = store(islice(recordings, limit), directory, f"fetching {name}, {split} split, from {source}")
+    except Exception as error:
+        raise _refused(name, error) from error
+    note(f"{name}: kept in {directory}")
+    return manifest
+
+
+def _refused(name: str, error: Exception) -> Exception:
+    """What to raise for an error while the Hub was read: one line, or the error itself where it is a bug of ours."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, EntryNotFoundError):
+        return UserError(f"--data {name}: {REPOSITORY} has no such language; codes are like en_us, es_419, cmn_hans_cn")
+    package = type(error).__module__.split(".")[0].rstrip("0123456789")
+    if package not in _THEIRS and not isinstance(error, (OSError, EOFError)):
+        return error
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"--data {name}: cannot be fetched from the Hugging Face Hub ({reason}); check the code, the network and "
+        "HF_TOKEN, then run again, or give a local copy: --data DIR"
+    )
+
+
+def _api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi()
+
+
+def _languages() -> list[str]:
+    """Folders of the parquet conversion, or else of the repository itself."""
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.hf_api import RepoFolder
+
+    for folder, revision in ((None, PARQUET), ("data", None)):
+        try:
+            tree = list(_api().list_repo_tree(REPOSITORY, folder, revision=revision, repo_type="dataset"))
+        except (EntryNotFoundError, RevisionNotFoundError):
+            continue
+        names = sorted(Path(entry.path).name for entry in tree if isinstance(entry, RepoFolder))
+        return [name for name in names if name != "all"]  # every language once more
+    raise UserError(f"--data fleurs:all: {REPOSITORY} lists no languages; name them: fleurs:en_us,es_419")
+
+
+def _parquet_files(code: str, split: Split) -> list[str]:
+    """Addresses of a split's converted files; none where there is no conversion."""
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    try:
+        tree = _api().list_repo_tree(REPOSITORY, f"{code}/{split}", revision=PARQUET, repo_type="dataset")
+        names = sorted(entry.path for entry in tree if entry.path.endswith(".parquet"))
+    except (EntryNotFoundError, RevisionNotFoundError):
+        return []
+    return [f"hf://datasets/{REPOSITORY}@{PARQUET}/{name}" for name in names]
+
+
+def _streamed(files: list[str], split: Split) -> Iterator[Recording]:
+    """Rows of parquet files, some at a time; `datasets` reads on after a cut connection."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset("parquet", data_files={split: files}, split=split, streaming=True)
+    for row in rows.cast_column("audio", datasets.Audio(decode=False)):
+        yield recording_of(row, files[0])
+
+
+def recording_of(row: dict[str, Any], source: str) -> Recording:
+    """A row of the conversion.
+
+    Raises:
+        UserError: it lacks something.
+    """
+    try:
+        audio = row["audio"]
+        name, data = Path(audio["path"]).name, audio["bytes"]
+        line = manifest_line(row["id"], raw=row["raw_transcription"], text=row["transcription"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: has no {error} in a row; give a local copy: --data DIR") from error
+    if not data:
+        raise UserError(f"{source}: holds no audio for {name}; give a local copy: --data DIR")
+    return name, data, line
+
+
+def _original(code: str, split: Split) -> Iterator[Recording]:
+    """FLEURS' own table and archive, which the client downloads in whole and keeps too."""
+    from huggingface_hub import hf_hub_download
+
+    name = FILE_NAMES[split][0]
+    tsv, archive = (
+        Path(hf_hub_download(REPOSITORY, f"data/{code}/{file}", repo_type="dataset"))
+        for file in (f"{name}.tsv", f"audio/{name}.tar.gz")
+    )
+    yield from unpacked(tsv, archive)

@@ -1,0 +1,437 @@
+"""Everything that follows from the rows of a comparison: rates, their intervals, the verdict, the worst examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from export.languages import DEFAULT_LANGUAGE, is_same
+from quantize.recipe import Tolerance
+from verify.compare import exact_match, first_divergence, text_diff
+from verify.scoring.bootstrap import Array, Sample, interval
+from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS, Normalizer, RateKind
+from verify.scoring.rates import ErrorKind, Metric, Score, metric_for, score_words
+from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, NOISE, Check, Measured, judge, passed
+
+WORST_EXAMPLES = 10
+FIRST_DIVERGENCES = 50
+
+Interval = tuple[float, float] | None
+"""Of 95 %; None where nothing tells."""
+
+SIDES: tuple[Literal["target", "reference"], ...] = ("target", "reference")
+METRICS: tuple[Metric, ...] = ("wer", "cer")
+
+
+class Output(BaseModel):
+    """What one side made of an utterance."""
+
+    tokens: list[int]  # the checkpoint's ids, also where the folder's vocabulary is pruned
+    frames: list[int] = Field(default_factory=list)
+    text: str
+    language: str | None = None
+    seconds: float | None = None  # of computing; None in reports of before
+    step_ms: list[float] = Field(default_factory=list)  # of each chunk, audio in to tokens out
+
+
+class Row(BaseModel):
+    """An utterance with both sides' output and what was really said."""
+
+    audio: str
+    audio_filepath: str | None = None  # with its folder; None in reports of before
+    offset: float = 0.0  # where it begins in that file, seconds
+    audio_seconds: float
+    language: str  # the manifest's target_lang
+    text: str
+    sentence: str | None = None  # the manifest's sentence_id
+    target: Output
+    reference: Output
+    margin: float | None = None  # FP32's where the tokens differ; see verify.margins
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether FP32 itself was undecided where the tokens part."""
+        return self.margin is not None and self.margin <= NOISE
+
+
+class ErrorParts(BaseModel):
+    """What an error rate is made of, in percent; the three add up to it."""
+
+    substitutions: float
+    deletions: float
+    insertions: float
+
+
+class Rates(BaseModel):
+    """Rates in percent and their differences in points; intervals are those of 95 %, None where nothing tells.
+
+    ``wer`` and all that begins with it is what the normalizer calls a language's number: all errors over all words
+    (or characters), or the mean of the utterances' rates.
+    """
+
+    utterances: int
+    exact_match: float  # share of utterances with identical tokens, 0 to 1
+    wer: float  # target against the manifest's text
+    errors: ErrorParts
+    reference_wer: float  # reference against the manifest's text
+    reference_errors: ErrorParts
+    wer_delta: float  # points that the target is worse than the reference
+    wer_delta_interval: Interval
+    wer_between: float  # target against the reference's text
+    wer_between_interval: Interval
+    wer_raw: float  # as wer, with case and punctuation
+    reference_wer_raw: float
+
+
+class Rate(BaseModel):
+    """One side's rate against the manifest's text, in percent."""
+
+    corpus: float  # all errors over all units
+    corpus_interval: Interval
+    mean: float  # of the utterances' rates
+    mean_interval: Interval
+    errors: ErrorParts
+    units: int  # words or characters of the text
+
+
+class Difference(BaseModel):
+    """Points that the target is worse than the reference on the same recordings."""
+
+    corpus: float
+    corpus_interval: Interval
+    mean: float
+    mean_interval: Interval
+
+
+class LanguageScore(Rates):
+    """One language's share of the result; ``wer`` holds what ``metric`` says.
+
+    ``rates`` and ``differences`` hold words and characters, whatever the language's metric is, and are empty where
+    there is no text.
+    """
+
+    metric: Metric
+    units: int  # words or characters of the manifest's text
+    sentences: int  # that are resampled
+    rates: dict[Literal["target", "reference"], dict[Metric, Rate]] = Field(default_factory=dict)
+    differences: dict[Metric, Difference] = Field(default_factory=dict)
+
+
+class Divergence(BaseModel):
+    """Where a target's tokens first leave the reference's; None as token: the sequence had ended."""
+
+    audio: str
+    position: int
+    expected: int | None
+    actual: int | None
+    frame: int | None  # encoder frame of the target's token
+    margin: float | None  # logits by which FP32's best token led where the two paths part; None where not measured
+    counts: bool  # whether it counts against the target: its margin is above NOISE, or not known
+
+
+class Example(BaseModel):
+    """An utterance that the two sides hear differently."""
+
+    audio: str
+    language: str
+    edits: int
+    wer: float  # target against reference
+    diff: str
+    text: str
+
+
+class Scores(Rates):
+    """Everything that follows from the rows and the limits; rates are averages over ``languages``."""
+
+    normalizer: str = DEFAULT_NORMALIZER  # the form in which texts were compared
+    rate: RateKind = "corpus"  # what a language's number is
+    passed: bool | None  # None: not decided by these utterances
+    reasons: list[str]  # why not passed
+    checks: list[Check]  # every limit with its answer
+    languages: list[str]  # that the rates average: those with enough speech, or all where none has enough
+    wer_weighted: float = 0.0  # mean of all languages' numbers, weighted by utterances
+    reference_wer_weighted: float = 0.0
+    ties: int  # utterances whose tokens part where FP32 itself was undecided
+    language_accuracy: float | None  # share of utterances whose language tag is right; None where none is known
+    reference_language_accuracy: float | None
+    language_confusion: dict[str, dict[str, int]] = Field(default_factory=dict)  # spoken, tagged ("" without a tag): n
+    reference_language_confusion: dict[str, dict[str, int]] = Field(default_factory=dict)
+    per_language: dict[str, LanguageScore]
+    first_divergences: list[Divergence]
+    worst_examples: list[Example]
+
+
+def score_rows(
+    rows: Sequence[Row], limits: Tolerance, tag_ids: Sequence[int] = (), *, normalizer: str = DEFAULT_NORMALIZER
+) -> Scores:
+    """All numbers that follow from the rows.
+
+    Args:
+        rows: utterances with both sides' output.
+        limits: what passes.
+        tag_ids: the model's language tags; without any, no language accuracy is given.
+        normalizer: a name of :data:`verify.scoring.normalization.NORMALIZERS`.
+    """
+    chosen = NORMALIZERS[normalizer]
+    divergences = [first_divergence(row.reference.tokens, row.target.tokens) for row in rows]
+    metrics = [metric_for(row.language) for row in rows]
+    with_text = any(row.text for row in rows)
+    scored = [_row_scores(row, chosen, metric, with_text) for row, metric in zip(rows, metrics, strict=True)]
+    names = sorted({row.language for row in rows})
+    parts = {
+        name: _Part(
+            [row for row in rows if row.language == name],
+            [score for score, row in zip(scored, rows, strict=True) if row.language == name],
+            [position for position, row in zip(divergences, rows, strict=True) if row.language == name],
+            chosen.kind,
+            with_text,
+        )
+        for name in names
+    }
+    averaged = [name for name in names if parts[name].is_enough] or names
+    ties = sum(position is not None and row.is_tie for position, row in zip(divergences, rows, strict=True))
+    same = exact_match(divergences)
+    average = _average([parts[name] for name in averaged])
+    kept = same + (ties / len(rows) if rows else 0.0)
+    measured = [
+        Measured(limit_name="exact_match", scope=ALL, value=kept),
+        _measured(average, [parts[name] for name in averaged], MACRO, with_text=with_text),
+    ]
+    if len(parts) > 1:
+        measured += [_measured(part.rates, [part], name, with_text=with_text) for name, part in parts.items()]
+    checks = judge(measured, limits)
+    reasons = [check.reason for check in checks if check.counts and check.answer != "within"]
+    return Scores(
+        **average | {"utterances": len(rows), "exact_match": same},
+        normalizer=chosen.name,
+        rate=chosen.kind,
+        passed=passed(checks) if rows else False,
+        reasons=reasons if rows else ["no utterances were compared"],
+        checks=checks,
+        languages=averaged,
+        wer_weighted=_weighted(parts.values(), "target"),
+        reference_wer_weighted=_weighted(parts.values(), "reference"),
+        ties=ties,
+        language_accuracy=_language_accuracy(rows, "target") if tag_ids else None,
+        reference_language_accuracy=_language_accuracy(rows, "reference") if tag_ids else None,
+        language_confusion=_language_confusion(rows, "target") if tag_ids else {},
+        reference_language_confusion=_language_confusion(rows, "reference") if tag_ids else {},
+        per_language={name: part.score() for name, part in parts.items()},
+        first_divergences=_first_divergences(rows, divergences),
+        worst_examples=_worst_examples(rows, metrics, [each["between"] for each in scored]),
+    )
+
+
+def _measured(rates: Mapping[str, Any], parts: Sequence[_Part], scope: str, *, with_text: bool) -> Measured:
+    """What is limited of these languages: points lost, or without text the distance to the reference's."""
+    name = "wer_delta" if with_text else "wer_between"
+    return Measured.model_validate(
+        {
+            "limit_name": "language_wer_delta" if with_text and scope != MACRO else name,
+            "scope": scope,
+            "value": rates[name],
+            "interval": rates[f"{name}_interval"],
+            "units": sum(part.units for part in parts),
+            "sentences": sum(part.sentences for part in parts),
+        }
+    )
+
+
+def _row_scores(row: Row, normalizer: Normalizer, metric: Metric, with_text: bool) -> dict[str, Score]:
+    """One row's errors by name: each side in its language's metric, with case and punctuation, in words and characters;
+    and between the two sides.
+    """
+    raw = NORMALIZERS["none"]
+    text, target, reference = (
+        normalizer.words(each, row.language) for each in (row.text, row.target.text, row.reference.text)
+    )
+    scores = {"between": score_words(reference, target, metric)}
+    for side, words in zip(SIDES, (target, reference), strict=True):
+        scores |= {f"{side} {each}": score_words(text, words, each) for each in METRICS if with_text or each == metric}
+        scores[side] = scores[f"{side} {metric}"]
+        scores[f"{side} raw"] = score_words(raw.words(row.text), raw.words(getattr(row, side).text), metric)
+    return scores
+
+
+class _Part:
+    """One language's rows: rates, and what they could have been as well."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        scored: Sequence[Mapping[str, Score]],
+        divergences: Sequence[int | None],
+        kind: RateKind,
+        with_text: bool,
+    ) -> None:
+        sentences = [row.sentence or row.text or number for number, row in enumerate(rows)]
+        self._rows, self._divergences, self._with_text = rows, divergences, with_text
+        self.kind: RateKind = kind
+        self.utterances, self.sentences = len(rows), len(set(sentences))
+        self.sample = Sample({name: [each[name] for each in scored] for name in scored[0]}, sentences)
+        self.units = self.sample.totals["target" if with_text else "between"].units
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether its rate is worth an average."""
+        return self.units >= ENOUGH_UNITS and self.sentences >= ENOUGH_SENTENCES
+
+    def rate(self, name: str) -> float:
+        """What is the language's number."""
+        return self.sample.rate(name, self.kind)
+
+    def counted(self, name: str) -> Sequence[Score]:
+        """The scores whose mean rate that is: of all recordings together, or of each."""
+        return [self.sample.totals[name]] if self.kind == "corpus" else self.sample.scores[name]
+
+    @cached_property
+    def rates(self) -> dict[str, Any]:
+        """What it has in common with an average of languages."""
+        return _average([self])
+
+    def worse(self, kind: RateKind, name: str = "") -> tuple[float, Array | None]:
+        """Points that the target is worse, and what they could have been; in the language's metric by default."""
+        target, reference = f"target{name}", f"reference{name}"
+        ours, theirs = self.sample.drawn(target, kind), self.sample.drawn(reference, kind)
+        drawn = None if ours is None or theirs is None else ours - theirs
+        return self.sample.rate(target, kind) - self.sample.rate(reference, kind), drawn
+
+    def score(self) -> LanguageScore:
+        """What the report says of it."""
+        return LanguageScore(
+            metric=metric_for(self._rows[0].language),
+            units=self.sample.totals["target"].units,
+            sentences=self.sentences,
+            utterances=self.utterances,
+            exact_match=exact_match(self._divergences),
+            rates={side: {each: self._rate(f"{side} {each}") for each in METRICS} for side in SIDES}
+            if self._with_text
+            else {},
+            differences={each: self._difference(f" {each}") for each in METRICS} if self._with_text else {},
+            **self.rates,
+        )
+
+    def _rate(self, name: str) -> Rate:
+        sample = self.sample
+        return Rate(
+            corpus=sample.rate(name, "corpus"),
+            corpus_interval=_interval(sample.drawn(name, "corpus")),
+            mean=sample.rate(name, "mean"),
+            mean_interval=_interval(sample.drawn(name, "mean")),
+            errors=_error_parts([[sample.totals[name]]]),
+            units=sample.totals[name].units,
+        )
+
+    def _difference(self, name: str) -> Difference:
+        (corpus, corpus_drawn), (mean, mean_drawn) = self.worse("corpus", name), self.worse("mean", name)
+        return Difference(
+            corpus=corpus,
+            corpus_interval=_interval(corpus_drawn),
+            mean=mean,
+            mean_interval=_interval(mean_drawn),
+        )
+
+
+def _weighted(parts: Collection[_Part], name: str) -> float:
+    """The mean of the languages' numbers, weighted by utterances."""
+    return fmean((part.rate(name) for part in parts), [part.utterances for part in parts]) if parts else 0.0
+
+
+def _interval(drawn: Array | None) -> Interval:
+    return None if drawn is None else interval(drawn)
+
+
+def _average(parts: Sequence[_Part]) -> dict[str, Any]:
+    """The rates that each language has, averaged over languages."""
+
+    def mean(values: Iterable[float]) -> float:
+        return fmean(found) if (found := list(values)) else 0.0
+
+    def drawn(distributions: Sequence[Array | None]) -> Interval:
+        known = [each for each in distributions if each is not None]
+        return interval(np.mean(known, axis=0)) if known and len(known) == len(distributions) else None
+
+    worse = [part.worse(part.kind) for part in parts]
+    return {
+        "wer": mean(part.rate("target") for part in parts),
+        "errors": _error_parts([part.counted("target") for part in parts]),
+        "reference_wer": mean(part.rate("reference") for part in parts),
+        "reference_errors": _error_parts([part.counted("reference") for part in parts]),
+        "wer_delta": mean(points for points, _ in worse),
+        "wer_delta_interval": drawn([each for _, each in worse]),
+        "wer_between": mean(part.rate("between") for part in parts),
+        "wer_between_interval": drawn([part.sample.drawn("between", part.kind) for part in parts]),
+        "wer_raw": mean(part.rate("target raw") for part in parts),
+        "reference_wer_raw": mean(part.rate("reference raw") for part in parts),
+    }
+
+
+def _error_parts(languages: Sequence[Sequence[Score]]) -> ErrorParts:
+    """Substitutions, deletions and insertions, averaged over each language's scores and over languages."""
+
+    def mean(kind: ErrorKind) -> float:
+        shares = [fmean(score.share(kind) for score in scores) for scores in languages]
+        return fmean(shares) if shares else 0.0
+
+    return ErrorParts(substitutions=mean("substitutions"), deletions=mean("deletions"), insertions=mean("insertions"))
+
+
+def _language_accuracy(rows: Sequence[Row], side: str) -> float | None:
+    """Share of rows whose detected language is the manifest's, see :func:`export.languages.is_same`."""
+    known = [row for row in rows if row.language != DEFAULT_LANGUAGE]
+    if not known:
+        return None
+    right = sum(is_same(row.language, getattr(row, side).language or "") for row in known)
+    return right / len(known)
+
+
+def _language_confusion(rows: Sequence[Row], side: str) -> dict[str, dict[str, int]]:
+    """How often each spoken language was tagged as which; no tag is ``""``, the most frequent comes first."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row.language != DEFAULT_LANGUAGE:
+            found.setdefault(row.language, Counter())[getattr(row, side).language or ""] += 1
+    return {spoken: dict(found[spoken].most_common()) for spoken in sorted(found)}
+
+
+def _first_divergences(rows: Sequence[Row], divergences: Sequence[int | None]) -> list[Divergence]:
+    found = []
+    for row, position in zip(rows, divergences, strict=True):
+        if position is None:
+            continue
+        expected, actual, frames = row.reference.tokens, row.target.tokens, row.target.frames
+        found.append(
+            Divergence(
+                audio=row.audio,
+                position=position,
+                expected=expected[position] if position < len(expected) else None,
+                actual=actual[position] if position < len(actual) else None,
+                frame=frames[position] if position < len(frames) else None,
+                margin=row.margin,
+                counts=not row.is_tie,
+            )
+        )
+    return found[:FIRST_DIVERGENCES]
+
+
+def _worst_examples(rows: Sequence[Row], metrics: Sequence[Metric], between: Sequence[Score]) -> list[Example]:
+    """The utterances that differ most between the two sides, as diffs."""
+    different = [index for index, row in enumerate(rows) if row.target.text != row.reference.text]
+    worst = sorted(different, key=lambda index: (-between[index].rate, index))[:WORST_EXAMPLES]
+    return [
+        Example(
+            audio=rows[index].audio,
+            language=rows[index].language,
+            edits=between[index].edits,
+            wer=between[index].rate,
+            diff=text_diff(rows[index].reference.text, rows[index].target.text, metrics[index]),
+            text=rows[index].text,
+        )
+        for index in worst
+    ]

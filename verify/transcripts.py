@@ -1,0 +1,65 @@
+"""Transcripts for other tools: the lines that the Open ASR leaderboard's scorer and NeMo's Speech Data Explorer read.
+
+Files are named as the leaderboard's ``eval_utils.py`` writes and parses them, and texts are as they were recognized:
+both tools normalize themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from export.folders import write_atomically
+from verify.report import Report
+from verify.runs import Side
+from verify.scoring.rows import SIDES
+
+
+def write_transcripts(report: Report, directory: Path) -> list[Path]:
+    """Write both sides' transcripts as JSON lines, a file for each side and language; earlier ones are replaced.
+
+    A line has ``audio_filepath, duration, time`` (seconds), ``text`` and ``pred_text``, and ``offset`` where the
+    utterance is a part of its file.
+
+    Returns:
+        The files, the target's first.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    written = []
+    names = _names(report)
+    for side, name in zip(SIDES, names, strict=True):
+        for language in report.per_language:
+            lines = []
+            for row in report.rows:
+                if row.language != language:
+                    continue
+                output = row.target if side == "target" else row.reference
+                line = {
+                    "audio_filepath": row.audio_filepath or row.audio,
+                    "duration": row.audio_seconds,
+                    "time": output.seconds,
+                    "text": row.text,
+                    "pred_text": output.text,
+                }
+                lines.append(json.dumps(line | ({"offset": row.offset} if row.offset else {}), ensure_ascii=False))
+            file = directory / f"MODEL_nemotron-{name}_DATASET_{_plain(language)}_test.jsonl"
+            write_atomically(file, "\n".join(lines) + "\n")
+            written.append(file)
+    return written
+
+
+def _names(report: Report) -> tuple[str, str]:
+    """What the two sides are called in names of files; never the same."""
+    target, reference = (_name(side) for side in (report.target, report.reference))
+    return (target, reference) if target != reference else (target, f"{reference}-reference")
+
+
+def _name(side: Side) -> str:
+    return "nemo" if side.runtime == "nemo-streaming" else _plain(Path(side.name).name or side.runtime)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+|_+", "-", text).strip("-.") or "unnamed"
