@@ -32,6 +32,7 @@ def regenerate(
     split: options.SplitOption = None,
     limit: options.Limit = None,
     nemo_limit: options.NemoLimit = None,
+    precision: options.PrecisionOption = options.Precision.f32,
     force: options.Force = False,
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
@@ -66,6 +67,7 @@ def regenerate(
             data=options.data_set(data, split),
             limit=limit,
             nemo_limit=nemo_limit,
+            precision=precision.value,
             force=force,
             force_lookahead=force_lookahead,
         )

@@ -51,6 +51,7 @@ class Options:
     data: DataSet | None = None
     limit: int | None = None
     nemo_limit: int | None = None
+    precision: str = "f32"
     force: bool = False
     force_lookahead: bool = False
 
@@ -148,6 +149,7 @@ def make_plan(options: Options) -> Plan:
         "manifest": digest([manifest_sha256(utterances), [[each.text, each.sentence_id] for each in utterances]]),
         "limit": limit,
         "nemo_limit": options.nemo_limit,
+        "precision": options.precision,
         "score_text": score_text,
         "tools": {name: version(name) for name in _TOOLS},
     }

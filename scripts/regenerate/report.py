@@ -61,6 +61,7 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
         **(error_rates(name, results) if plan.score_text else NO_RATES),
         "reference": NEMO if name == FP32 else FP32,
         "runtime": verified["target"]["runtime"],  # that the comparison with the reference was made by
+        "precision": verified["target"]["precision"],  # that the folder computed in; its reference in f32
         "reference_chunk_ms": verified["reference"]["chunk_ms"],
         "judged": judged,
         "passed": verified["passed"] if judged else None,
@@ -183,6 +184,7 @@ def _lines(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     lines += [
         ("compared with", [row["reference"] for row in rows]),
         ("  utterances", [str(row["utterances"]) for row in rows]),
+        ("  computed in", [row["precision"] for row in rows]),
         ("  identical tokens %", [f"{100 * row['exact_match']:.1f}" for row in rows]),
         ("  text differs %", [f"{row['wer_between']:.2f}" for row in rows]),
     ]

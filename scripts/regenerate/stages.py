@@ -106,7 +106,8 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
     report = plan.output / REPORTS / f"{name}.json"
     arguments += ["--report", report]
     arguments += [] if plan.score_text else ["--ignore-text"]
-    arguments += [] if name == FP32 else ["--limits", plan.recipe_argument(name)]
+    if name != FP32:  # whose proof against NeMo is in f32
+        arguments += ["--limits", plan.recipe_argument(name), "--precision", plan.options.precision]
     files = [folder / METADATA] + ([reference / METADATA] if name != FP32 else [])
     return _cached(
         state,

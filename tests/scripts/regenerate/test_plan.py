@@ -67,7 +67,12 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             "wer_delta_interval": [0.0, 0.0],
             "reference_wer": 5.0,
             "per_language": {"en-US": scores | {"metric": "wer", "reference_wer": 5.0}},
-            "target": {"runtime": "streaming" if folder.name == "fp32" else "generation1"},
+            "target": {
+                "runtime": "streaming" if folder.name == "fp32" else "generation1",
+                "precision": {"f32": "f32", "default": "bf16"}[words[words.index("--precision") + 1]]
+                if "--precision" in words
+                else "f32",
+            },
             "reference": {"chunk_ms": 1120.0},
             "speed": {"encoder_ms": 1.0, "rtfx": 10.0},
             **scores,
@@ -93,6 +98,14 @@ def test_all_stages_run_once(options: Options, calls: Calls) -> None:
     assert report["passed"]
     assert [row["recipe"] for row in report["folders"]] == ["fp32", "fp16", "int8"]
     assert json.loads((options.output / REPORT).read_text()) == report
+
+
+def test_smaller_folders_compute_as_clients_do_where_asked(options: Options, calls: Calls) -> None:
+    report = regenerate(replace(options, precision="default"))
+    assert {row["recipe"]: row["precision"] for row in report["folders"]} == {
+        "fp32": "f32", "fp16": "bf16", "int8": "bf16",
+    }  # fmt: skip
+    assert make_plan(options).inputs != report["inputs"], "the other precision is another run"
 
 
 def test_only_the_asked_recipes(options: Options, calls: Calls) -> None:
@@ -285,7 +298,7 @@ def test_what_is_not_judged_or_not_decided_is_no_success(
         if name != "verify" or Path(arguments[0]).name not in undecided:
             return result
         if undecided == ("fp32",):
-            return result | {"target": {"runtime": "generation1"}}
+            return result | {"target": result["target"] | {"runtime": "generation1"}}
         return result | {"passed": None, "reasons": ["wer_delta may be above the limit"]}
 
     monkeypatch.setattr(stages, "run_verb", unsure)
