@@ -127,7 +127,11 @@ def parts(facts: Facts, repo_id: str, layout: Layout) -> Iterator[tuple[str, Fac
 def _repository(facts: Facts, file: Path, page: Page, license_file: Path | None) -> Repository:
     reasons = [reason for folder in facts.folders for reason in facts.reasons_against(folder)]
     card, problems = _card(facts, file, page)
-    reasons += [f"{file}: claims what no report supports: {problem}" for problem in problems]
+    if problems:
+        reasons.append(
+            f"{file}: claims what no report supports, {problems[0]!r} first of {len(problems)}; see them with "
+            "`card --check`, and write the page again with `card --force`"
+        )
     identifier = page.licence_of(facts)
     text = licence_text(identifier, license_file)
     if identifier is None:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 
 from export import demo
 from export.digest import file_facts
+from export.errors import UserError
 from scripts.publish.card import render_card, unsupported
 from scripts.publish.facts import gather
 from scripts.publish.licences import licence_text
@@ -141,6 +142,21 @@ def test_what_a_page_claims_without_a_report(output: Path) -> None:
     )
     free = "\n```python\nrate = 16000\n```\nWritten by us on 2026-11-26, see https://example.org/v2 and `config2`.\n"
     assert unsupported(text + free, facts, page) == []
+
+
+def test_results_in_the_header_are_claims(made: Path) -> None:
+    facts, page = gather(made), Page(base_model=REAL, dataset="google/fleurs")
+    text = render_card(facts, page)
+    (first, *_) = re.findall(r"value: [\d.]+", text)
+    (problem,) = unsupported(text.replace(first, "value: 1.25", 1), facts, page)
+    assert problem.startswith("header: ")
+    assert problem.endswith(" 1.25")
+    without = re.sub(r"model-index:\n(?:(?!---)[- ].*\n)*", "", text)
+    assert "metrics:" not in without
+    assert unsupported(without, facts, page) == []
+    for broken in ("---\n[\n---\n", "---\nmodel-index: 3\n---\n", "---\nmodel-index: [{}]\n---\n"):
+        with pytest.raises(UserError, match="header cannot be read"):
+            unsupported(broken, facts, page)
 
 
 def test_check_says_line_and_claim(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
