@@ -107,6 +107,9 @@ def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd
     total, done = sum(addition.upload_info.size for addition in large), 0
     for addition in large:
         size = addition.upload_info.size
+        note(
+            f"sending {addition.path_in_repo}, {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB are there"
+        )
         api.preupload_lfs_files(
             plan.repository.repo_id,
             [addition],
@@ -115,7 +118,8 @@ def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd
             free_memory=False,
         )
         done += size
-        note(f"{addition.path_in_repo}: {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB ready")
+    if large:
+        note(f"{plan.repository.repo_id}: {done / 1e6:.1f} MB of large files are there")
 
 
 def _landed(api: HfApi, plan: Plan) -> str | None:

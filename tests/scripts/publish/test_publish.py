@@ -104,7 +104,7 @@ def test_large_files_go_one_by_one_and_say_how_much_is_done(
     monkeypatch.setattr("scripts.publish.upload.LARGE", 200)
     done = publish()
     assert done.returncode == 0, done.stderr
-    assert re.search(r"int8/nemotron_encoder.bin: 0.0 MB; 0.\d of 0.\d MB ready", done.stderr)
+    assert re.search(r"sending int8/nemotron_encoder.bin, 0.0 MB; 0.\d of 0.\d MB are there", done.stderr)
     assert all_there(hub, made)
 
 
@@ -366,6 +366,13 @@ def test_tokens_and_signatures_are_seen_nowhere(hub: Hub, output: Path, tmp_path
     for secret in (TOKEN, "SECRETSIGNATURE"):
         assert secret not in done.stdout + done.stderr
         assert not [file for file in tmp_path.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+
+
+def test_a_hub_without_xet_is_named(publish: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    assert_user_error(publish(), "xet-write-token", "HF_HUB_DISABLE_XET=1 sends by Git LFS")
+    assert not all_there(hub, made)
 
 
 @pytest.mark.parametrize("repo_id", ["asr", "a/b/c", "someone/a b", "someone/.."])
