@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from export import demo
 from export.bundle import METADATA, Bundle
 from export.checkpoint.config import RANDOM_WEIGHTS
@@ -22,6 +24,8 @@ from export.digest import file_facts
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, LANGUAGE_TAG
 from export.vocabulary import parts_of
+from quantize.recipes import RECIPES
+from verify.limits import limits_for
 from verify.report import Report
 from verify.runs import Side
 
@@ -55,9 +59,20 @@ class Verification:
         """Whether the reference is NeMo itself."""
         return self.report.reference.runtime == "nemo-streaming"
 
+    @property
+    def by_other_limits(self) -> bool:
+        """Whether a built-in recipe, or FP32, was judged by limits that are not its own."""
+        target, own = self.report.target, {recipe.hash for recipe in RECIPES.values()}
+        is_ours = target.recipe.get("hash") in {None, *own}
+        return is_ours and self.report.limits != limits_for(target, self.report.reference).tolerance
 
-@dataclass(frozen=True)
-class Measurement:
+    @property
+    def passed(self) -> bool:
+        """Whether the report lets a folder be published."""
+        return self.report.passed is True and not self.by_other_limits
+
+
+class Measurement(BaseModel, frozen=True):
     """Speed and memory of a folder on one machine; None where a report does not say."""
 
     file: Path
@@ -155,7 +170,9 @@ class Facts:
         reasons = [place + problem for problem in folder.problems]
         failed = [each for each in folder.verifications if each.report.passed is False]
         reasons += [f"{place}{each.file.name}: FAILED, {'; '.join(each.report.reasons)}" for each in failed]
-        passed = [each for each in folder.verifications if each.report.passed]
+        lax = [each.file.name for each in folder.verifications if each.by_other_limits and each.report.passed]
+        reasons += [f"{place}{name}: passed by other limits than the recipe's; run `verify` without" for name in lax]
+        passed = [each for each in folder.verifications if each.passed]
         if not folder.is_quantized:
             if not any(each.by_nemo for each in passed):
                 reasons.append(f"{place}no report in which exactly these files passed against NeMo; run `verify`")
@@ -169,9 +186,8 @@ class Facts:
     def _is_good(self, side: Side) -> bool:
         """Whether the folder of this side is FP32 and passed against NeMo."""
         known = [each for folder in self.folders for each in folder.verifications] + list(self.others)
-        return not side.recipe.get("hash") and any(
-            each.by_nemo and each.report.passed and each.report.target.files == side.files for each in known
-        )
+        candidates = [each for each in known if each.by_nemo and each.passed and each.report.target.files]
+        return not side.recipe.get("hash") and any(each.report.target.files == side.files for each in candidates)
 
 
 def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) -> Facts:
@@ -267,24 +283,43 @@ def _read(file: Path) -> tuple[list[Verification], list[tuple[dict[str, str], Me
             return [], list(_regenerated(file, content))
         if isinstance(content, dict) and "builds" in content:
             return [], list(_benched(file, content))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: lacks {error}; make the report again") from error
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        found = " ".join(str(error).split())
+        raise UserError(f"{file}: cannot be used ({found}); make the report again") from error
     raise UserError(f"{file}: is no report of verify, regenerate or bench; move it away, or give another")
 
 
 def _regenerated(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, str], Measurement]]:
     for row in content["folders"]:
-        figures = (row["encoder_step_ms"], row["times_real_time"], row["peak_rss_mb"])
-        yield row.get("files", {}), Measurement(file, machine_name(content["machine"]), "generation1", "f32", *figures)
+        yield (
+            row.get("files", {}),
+            Measurement(
+                file=file,
+                machine=machine_name(content["machine"]),
+                loop="generation1",
+                precision="f32",
+                encoder_step_ms=row["encoder_step_ms"],
+                times_real_time=row["times_real_time"],
+                peak_rss_mb=row["peak_rss_mb"],
+            ),
+        )
 
 
 def _benched(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, str], Measurement]]:
     for row in content["builds"].values():
-        loop = row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else "")
-        figures = (row["encoder_step_ms"], row["pipeline_rtfx"], row["peak_rss_mb"])
         yield (
             row.get("files", {}),
-            Measurement(file, machine_name(content["machine"]), loop, row["precision"], *figures),
+            Measurement(
+                file=file,
+                machine=machine_name(content["machine"]),
+                loop=row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else ""),
+                precision=row["precision"],
+                encoder_step_ms=row["encoder_step_ms"],
+                times_real_time=row["pipeline_rtfx"],
+                peak_rss_mb=row["peak_rss_mb"],
+            ),
         )
 
 

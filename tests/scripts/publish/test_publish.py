@@ -337,6 +337,14 @@ def test_a_report_against_itself_proves_nothing(publish: Run, hub: Hub, output: 
     refusal(publish(output=output), hub, "passed against a reference that itself passed against NeMo")
 
 
+def test_a_built_in_recipe_passes_by_its_own_limits_only(publish: Run, hub: Hub, output: Path) -> None:
+    file = output / "reports" / "int8.json"
+    stored = json.loads(file.read_text())
+    stored["limits"]["wer_delta"] = stored["limits"]["language_wer_delta"] = 90.0
+    file.write_text(json.dumps(stored))
+    refusal(publish(output=output), hub, "int8.json: passed by other limits than the recipe's")
+
+
 def test_unknown_licences_need_a_text(hub: Hub, made: Path, capfd: pytest.CaptureFixture[str]) -> None:
     refusal(run_here(capfd, "publish", made, REPO), hub, "the licence of the weights is not known")
     refusal(run_here(capfd, "publish", made, REPO, "--license", "other"), hub, "--license other: its text is not known")
