@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from export import demo
+from export.bundle import Bundle
 from export.digest import file_facts
 from export.errors import UserError
 from scripts.publish.card import render_card, unsupported
@@ -54,6 +55,26 @@ def test_numbers_are_the_reports(made: Path) -> None:
     assert "Measured on Test CPU, 2 cores (avx2)" in section(card, "Throughput")
     assert "| `int8` | generation1 | f32 | 13.5 | 31.2 | 151 |" in section(card, "Throughput")
     assert report.target.machine["cpu"] in section(card, "Accuracy")
+
+
+def test_each_machine_has_its_name(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Figures of `bench` on another machine, for these files and for others."""
+    row = {
+        "runtime": "streaming", "batch": 8, "precision": "bf16", "encoder_step_ms": 7.25, "pipeline_rtfx": 99.5,
+        "peak_rss_mb": 88.0,
+    }  # fmt: skip
+    of_these = row | {"files": Bundle.open(output / "int8").hashes}
+    of_others = row | {"files": {"metadata.json": "0" * 64}, "encoder_step_ms": 1.5}
+    machine = {"cpu": "Another CPU", "cores": 64, "flags": ["amx_int8"]}
+    bench = output.parent / "bench.json"
+    bench.write_text(json.dumps({"builds": {"a": of_these, "b": of_others}, "machine": machine}))
+    assert run_here(capfd, "card", output, "--report", bench).returncode == 0
+    throughput = section((output / "README.md").read_text(), "Throughput")
+    here, there = throughput.split("Measured on Another CPU, 64 cores (amx_int8):")
+    assert "| `int8` | streaming, batch 8 | bf16 | 7.2 | 99.5 | 88 |" in there
+    assert "12.5" in here
+    assert "12.5" not in there
+    assert "1.5 |" not in there
 
 
 def test_what_no_report_says_is_not_measured(output: Path) -> None:
