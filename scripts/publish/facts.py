@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,11 +137,11 @@ class Facts:
     origin: Origin
     others: tuple[Verification, ...]  # about folders that are not published, which references may be
     unused: tuple[Path, ...]  # reports about no file of these folders
-    sibling: Folder | None = None  # FP32, where another repository holds it
+    sibling: Folder | None = None  # FP32, where it is not published, or in another repository
 
     @property
     def full(self) -> Folder | None:
-        """FP32, here or in another repository, where it is there."""
+        """FP32, published here or not."""
         return self.sibling if self.first.is_quantized else self.first
 
     @property
@@ -217,6 +217,8 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
         verifications += one
         measurements += several
     folders = tuple(_folder(name, bundle, verifications, measurements) for name, bundle in bundles.items())
+    beside = _unpublished_fp32(root, bundles) if names else None
+    sibling = None if beside is None else _folder(beside.path.name, beside, verifications, measurements)
     used = {each.file for folder in folders for each in folder.verifications}
     used |= {each.file for folder in folders for each in folder.measurements}
     return Facts(
@@ -225,6 +227,7 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
         _origin(next(iter(bundles.values()))),
         tuple(each for each in verifications if each.file not in used),
         tuple(file for file in files if file not in used),
+        sibling,
     )
 
 
@@ -251,7 +254,7 @@ def _bundles(root: Path, names: Sequence[str]) -> dict[str, Bundle]:
             f"{root}: is one folder; give the folder that holds it, {root.absolute().parent}, and "
             f"--precision {root.absolute().name}"
         )
-    there = [each.name for each in sorted(root.iterdir()) if (each / METADATA).is_file() and each.name[0] != "."]
+    there = _names(root)
     missing = [name for name in names if name not in there]
     if missing:
         raise UserError(f"{root}: has no folder {', '.join(missing)}; it has {', '.join(there) or 'none'}")
@@ -260,6 +263,22 @@ def _bundles(root: Path, names: Sequence[str]) -> dict[str, Bundle]:
         raise UserError(f"{root}: holds no finished folders; give what `regenerate` wrote")
     quantized = {name: bool(bundle.metadata.recipe.get("hash")) for name, bundle in bundles.items()}
     return dict(sorted(bundles.items(), key=lambda item: (quantized[item[0]], -item[1].size_bytes)))
+
+
+def _names(root: Path) -> list[str]:
+    """Names of the finished folders in a folder."""
+    return [each.name for each in sorted(root.iterdir()) if (each / METADATA).is_file() and each.name[0] != "."]
+
+
+def _unpublished_fp32(root: Path, chosen: Mapping[str, Bundle]) -> Bundle | None:
+    """The FP32 folder that the chosen ones come from, where it lies beside them and is not chosen itself."""
+    checkpoint = next(iter(chosen.values())).metadata.checkpoint
+    for name in _names(root):
+        if name not in chosen and (bundle := Bundle.whole(root / name)) is not None:
+            metadata = bundle.metadata
+            if not metadata.recipe.get("hash") and metadata.checkpoint.get("sha256") == checkpoint.get("sha256"):
+                return bundle
+    return None
 
 
 def _read(file: Path) -> tuple[list[Verification], list[tuple[dict[str, str], Measurement]]]:

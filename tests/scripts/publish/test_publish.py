@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import FILES, Bundle
+from scripts.publish.plan import REF_NAME
 from tests.helpers.command import Done, assert_user_error, run_here, run_process
 from tests.helpers.hub import TOKEN, Hub, Stored
 from tests.helpers.publishable import CHECKPOINT, publishable, write_reports
@@ -136,6 +137,15 @@ def test_split_makes_a_repository_for_each_folder(publish: Run, hub: Hub) -> Non
     assert "this repository" in card
     assert "|  | fp32 (not in this repository) | int8 |" in card
     assert "| encoder step ms | 12.5 | 13.5 |" in card
+
+
+def test_one_folder_of_several(publish: Run, hub: Hub) -> None:
+    done = publish("--precision", "int8", "--tag", "v1.0-int8")
+    assert done.returncode == 0, done.stderr
+    assert ours(hub) == expected("int8")
+    card = hub.repos[REPO].tree()["README.md"].content.decode()
+    assert "|  | fp32 (not in this repository) | int8 |" in card
+    assert "of another build" not in card
 
 
 def test_a_branch_and_a_chosen_tag(publish: Run, hub: Hub) -> None:
@@ -381,6 +391,15 @@ def test_a_hub_without_xet_is_named(publish: Run, hub: Hub, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     assert_user_error(publish(), "xet-write-token", "HF_HUB_DISABLE_XET=1 sends by Git LFS")
     assert not all_there(hub, made)
+
+
+def test_names_that_git_refuses(publish: Run, hub: Hub) -> None:
+    done = publish("--tag=bad name", "--revision=a..b")
+    refusal(done, hub, "--tag bad name: Git allows no such name", "--revision a..b: Git allows no such name")
+    for name in ("-x", "x/", "x.", "x.lock", "é", "a//b", ".a", "x/.y", ""):
+        assert not REF_NAME.fullmatch(name), name
+    for name in ("v1.0-int8", "refs/pr/3", "build-22f247fdd77e", "x_y/z"):
+        assert REF_NAME.fullmatch(name), name
 
 
 @pytest.mark.parametrize("repo_id", ["asr", "a/b/c", "someone/a b", "someone/.."])
