@@ -47,14 +47,15 @@ def publish(api: HfApi, plan: Plan) -> Published:
         if plan.nothing_to_do:
             return _published(api, plan, str(plan.published), "nothing to do")
         revision = plan.published or _send(api, plan)
-        wrong = differing(plan.repository, remote_files(api, repo_id, revision))
+        commit = str(patiently(lambda: api.repo_info(repo_id, revision=revision)).sha)
+        wrong = differing(plan.repository, remote_files(api, repo_id, commit))
         if wrong:
             raise ParityError(
                 f"{repo_id}@{revision}: {', '.join(wrong)} are missing or have other checksums than here; no tag was "
                 "set; see whether somebody else publishes there or a .gitignore leaves them out, then run again"
             )
         if plan.tag is not None and not plan.tagged:
-            _tag(api, plan, revision)
+            _tag(api, plan, commit)
     return _published(api, plan, revision, "published" if plan.published is None else "tagged")
 
 
@@ -131,11 +132,11 @@ def _landed(api: HfApi, plan: Plan) -> str | None:
         return None
 
 
-def _tag(api: HfApi, plan: Plan, revision: str) -> None:
-    """Set the tag; somebody's tag of that name that came meanwhile is an error."""
+def _tag(api: HfApi, plan: Plan, commit: str) -> None:
+    """Mark the commit whose files were compared; somebody's tag of that name that came meanwhile is an error."""
     tag = str(plan.tag)
     try:
-        patiently(lambda: api.create_tag(plan.repository.repo_id, tag=tag, revision=revision))
+        patiently(lambda: api.create_tag(plan.repository.repo_id, tag=tag, revision=commit))
     except client_errors():
         tagged = next(
             (ref for ref in patiently(lambda: api.list_repo_refs(plan.repository.repo_id)).tags if ref.name == tag),

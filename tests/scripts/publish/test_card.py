@@ -216,6 +216,19 @@ def test_the_toolkits_licence_is_the_demos() -> None:
     assert licence_text("apache-2.0", None) == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_lines_of_cpp_compile(made: Path, tmp_path: Path) -> None:
+    import openvino
+
+    (code,) = re.findall(r"```cpp\n#include (\S+)\n(.*?)```", card_of(made), re.DOTALL)
+    source = tmp_path / "lines.cpp"
+    source.write_text(f"#include {code[0]}\nint main() {{{code[1]}}}\n")
+    include = Path(openvino.__file__).parent / "include"
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-I", str(include), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 BAD: list[tuple[str, tuple[str, ...]]] = [
     ("absent", ("no such folder",)),
     ("out/int8", ("is one folder", "--precision int8")),

@@ -284,6 +284,23 @@ def test_somebody_elses_commit_meanwhile(publish: Run, hub: Hub, made: Path) -> 
     assert all_there(hub, made)
 
 
+def test_the_tag_marks_what_was_compared(publish: Run, hub: Hub) -> None:
+    """Not what somebody else committed between the comparison and the tag."""
+    meddled = hub.fault
+
+    def meddle(request: str) -> object:
+        if request.startswith("POST") and "/tag/" in request:
+            repo = hub.repos[REPO]
+            repo.branches["main"] = repo.commit(repo.tree() | {"README.md": Stored(b"newer", large=False)})
+        return meddled(request)
+
+    hub.fault = meddle  # type: ignore[method-assign,assignment]
+    assert publish("--tag", "v1").returncode == 0
+    repo = hub.repos[REPO]
+    assert repo.tree("v1")["README.md"].content != b"newer"
+    assert repo.tree()["README.md"].content == b"newer"
+
+
 def refusal(done: Done, hub: Hub, *mentions: object) -> None:
     assert_user_error(done, *map(str, mentions))
     assert not hub.sent(WRITES), "before the first byte"
