@@ -75,12 +75,9 @@ def _send(api: HfApi, plan: Plan) -> str:
     if not plan.has_branch and target.revision != MAIN:
         patiently(lambda: api.create_branch(repo_id, branch=target.revision, exist_ok=True))
     head = patiently(lambda: api.repo_info(repo_id, revision=target.revision)).sha
-    additions = []
-    for file in plan.repository.files:
-        if plan.changes[file.path] != "same":
-            addition = CommitOperationAdd(file.path, file.source)
-            addition.upload_info.sha256 = bytes.fromhex(file.sha256)
-            additions.append(addition)
+    changed = [file for file in plan.repository.files if plan.changes[file.path] != "same"]
+    # The client hashes once more what it sends, so that a file which has changed since does not pass for ours.
+    additions = [CommitOperationAdd(file.path, file.source) for file in changed]
     _send_large_files(api, plan, additions)
     try:
         commit = patiently(

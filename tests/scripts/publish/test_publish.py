@@ -284,6 +284,23 @@ def test_somebody_elses_commit_meanwhile(publish: Run, hub: Hub, made: Path) -> 
     assert all_there(hub, made)
 
 
+@pytest.mark.parametrize("name", ["nemotron_vocab.json", "nemotron_joint.bin"])
+def test_a_file_that_changes_meanwhile_is_noticed(publish: Run, hub: Hub, output: Path, name: str) -> None:
+    asked = hub.fault
+
+    def meddle(request: str) -> object:
+        if request.startswith("POST") and "/preupload/" in request:
+            file = output / "int8" / name
+            file.write_bytes(bytes(file.stat().st_size))
+        return asked(request)
+
+    hub.fault = meddle  # type: ignore[method-assign,assignment]
+    done = publish(output=output)
+    assert done.returncode in (1, 2)
+    assert name in done.error_lines[0]
+    assert not hub.repos[REPO].tags
+
+
 def test_the_tag_marks_what_was_compared(publish: Run, hub: Hub) -> None:
     """Not what somebody else committed between the comparison and the tag."""
     meddled = hub.fault
