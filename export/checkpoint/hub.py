@@ -247,7 +247,8 @@ def reason(error: BaseException) -> str:
     code, said = status(error), getattr(error, "server_message", None)
     if code is not None and said:
         return without_secrets(f"{code}: {' '.join(str(said).split())}")
-    return without_secrets(_first_line(error))
+    text = without_secrets(_first_line(error))
+    return f"{text}; HF_HUB_DISABLE_XET=1 sends by Git LFS instead" if "/xet-" in text else text
 
 
 def _first_line(error: BaseException) -> str:

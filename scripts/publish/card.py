@@ -126,17 +126,32 @@ def _lines(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _header_problems(text: str, rendered: str) -> list[str]:
-    """Keys of the header that claim something and do not say what the reports do."""
+    """What the header claims and the reports do not say: results, languages, base model, licence."""
     import yaml
 
     try:
         said, known = _header_of(text), _header_of(rendered)
-    except (ValueError, yaml.YAMLError) as error:
+        results = sorted(_results(said) - _results(known))
+    except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the card's header cannot be read ({str(error).splitlines()[0]}); correct it") from error
-    keys = ("model-index", "base_model", "base_model_relation", "license", "pipeline_tag", "library_name", "language")
-    return [
-        f"header, {key}: {said.get(key)!r} is not {known.get(key)!r}" for key in keys if said.get(key) != known.get(key)
-    ]
+    problems = [f"header: {config}: {name} {value}" for config, name, value in results]
+    languages = said.get("language") or []
+    listed = languages if isinstance(languages, list) else [languages]
+    problems += [f"header: language {each}" for each in listed if each not in (known.get("language") or [])]
+    for key in ("base_model", "base_model_relation", "license", "pipeline_tag", "library_name"):
+        if said.get(key) != known.get(key):
+            problems.append(f"header: {key} {said.get(key)!r} is not {known.get(key)!r}")
+    return problems
+
+
+def _results(header: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """The header's results: configuration of the data set, name, value."""
+    return {
+        (str(result["dataset"].get("config")), str(metric.get("name", metric["type"])), str(metric["value"]))
+        for model in header.get("model-index") or []
+        for result in model["results"]
+        for metric in result["metrics"]
+    }
 
 
 def _header_of(text: str) -> dict[str, Any]:

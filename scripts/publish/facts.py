@@ -6,12 +6,11 @@ other files, an earlier build's among them, are left out and named.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from export import demo
 from export.bundle import METADATA, Bundle
@@ -21,55 +20,10 @@ from export.digest import file_facts
 from export.errors import UserError
 from export.languages import LANGUAGE_TAG
 from export.vocabulary import parts_of
-from verify.report import Report
+from scripts.publish.reports import Measurement, Verification, read_report
 from verify.runs import Side
 
 FP32 = "fp32"
-
-DEMO_AUDIO = "the toolkit's demo recordings (synthetic speech)"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """A `verify` report about a folder, and where it lies."""
-
-    file: Path
-    report: Report
-
-    @property
-    def has_text(self) -> bool:
-        """Whether error rates against what was said are known."""
-        return any(row.text for row in self.report.rows)
-
-    @cached_property
-    def audio(self) -> str:
-        """What was transcribed: the demo recordings by their hash, else the set's hash."""
-        from verify.data.selection import choose_utterances
-        from verify.runs import manifest_sha256
-
-        prompts = {row.language: 0 for row in self.report.rows} | {"auto": 0}
-        stand_in = choose_utterances(None, len(self.report.rows), prompts=prompts)
-        if manifest_sha256(stand_in) == self.report.manifest_sha256:
-            return DEMO_AUDIO
-        return f"the audio set {self.report.manifest_sha256[:12]}"
-
-    @property
-    def by_nemo(self) -> bool:
-        """Whether the reference is NeMo itself."""
-        return self.report.reference.runtime == "nemo-streaming"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Speed and memory of a folder on one machine; None where a report does not say."""
-
-    file: Path
-    machine: str
-    loop: str
-    precision: str
-    encoder_step_ms: float | None
-    times_real_time: float | None
-    peak_rss_mb: float | None
 
 
 @dataclass(frozen=True)
@@ -125,11 +79,11 @@ class Facts:
     origin: Origin
     others: tuple[Verification, ...]  # about folders that are not published, which references may be
     unused: tuple[Path, ...]  # reports about no file of these folders
-    sibling: Folder | None = None  # FP32, where another repository holds it
+    sibling: Folder | None = None  # FP32, where it is not published, or in another repository
 
     @property
     def full(self) -> Folder | None:
-        """FP32, here or in another repository, where it is there."""
+        """FP32, published here or not."""
         return self.sibling if self.first.is_quantized else self.first
 
     @property
@@ -158,7 +112,9 @@ class Facts:
         reasons = [place + problem for problem in folder.problems]
         failed = [each for each in folder.verifications if each.report.passed is False]
         reasons += [f"{place}{each.file.name}: FAILED, {'; '.join(each.report.reasons)}" for each in failed]
-        passed = [each for each in folder.verifications if each.report.passed]
+        lax = [each.file.name for each in folder.verifications if each.by_other_limits and each.report.passed]
+        reasons += [f"{place}{name}: passed by other limits than the recipe's; run `verify` without" for name in lax]
+        passed = [each for each in folder.verifications if each.passed]
         if not folder.is_quantized:
             if not any(each.by_nemo for each in passed):
                 reasons.append(f"{place}no report in which exactly these files passed against NeMo; run `verify`")
@@ -172,9 +128,8 @@ class Facts:
     def _is_good(self, side: Side) -> bool:
         """Whether the folder of this side is FP32 and passed against NeMo."""
         known = [each for folder in self.folders for each in folder.verifications] + list(self.others)
-        return not side.recipe.get("hash") and any(
-            each.by_nemo and each.report.passed and each.report.target.files == side.files for each in known
-        )
+        candidates = [each for each in known if each.by_nemo and each.passed and each.report.target.files]
+        return not side.recipe.get("hash") and any(each.report.target.files == side.files for each in candidates)
 
 
 def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) -> Facts:
@@ -200,10 +155,12 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
     measurements: list[tuple[dict[str, str], Measurement]] = []
     files = list(dict.fromkeys(file.resolve() for file in (*found, *reports)))
     for file in files:
-        one, several = _read(file)
+        one, several = read_report(file)
         verifications += one
         measurements += several
     folders = tuple(_folder(name, bundle, verifications, measurements) for name, bundle in bundles.items())
+    beside = _unpublished_fp32(root, bundles) if names else None
+    sibling = None if beside is None else _folder(beside.path.name, beside, verifications, measurements)
     used = {each.file for folder in folders for each in folder.verifications}
     used |= {each.file for folder in folders for each in folder.measurements}
     return Facts(
@@ -212,6 +169,7 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
         _origin(next(iter(bundles.values()))),
         tuple(each for each in verifications if each.file not in used),
         tuple(file for file in files if file not in used),
+        sibling,
     )
 
 
@@ -238,7 +196,7 @@ def _bundles(root: Path, names: Sequence[str]) -> dict[str, Bundle]:
             f"{root}: is one folder; give the folder that holds it, {root.absolute().parent}, and "
             f"--precision {root.absolute().name}"
         )
-    there = [each.name for each in sorted(root.iterdir()) if (each / METADATA).is_file() and each.name[0] != "."]
+    there = _names(root)
     missing = [name for name in names if name not in there]
     if missing:
         raise UserError(f"{root}: has no folder {', '.join(missing)}; it has {', '.join(there) or 'none'}")
@@ -249,51 +207,20 @@ def _bundles(root: Path, names: Sequence[str]) -> dict[str, Bundle]:
     return dict(sorted(bundles.items(), key=lambda item: (quantized[item[0]], -item[1].size_bytes)))
 
 
-def _read(file: Path) -> tuple[list[Verification], list[tuple[dict[str, str], Measurement]]]:
-    """A report of any kind: comparisons, and measurements with the files that they are about.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}); give a report of verify, regenerate or bench"
-        ) from error
-    except ValueError:
-        content = None
-    try:
-        if isinstance(content, dict) and "rows" in content:
-            return [Verification(file, Report.load(file))], []
-        if isinstance(content, dict) and "folders" in content:
-            return [], list(_regenerated(file, content))
-        if isinstance(content, dict) and "builds" in content:
-            return [], list(_benched(file, content))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: lacks {error}; make the report again") from error
-    raise UserError(f"{file}: is no report of verify, regenerate or bench; move it away, or give another")
+def _names(root: Path) -> list[str]:
+    """Names of the finished folders in a folder."""
+    return [each.name for each in sorted(root.iterdir()) if (each / METADATA).is_file() and each.name[0] != "."]
 
 
-def _regenerated(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, str], Measurement]]:
-    for row in content["folders"]:
-        figures = (row["encoder_step_ms"], row["times_real_time"], row["peak_rss_mb"])
-        yield row.get("files", {}), Measurement(file, machine_name(content["machine"]), "generation1", "f32", *figures)
-
-
-def _benched(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, str], Measurement]]:
-    for row in content["builds"].values():
-        loop = row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else "")
-        figures = (row["encoder_step_ms"], row["pipeline_rtfx"], row["peak_rss_mb"])
-        yield (
-            row.get("files", {}),
-            Measurement(file, machine_name(content["machine"]), loop, row["precision"], *figures),
-        )
-
-
-def machine_name(facts: dict[str, Any]) -> str:
-    """A machine as the card names it."""
-    return f"{facts['cpu']}, {facts['cores']} cores ({' '.join(facts['flags'])})"
+def _unpublished_fp32(root: Path, chosen: Mapping[str, Bundle]) -> Bundle | None:
+    """The FP32 folder that the chosen ones come from, where it lies beside them and is not chosen itself."""
+    checkpoint = next(iter(chosen.values())).metadata.checkpoint
+    for name in _names(root):
+        if name not in chosen and (bundle := Bundle.whole(root / name)) is not None:
+            metadata = bundle.metadata
+            if not metadata.recipe.get("hash") and metadata.checkpoint.get("sha256") == checkpoint.get("sha256"):
+                return bundle
+    return None
 
 
 def _origin(bundle: Bundle) -> Origin:

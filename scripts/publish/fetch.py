@@ -73,7 +73,7 @@ def _download(
     """Get every file into ``incoming``, and move it to ``folder`` when its checksum is the Hub's."""
     total, done = sum(file.size for file in files.values()), 0
     for name, file in files.items():
-        # patiently: a file that came and is cut is asked for again by the client itself, from where it broke off
+        note(f"fetching {file.path}, {file.size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB are here")
         came = Path(
             patiently(
                 lambda file=file: api.hf_hub_download(  # type: ignore[misc]
@@ -88,7 +88,6 @@ def _download(
             raise ParityError(f"{remote}: {file.path} came with another checksum than the Hub's; run again")
         came.rename(folder / name)
         done += file.size
-        note(f"{file.path}: {file.size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB here")
     _count(api, remote, commit)
 
 

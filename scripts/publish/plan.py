@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 Change = Literal["new", "changed", "same"]
 
 MAIN, PULL = "main", "refs/pr/"
+
+REF_NAME = re.compile(r"(?!.*(\.\.|//|/\.|\.lock$))[A-Za-z0-9_][\w./-]*(?<![./])", re.ASCII)
+"""Names of branches and tags that Git takes, and no stranger ones."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,9 @@ def _permission(api: HfApi, who: dict[str, Any] | None, repo_id: str, remote: _R
     reasons = []
     if remote.exists and target.private and not remote.private:
         reasons.append(f"{repo_id}: exists and is public, and --private does not change that; leave it out")
+    for option, name in (("--tag", target.tag), ("--revision", target.revision)):
+        if name is not None and not REF_NAME.fullmatch(name):
+            reasons.append(f"{option} {name}: Git allows no such name; use letters, digits, '.', '_' and '-'")
     if target.revision in remote.tags:
         reasons.append(f"--revision {target.revision}: is a tag; give a branch")
     if target.pr and not remote.exists:

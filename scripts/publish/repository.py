@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -48,15 +49,20 @@ class File:
     @classmethod
     def of_text(cls, path: str, text: str) -> File:
         """A file that is made now."""
-        import hashlib
-
         content = text.encode()
         return cls(path, content, len(content), hashlib.sha256(content).hexdigest())
 
     @cached_property
     def git_sha1(self) -> str:
-        """Git's identity; reads the file."""
-        return git_sha1(self.source if isinstance(self.source, bytes) else self.source.read_bytes())
+        """Git's identity; reads the file.
+
+        Raises:
+            UserError: it is not what it was.
+        """
+        content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UserError(f"{self.source!s}: was changed while it was published; verify the folder, then run again")
+        return git_sha1(content)
 
     def is_same(self, remote: RepoFile) -> bool:
         """Whether the Hub's file has this content, by its own checksum."""
@@ -127,7 +133,11 @@ def parts(facts: Facts, repo_id: str, layout: Layout) -> Iterator[tuple[str, Fac
 def _repository(facts: Facts, file: Path, page: Page, license_file: Path | None) -> Repository:
     reasons = [reason for folder in facts.folders for reason in facts.reasons_against(folder)]
     card, problems = _card(facts, file, page)
-    reasons += [f"{file}: claims what no report supports: {problem}" for problem in problems]
+    if problems:
+        reasons.append(
+            f"{file}: claims what no report supports, {problems[0]!r} first of {len(problems)}; see them with "
+            "`card --check`, and write the page again with `card --force`"
+        )
     identifier = page.licence_of(facts)
     text = licence_text(identifier, license_file)
     if identifier is None:

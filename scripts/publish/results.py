@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scripts.publish.facts import DEMO_AUDIO, FP32, Facts, Folder, Measurement, Verification, machine_name
+from scripts.publish.facts import FP32, Facts, Folder
 from scripts.publish.page import Page
+from scripts.publish.reports import DEMO_AUDIO, Measurement, Verification, machine_name
 from scripts.publish.table import NOT_MEASURED, Table, figure
 
 if TYPE_CHECKING:

@@ -47,14 +47,15 @@ def publish(api: HfApi, plan: Plan) -> Published:
         if plan.nothing_to_do:
             return _published(api, plan, str(plan.published), "nothing to do")
         revision = plan.published or _send(api, plan)
-        wrong = differing(plan.repository, remote_files(api, repo_id, revision))
+        commit = str(patiently(lambda: api.repo_info(repo_id, revision=revision)).sha)
+        wrong = differing(plan.repository, remote_files(api, repo_id, commit))
         if wrong:
             raise ParityError(
                 f"{repo_id}@{revision}: {', '.join(wrong)} are missing or have other checksums than here; no tag was "
                 "set; see whether somebody else publishes there or a .gitignore leaves them out, then run again"
             )
         if plan.tag is not None and not plan.tagged:
-            _tag(api, plan, revision)
+            _tag(api, plan, commit)
     return _published(api, plan, revision, "published" if plan.published is None else "tagged")
 
 
@@ -74,12 +75,9 @@ def _send(api: HfApi, plan: Plan) -> str:
     if not plan.has_branch and target.revision != MAIN:
         patiently(lambda: api.create_branch(repo_id, branch=target.revision, exist_ok=True))
     head = patiently(lambda: api.repo_info(repo_id, revision=target.revision)).sha
-    additions = []
-    for file in plan.repository.files:
-        if plan.changes[file.path] != "same":
-            addition = CommitOperationAdd(file.path, file.source)
-            addition.upload_info.sha256 = bytes.fromhex(file.sha256)
-            additions.append(addition)
+    changed = [file for file in plan.repository.files if plan.changes[file.path] != "same"]
+    # The client hashes once more what it sends, so that a file which has changed since does not pass for ours.
+    additions = [CommitOperationAdd(file.path, file.source) for file in changed]
     _send_large_files(api, plan, additions)
     try:
         commit = patiently(
@@ -107,6 +105,9 @@ def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd
     total, done = sum(addition.upload_info.size for addition in large), 0
     for addition in large:
         size = addition.upload_info.size
+        note(
+            f"sending {addition.path_in_repo}, {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB are there"
+        )
         api.preupload_lfs_files(
             plan.repository.repo_id,
             [addition],
@@ -115,7 +116,8 @@ def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd
             free_memory=False,
         )
         done += size
-        note(f"{addition.path_in_repo}: {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB ready")
+    if large:
+        note(f"{plan.repository.repo_id}: {done / 1e6:.1f} MB of large files are there")
 
 
 def _landed(api: HfApi, plan: Plan) -> str | None:
@@ -127,11 +129,11 @@ def _landed(api: HfApi, plan: Plan) -> str | None:
         return None
 
 
-def _tag(api: HfApi, plan: Plan, revision: str) -> None:
-    """Set the tag; somebody's tag of that name that came meanwhile is an error."""
+def _tag(api: HfApi, plan: Plan, commit: str) -> None:
+    """Mark the commit whose files were compared; somebody's tag of that name that came meanwhile is an error."""
     tag = str(plan.tag)
     try:
-        patiently(lambda: api.create_tag(plan.repository.repo_id, tag=tag, revision=revision))
+        patiently(lambda: api.create_tag(plan.repository.repo_id, tag=tag, revision=commit))
     except client_errors():
         tagged = next(
             (ref for ref in patiently(lambda: api.list_repo_refs(plan.repository.repo_id)).tags if ref.name == tag),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint.hub import checkpoint_facts
 from tests.helpers.hub import TOKEN, Hub, running
 
 REPOSITORY = "someone/streaming-asr"
@@ -78,3 +79,8 @@ def test_a_repository_without_one_checkpoint(hub: Hub, tmp_path: Path) -> None:
     result = open_from(hub, tmp_path, REPOSITORY)
     assert result.returncode == 2
     assert "holds 0 .nemo files, expected one" in result.stdout
+
+
+def test_random_weights_are_recorded(small_checkpoint: Checkpoint) -> None:
+    assert checkpoint_facts(small_checkpoint)["random_weights"] is True
+    assert "random_weights" not in checkpoint_facts(open_checkpoint("demo"))

@@ -61,6 +61,7 @@ def test_folders_side_by_side_with_one_that_cannot_run(
         assert sum(part for part in row["seconds"].values() if part) <= row["pipeline_seconds"]
     assert report["baseline"] == f"{name}, generation1, f32"
     assert set(as_clients["ratios"].values()) == {1.0}
+    assert as_clients["files"] == small_fp32.hashes
     assert report["checkpoint"]["sha256"] == small_fp32.metadata.checkpoint["sha256"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))

@@ -14,7 +14,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from export import demo
+from export.bundle import Bundle
 from export.digest import file_facts
+from export.errors import UserError
 from scripts.publish.card import render_card, unsupported
 from scripts.publish.facts import gather
 from scripts.publish.licences import licence_text
@@ -53,6 +55,26 @@ def test_numbers_are_the_reports(made: Path) -> None:
     assert "Measured on Test CPU, 2 cores (avx2)" in section(card, "Throughput")
     assert "| `int8` | generation1 | f32 | 13.5 | 31.2 | 151 |" in section(card, "Throughput")
     assert report.target.machine["cpu"] in section(card, "Accuracy")
+
+
+def test_each_machine_has_its_name(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Figures of `bench` on another machine, for these files and for others."""
+    row = {
+        "runtime": "streaming", "batch": 8, "precision": "bf16", "encoder_step_ms": 7.25, "pipeline_rtfx": 99.5,
+        "peak_rss_mb": 88.0,
+    }  # fmt: skip
+    of_these = row | {"files": Bundle.open(output / "int8").hashes}
+    of_others = row | {"files": {"metadata.json": "0" * 64}, "encoder_step_ms": 1.5}
+    machine = {"cpu": "Another CPU", "cores": 64, "flags": ["amx_int8"]}
+    bench = output.parent / "bench.json"
+    bench.write_text(json.dumps({"builds": {"a": of_these, "b": of_others}, "machine": machine}))
+    assert run_here(capfd, "card", output, "--report", bench).returncode == 0
+    throughput = section((output / "README.md").read_text(), "Throughput")
+    here, there = throughput.split("Measured on Another CPU, 64 cores (amx_int8):")
+    assert "| `int8` | streaming, batch 8 | bf16 | 7.2 | 99.5 | 88 |" in there
+    assert "12.5" in here
+    assert "12.5" not in there
+    assert "1.5 |" not in there
 
 
 def test_what_no_report_says_is_not_measured(output: Path) -> None:
@@ -143,6 +165,21 @@ def test_what_a_page_claims_without_a_report(output: Path) -> None:
     assert unsupported(text + free, facts, page) == []
 
 
+def test_results_in_the_header_are_claims(made: Path) -> None:
+    facts, page = gather(made), Page(base_model=REAL, dataset="google/fleurs")
+    text = render_card(facts, page)
+    (first, *_) = re.findall(r"value: [\d.]+", text)
+    (problem,) = unsupported(text.replace(first, "value: 1.25", 1), facts, page)
+    assert problem.startswith("header: ")
+    assert problem.endswith(" 1.25")
+    without = re.sub(r"model-index:\n(?:(?!---)[- ].*\n)*", "", text)
+    assert "metrics:" not in without
+    assert unsupported(without, facts, page) == []
+    for broken in ("---\n[\n---\n", "---\nmodel-index: 3\n---\n", "---\nmodel-index: [{}]\n---\n"):
+        with pytest.raises(UserError, match="header cannot be read"):
+            unsupported(broken, facts, page)
+
+
 def test_check_says_line_and_claim(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ("--base-model", REAL)
     assert run_here(capfd, "card", output, *options).returncode == 0
@@ -179,6 +216,19 @@ def test_the_toolkits_licence_is_the_demos() -> None:
     assert licence_text("apache-2.0", None) == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_lines_of_cpp_compile(made: Path, tmp_path: Path) -> None:
+    import openvino
+
+    (code,) = re.findall(r"```cpp\n#include (\S+)\n(.*?)```", card_of(made), re.DOTALL)
+    source = tmp_path / "lines.cpp"
+    source.write_text(f"#include {code[0]}\nint main() {{{code[1]}}}\n")
+    include = Path(openvino.__file__).parent / "include"
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-I", str(include), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 BAD: list[tuple[str, tuple[str, ...]]] = [
     ("absent", ("no such folder",)),
     ("out/int8", ("is one folder", "--precision int8")),
@@ -199,7 +249,8 @@ def test_folders_that_cannot_be_used(
 def test_bad_reports_and_names(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert_user_error(run_here(capfd, "card", output, "--precision", "int4"), "has no folder int4", "fp32, int8")
     bad = output / "reports" / "bad.json"
-    for content in ("{", "[]", '{"rows": 3}', '{"folders": 3}', '{"folders": [{}]}', '{"builds": {"a": {}}}'):
+    wordy = (output / "report.json").read_text().replace("12.5", '"fast"')
+    for content in ("{", "[]", '{"rows": 3}', '{"folders": 3}', '{"folders": [{}]}', wordy, '{"builds": {"a": {}}}'):
         bad.write_text(content)
         assert_user_error(run_here(capfd, "card", output), bad.name)
     bad.unlink()

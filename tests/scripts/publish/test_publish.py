@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import FILES, Bundle
+from scripts.publish.plan import REF_NAME
 from tests.helpers.command import Done, assert_user_error, run_here, run_process
 from tests.helpers.hub import TOKEN, Hub, Stored
 from tests.helpers.publishable import CHECKPOINT, publishable, write_reports
@@ -104,7 +105,7 @@ def test_large_files_go_one_by_one_and_say_how_much_is_done(
     monkeypatch.setattr("scripts.publish.upload.LARGE", 200)
     done = publish()
     assert done.returncode == 0, done.stderr
-    assert re.search(r"int8/nemotron_encoder.bin: 0.0 MB; 0.\d of 0.\d MB ready", done.stderr)
+    assert re.search(r"sending int8/nemotron_encoder.bin, 0.0 MB; 0.\d of 0.\d MB are there", done.stderr)
     assert all_there(hub, made)
 
 
@@ -136,6 +137,15 @@ def test_split_makes_a_repository_for_each_folder(publish: Run, hub: Hub) -> Non
     assert "this repository" in card
     assert "|  | fp32 (not in this repository) | int8 |" in card
     assert "| encoder step ms | 12.5 | 13.5 |" in card
+
+
+def test_one_folder_of_several(publish: Run, hub: Hub) -> None:
+    done = publish("--precision", "int8", "--tag", "v1.0-int8")
+    assert done.returncode == 0, done.stderr
+    assert ours(hub) == expected("int8")
+    card = hub.repos[REPO].tree()["README.md"].content.decode()
+    assert "|  | fp32 (not in this repository) | int8 |" in card
+    assert "of another build" not in card
 
 
 def test_a_branch_and_a_chosen_tag(publish: Run, hub: Hub) -> None:
@@ -274,6 +284,40 @@ def test_somebody_elses_commit_meanwhile(publish: Run, hub: Hub, made: Path) -> 
     assert all_there(hub, made)
 
 
+@pytest.mark.parametrize("name", ["nemotron_vocab.json", "nemotron_joint.bin"])
+def test_a_file_that_changes_meanwhile_is_noticed(publish: Run, hub: Hub, output: Path, name: str) -> None:
+    asked = hub.fault
+
+    def meddle(request: str) -> object:
+        if request.startswith("POST") and "/preupload/" in request:
+            file = output / "int8" / name
+            file.write_bytes(bytes(file.stat().st_size))
+        return asked(request)
+
+    hub.fault = meddle  # type: ignore[method-assign,assignment]
+    done = publish(output=output)
+    assert done.returncode in (1, 2)
+    assert name in done.error_lines[0]
+    assert not hub.repos[REPO].tags
+
+
+def test_the_tag_marks_what_was_compared(publish: Run, hub: Hub) -> None:
+    """Not what somebody else committed between the comparison and the tag."""
+    meddled = hub.fault
+
+    def meddle(request: str) -> object:
+        if request.startswith("POST") and "/tag/" in request:
+            repo = hub.repos[REPO]
+            repo.branches["main"] = repo.commit(repo.tree() | {"README.md": Stored(b"newer", large=False)})
+        return meddled(request)
+
+    hub.fault = meddle  # type: ignore[method-assign,assignment]
+    assert publish("--tag", "v1").returncode == 0
+    repo = hub.repos[REPO]
+    assert repo.tree("v1")["README.md"].content != b"newer"
+    assert repo.tree()["README.md"].content == b"newer"
+
+
 def refusal(done: Done, hub: Hub, *mentions: object) -> None:
     assert_user_error(done, *map(str, mentions))
     assert not hub.sent(WRITES), "before the first byte"
@@ -337,6 +381,14 @@ def test_a_report_against_itself_proves_nothing(publish: Run, hub: Hub, output: 
     refusal(publish(output=output), hub, "passed against a reference that itself passed against NeMo")
 
 
+def test_a_built_in_recipe_passes_by_its_own_limits_only(publish: Run, hub: Hub, output: Path) -> None:
+    file = output / "reports" / "int8.json"
+    stored = json.loads(file.read_text())
+    stored["limits"]["wer_delta"] = stored["limits"]["language_wer_delta"] = 90.0
+    file.write_text(json.dumps(stored))
+    refusal(publish(output=output), hub, "int8.json: passed by other limits than the recipe's")
+
+
 def test_unknown_licences_need_a_text(hub: Hub, made: Path, capfd: pytest.CaptureFixture[str]) -> None:
     refusal(run_here(capfd, "publish", made, REPO), hub, "the licence of the weights is not known")
     refusal(run_here(capfd, "publish", made, REPO, "--license", "other"), hub, "--license other: its text is not known")
@@ -366,6 +418,22 @@ def test_tokens_and_signatures_are_seen_nowhere(hub: Hub, output: Path, tmp_path
     for secret in (TOKEN, "SECRETSIGNATURE"):
         assert secret not in done.stdout + done.stderr
         assert not [file for file in tmp_path.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+
+
+def test_a_hub_without_xet_is_named(publish: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    assert_user_error(publish(), "xet-write-token", "HF_HUB_DISABLE_XET=1 sends by Git LFS")
+    assert not all_there(hub, made)
+
+
+def test_names_that_git_refuses(publish: Run, hub: Hub) -> None:
+    done = publish("--tag=bad name", "--revision=a..b")
+    refusal(done, hub, "--tag bad name: Git allows no such name", "--revision a..b: Git allows no such name")
+    for name in ("-x", "x/", "x.", "x.lock", "é", "a//b", ".a", "x/.y", ""):
+        assert not REF_NAME.fullmatch(name), name
+    for name in ("v1.0-int8", "refs/pr/3", "build-22f247fdd77e", "x_y/z"):
+        assert REF_NAME.fullmatch(name), name
 
 
 @pytest.mark.parametrize("repo_id", ["asr", "a/b/c", "someone/a b", "someone/.."])

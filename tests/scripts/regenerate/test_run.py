@@ -42,6 +42,7 @@ def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
         assert row["encoder_step_ms"] > 0
         assert row["peak_rss_mb"] > 0
         assert not Bundle.open(out / row["recipe"]).damaged_files()
+        assert row["files"] == Bundle.open(out / row["recipe"]).hashes
         assert json.loads((out / row["report"]).read_text())["rows"]
     assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
