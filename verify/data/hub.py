@@ -31,7 +31,9 @@ def languages() -> list[str]:
     try:
         return _languages()
     except Exception as error:
-        raise _refused("fleurs:all", error) from error
+        if refusal := _refusal("fleurs:all", error):
+            raise refusal from error
+        raise
 
 
 def fetch(code: str, split: Split, cache: Path, limit: int | None = None) -> Path:
@@ -58,22 +60,22 @@ def fetch(code: str, split: Split, cache: Path, limit: int | None = None) -> Pat
         recordings = _streamed(files, split) if files else _original(code, split)
         manifest = store(islice(recordings, limit), directory, f"fetching {name}, {split} split, from {source}")
     except Exception as error:
-        raise _refused(name, error) from error
+        if refusal := _refusal(name, error):
+            raise refusal from error
+        raise
     note(f"{name}: kept in {directory}")
     return manifest
 
 
-def _refused(name: str, error: Exception) -> Exception:
-    """What to raise for an error while the Hub was read: one line, or the error itself where it is a bug of ours."""
+def _refusal(name: str, error: Exception) -> UserError | None:
+    """One line for an error while the Hub was read; None where it is such a line, or a bug of ours."""
     from huggingface_hub.errors import EntryNotFoundError
 
-    if isinstance(error, UserError):
-        return error
     if isinstance(error, EntryNotFoundError):
         return UserError(f"--data {name}: {REPOSITORY} has no such language; codes are like en_us, es_419, cmn_hans_cn")
     package = type(error).__module__.split(".")[0].rstrip("0123456789")
     if package not in _THEIRS and not isinstance(error, (OSError, EOFError)):
-        return error
+        return None
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
         f"--data {name}: cannot be fetched from the Hugging Face Hub ({reason}); check the code, the network and "
