@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,9 @@ GRAPHS = ("preprocessor", "encoder", "decoder", "joint")
 METADATA = "metadata.json"
 VOCABULARY = "nemotron_vocab.json"
 FORMAT_VERSION = 1
+
+Check = Literal["sizes", "hashes"]
+"""How far a folder's files are compared with what its metadata recorded of them."""
 
 
 BUNDLE = FolderKind(
@@ -114,13 +117,19 @@ class Bundle:
 
     path: Path
     metadata: Metadata
+    _hashed: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | Path, check: Check | None = None) -> Bundle:
         """Read and check a folder's metadata and file list.
 
+        Args:
+            path: the folder.
+            check: :meth:`check_sizes` or :meth:`check_hashes` too. What judges, quantizes or publishes a folder checks
+                hashes, once in a run.
+
         Raises:
-            UserError: not a bundle, unreadable, incomplete, or written by a newer format.
+            UserError: not a bundle, unreadable, incomplete, damaged, or written by a newer format.
         """
         path = Path(path)
         if not path.is_dir():
@@ -147,6 +156,8 @@ class Bundle:
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
             raise UserError(f"{path}: {', '.join(missing)} missing; the folder is incomplete, regenerate it")
+        if check is not None:
+            {"sizes": bundle.check_sizes, "hashes": bundle.check_hashes}[check]()
         return bundle
 
     def graph_path(self, graph: str) -> Path:
@@ -172,18 +183,58 @@ class Bundle:
     def whole(cls, path: Path) -> Bundle | None:
         """The folder, if it is one, complete, and no file of it has changed since it was written."""
         try:
-            bundle = cls.open(path)
+            return cls.open(path, check="hashes")
         except UserError:
             return None
-        return None if bundle.damaged_files() else bundle
+
+    def check_sizes(self) -> None:
+        """Compare every file's size with what the metadata recorded; reads no file.
+
+        Raises:
+            UserError: the files that differ.
+        """
+        self._refuse_damaged(self._wrong_sizes())
+
+    def check_hashes(self) -> None:
+        """Compare every file's size and SHA-256 with what the metadata recorded; reads every file once.
+
+        Raises:
+            UserError: the files that differ, or one that cannot be read.
+        """
+        self._refuse_damaged(self._wrong_sizes() or self.damaged_files())
+
+    def file_facts(self) -> dict[str, dict[str, Any]]:
+        """Size and SHA-256 of every file that the contract or the metadata names, as it is on the disk.
+
+        A file is read once, and again where the system says that it was written since.
+        """
+        graphs = [graph_file(graph) for graph in GRAPHS]
+        names = {*graphs, *(name.replace(".xml", ".bin") for name in graphs), VOCABULARY, *self.metadata.files}
+        return {name: self._facts(self.path / name) for name in sorted(names) if (self.path / name).is_file()}
+
+    def _facts(self, file: Path) -> dict[str, Any]:
+        try:
+            status = file.stat()
+            state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            known = self._hashed.get(file.name)
+            if known is None or known[0] != state:
+                self._hashed[file.name] = known = (state, file_facts(file))
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error}); regenerate the folder") from error
+        return known[1]
 
     def damaged_files(self) -> list[str]:
         """Names of files whose size or SHA-256 differs from what the metadata recorded."""
-        return [
-            name
-            for name, facts in self.metadata.files.items()
-            if not (self.path / name).is_file() or file_facts(self.path / name) != facts
-        ]
+        found = self.file_facts()
+        return [name for name, facts in self.metadata.files.items() if found.get(name) != facts]
+
+    def _wrong_sizes(self) -> list[str]:
+        recorded = {name: (self.path / name, facts.get("bytes")) for name, facts in self.metadata.files.items()}
+        return [name for name, (file, size) in recorded.items() if not file.is_file() or file.stat().st_size != size]
+
+    def _refuse_damaged(self, names: list[str]) -> None:
+        if names:
+            raise UserError(f"{self.path}: {', '.join(names)} differ from what was written; regenerate the folder")
 
 
 def write_vocabulary(directory: Path, vocabulary: tuple[str, ...] | list[str]) -> None:

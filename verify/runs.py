@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
+from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.digest import code_sha256, digest, file_facts
 from export.errors import UserError
@@ -194,9 +194,7 @@ def record_bundle(
         )
 
     def contents() -> Any:
-        files = [graph_file(graph) for graph in GRAPHS]
-        files += [name.replace(".xml", ".bin") for name in files] + [VOCABULARY]
-        return bundle.metadata.model_dump(), {name: file_facts(bundle.path / name) for name in files}
+        return bundle.metadata.model_dump(), bundle.file_facts()
 
     return _record(side, utterances, language, make, contents, cache)
 
