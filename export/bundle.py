@@ -10,13 +10,15 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.digest import file_facts
 from export.errors import UserError
+from export.progress import note
 from export.removal import FolderKind
 
 GRAPHS = ("preprocessor", "encoder", "decoder", "joint")
@@ -48,6 +50,19 @@ def with_encoder_name(facts: dict[str, Any]) -> dict[str, Any]:
     return rest | {"encoder": "rewritten" if facts["graph"] == "fused" else facts["graph"]}
 
 
+def _allocatable(shape: list[int]) -> list[int]:
+    if prod(shape) > LARGEST:
+        raise ValueError(f"holds {prod(shape):,} numbers")
+    return shape
+
+
+LARGEST = 1_000_000_000
+"""No size in a folder's metadata is beyond this, nor is a cache: clients allocate by them before anything runs."""
+
+Size = Annotated[int, Field(ge=0, le=LARGEST)]
+CacheShape = Annotated[list[Size], Field(min_length=4, max_length=4), AfterValidator(_allocatable)]
+
+
 class Metadata(BaseModel):
     """``metadata.json``: first the keys that clients read, then this toolkit's own."""
 
@@ -57,34 +72,34 @@ class Metadata(BaseModel):
     model: str
     model_class: str
     precision: str
-    sample_rate: int
-    mel_features: int
-    chunk_mel_frames: int
-    pre_encode_cache: int
-    total_mel_frames: int
-    blank_idx: int
-    vocab_size: int
-    decoder_hidden: int
-    decoder_layers: int
-    encoder_dim: int
-    att_context_size: list[int]
-    cache_channel_shape: list[int]
-    cache_time_shape: list[int]
-    lang_tag_token_ids: list[int]
-    num_prompts: int | None = None
-    default_prompt_id: int | None = None
-    prompt_dictionary: dict[str, int] | None = None
+    sample_rate: Size
+    mel_features: Size
+    chunk_mel_frames: Size
+    pre_encode_cache: Size
+    total_mel_frames: Size
+    blank_idx: Size
+    vocab_size: Size
+    decoder_hidden: Size
+    decoder_layers: Size
+    encoder_dim: Size
+    att_context_size: Annotated[list[Size], Field(min_length=2, max_length=2)]
+    cache_channel_shape: CacheShape
+    cache_time_shape: CacheShape
+    lang_tag_token_ids: list[Size]
+    num_prompts: Size | None = None
+    default_prompt_id: Size | None = None
+    prompt_dictionary: dict[str, Size] | None = None
 
     # This toolkit's.
     format_version: int = FORMAT_VERSION
     encoder: str = "rewritten"  # of export.pipeline.ENCODERS
     profile: str = "custom"  # of export.profiles, by what the settings are
     cache: str = "channel"  # what cache_channel holds: the layers' inputs, or their keys and values ("kv")
-    lookahead: int = 0
+    lookahead: Size = 0
     chunk_ms: float = 0.0
-    chunk_samples: int = 0
-    subsampling_factor: int = 8
-    lead_mel_frames: int = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
+    chunk_samples: Size = 0
+    subsampling_factor: Annotated[int, Field(ge=1, le=64)] = 8
+    lead_mel_frames: Size = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
     knows_short_leads: bool = False  # and cache_len = -(what is left of the lead) is the next step in short chunks
     recipe: dict[str, Any] = Field(default_factory=dict)
     vocabulary: dict[str, Any] = Field(default_factory=dict)  # what was pruned; export.vocabulary reads and writes it
@@ -142,8 +157,8 @@ class Bundle:
             raise UserError(
                 f"{path / METADATA}: cannot be read ({error.strerror or error}); regenerate the folder"
             ) from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            reason = str(error).replace("\n", " ")[:200]
+        except (ValidationError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path / METADATA}: not usable ({reason}); regenerate the folder") from error
         if metadata.format_version > FORMAT_VERSION:
             raise UserError(
@@ -201,6 +216,8 @@ class Bundle:
         Raises:
             UserError: the files that differ, or one that cannot be read.
         """
+        if not self.metadata.files:
+            note(f"warning: {self.path}: records no hashes, so nobody knows whether it is as it was written")
         self._refuse_damaged(self._wrong_sizes() or self.damaged_files())
 
     def file_facts(self) -> dict[str, dict[str, Any]]:

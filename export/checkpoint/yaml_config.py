@@ -84,11 +84,11 @@ class _Resolver:
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
-        self._room = 16 * _LARGEST  # characters of text, and 16 for each value
+        self._room = 4 * _LARGEST  # characters of text, and 64 for each value
 
     def value(self, value: Any, path: tuple[str, ...]) -> Any:
         """The value without interpolations; ``path`` names those that led here."""
-        self._room -= 16 + (len(value) if isinstance(value, str) else 0)
+        self._room -= 64 + (len(value) if isinstance(value, str) else 0)
         if self._room < 0:
             raise ConfigError("its interpolations make it larger than any model's")
         if isinstance(value, dict):
