@@ -26,6 +26,8 @@ METADATA = "metadata.json"
 VOCABULARY = "nemotron_vocab.json"
 FORMAT_VERSION = 1
 
+_PROLOG = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^<>]*\?>)?\s*<net\b")
+
 Check = Literal["sizes", "hashes"]
 """How far a folder's files are compared with what its metadata recorded of them."""
 
@@ -171,6 +173,8 @@ class Bundle:
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
             raise UserError(f"{path}: {', '.join(missing)} missing; the folder is incomplete, regenerate it")
+        for graph in GRAPHS:
+            _check_prolog(bundle.graph_path(graph))
         if check is not None:
             {"sizes": bundle.check_sizes, "hashes": bundle.check_hashes}[check]()
         return bundle
@@ -185,9 +189,12 @@ class Bundle:
         file = self.path / VOCABULARY
         try:
             pieces = json.loads(file.read_text(encoding="utf-8"))
-            return [pieces[str(index)] for index in range(len(pieces))]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            ordered = [pieces[str(index)] for index in range(len(pieces))]
+            if not all(isinstance(piece, str) for piece in ordered):
+                raise TypeError("a piece is no text")
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise UserError(f"{file}: not a flat object of ids 0…n-1 ({error}); regenerate the folder") from error
+        return ordered
 
     @property
     def size_bytes(self) -> int:
@@ -252,6 +259,21 @@ class Bundle:
     def _refuse_damaged(self, names: list[str]) -> None:
         if names:
             raise UserError(f"{self.path}: {', '.join(names)} differ from what was written; regenerate the folder")
+
+
+def _check_prolog(graph: Path) -> None:
+    """Refuse a graph whose XML begins with anything but its model: document types, and with them entities.
+
+    Raises:
+        UserError: it does, or it cannot be read.
+    """
+    try:
+        with graph.open("rb") as file:
+            beginning = file.read(400)
+    except OSError as error:
+        raise UserError(f"{graph}: cannot be read ({error.strerror or error}); regenerate the folder") from error
+    if not _PROLOG.match(beginning):
+        raise UserError(f"{graph}: does not begin as OpenVINO's graphs do; regenerate the folder")
 
 
 def write_vocabulary(directory: Path, vocabulary: tuple[str, ...] | list[str]) -> None:
