@@ -27,12 +27,12 @@ def demo_tokenizer() -> bytes:
 
 
 def sentencepiece(pieces: Sequence[str]) -> bytes:
-    """A SentencePiece model of these pieces; byte pieces and ``<unk>`` have their types."""
+    """A SentencePiece model of these pieces; special ones have their types."""
     from sentencepiece import sentencepiece_model_pb2 as pb
 
     model = pb.ModelProto()
     for piece in pieces:
-        kind = 2 if piece == "<unk>" else 6 if piece.startswith("<0x") else 1
+        kind = {"<unk>": 2, "<s>": 3, "</s>": 3}.get(piece, 6 if piece.startswith("<0x") else 1)
         model.pieces.add(piece=piece, score=0.0, type=kind)
     model.trainer_spec.model_type = 2
     model.trainer_spec.byte_fallback = any(piece.startswith("<0x") for piece in pieces)
