@@ -46,5 +46,10 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
     files = sorted(snapshot.glob("*.nemo"))
     if len(files) != 1:
-        raise UserError(f"{repo_id}: holds {len(files)} .nemo files, expected one; download it and give its path")
+        cached = "" if files else f", or its download to {snapshot} was never finished and there is no network now"
+        raise UserError(
+            f"{repo_id}: holds {len(files)} .nemo files, expected one{cached}; download it and give its path"
+        )
+    if not files[0].is_file():
+        raise UserError(f"{files[0]}: its download was never finished; run again with a network, or give a local file")
     return files[0]
