@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.digest import file_facts
 from export.errors import UserError
+from export.progress import note
 from export.removal import FolderKind
 
 GRAPHS = ("preprocessor", "encoder", "decoder", "joint")
 METADATA = "metadata.json"
 VOCABULARY = "nemotron_vocab.json"
 FORMAT_VERSION = 1
+
+_PROLOG = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^<>]*\?>)?\s*<net\b")
+
+Check = Literal["sizes", "hashes"]
+"""How far a folder's files are compared with what its metadata recorded of them."""
 
 
 BUNDLE = FolderKind(
@@ -51,6 +58,19 @@ def with_encoder_name(facts: dict[str, Any]) -> dict[str, Any]:
     return rest | {"encoder": "rewritten" if facts["graph"] == "fused" else facts["graph"]}
 
 
+def _allocatable(shape: list[int]) -> list[int]:
+    if prod(shape) > LARGEST:
+        raise ValueError(f"holds {prod(shape):,} numbers")
+    return shape
+
+
+LARGEST = 1_000_000_000
+"""No size in a folder's metadata is beyond this, nor is a cache: clients allocate by them before anything runs."""
+
+Size = Annotated[int, Field(ge=0, le=LARGEST)]
+CacheShape = Annotated[list[Size], Field(min_length=4, max_length=4), AfterValidator(_allocatable)]
+
+
 class Metadata(BaseModel):
     """``metadata.json``: first the keys that clients read, then this toolkit's own."""
 
@@ -60,34 +80,34 @@ class Metadata(BaseModel):
     model: str
     model_class: str
     precision: str
-    sample_rate: int
-    mel_features: int
-    chunk_mel_frames: int
-    pre_encode_cache: int
-    total_mel_frames: int
-    blank_idx: int
-    vocab_size: int
-    decoder_hidden: int
-    decoder_layers: int
-    encoder_dim: int
-    att_context_size: list[int]
-    cache_channel_shape: list[int]
-    cache_time_shape: list[int]
-    lang_tag_token_ids: list[int]
-    num_prompts: int | None = None
-    default_prompt_id: int | None = None
-    prompt_dictionary: dict[str, int] | None = None
+    sample_rate: Size
+    mel_features: Size
+    chunk_mel_frames: Size
+    pre_encode_cache: Size
+    total_mel_frames: Size
+    blank_idx: Size
+    vocab_size: Size
+    decoder_hidden: Size
+    decoder_layers: Size
+    encoder_dim: Size
+    att_context_size: Annotated[list[Size], Field(min_length=2, max_length=2)]
+    cache_channel_shape: CacheShape
+    cache_time_shape: CacheShape
+    lang_tag_token_ids: list[Size]
+    num_prompts: Size | None = None
+    default_prompt_id: Size | None = None
+    prompt_dictionary: dict[str, Size] | None = None
 
     # This toolkit's.
     format_version: int = FORMAT_VERSION
     encoder: str = "rewritten"  # of export.pipeline.ENCODERS
     profile: str = "custom"  # of export.profiles, by what the settings are
     cache: str = "channel"  # what cache_channel holds: the layers' inputs, or their keys and values ("kv")
-    lookahead: int = 0
+    lookahead: Size = 0
     chunk_ms: float = 0.0
-    chunk_samples: int = 0
-    subsampling_factor: int = 8
-    lead_mel_frames: int = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
+    chunk_samples: Size = 0
+    subsampling_factor: Annotated[int, Field(ge=1, le=64)] = 8
+    lead_mel_frames: Size = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
     knows_short_leads: bool = False  # and cache_len = -(what is left of the lead) is the next step in short chunks
     recipe: dict[str, Any] = Field(default_factory=dict)
     vocabulary: dict[str, Any] = Field(default_factory=dict)  # what was pruned; export.vocabulary reads and writes it
@@ -120,13 +140,19 @@ class Bundle:
 
     path: Path
     metadata: Metadata
+    _hashed: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | Path, check: Check | None = None) -> Bundle:
         """Read and check a folder's metadata and file list.
 
+        Args:
+            path: the folder.
+            check: :meth:`check_sizes` or :meth:`check_hashes` too. What judges, quantizes or publishes a folder checks
+                hashes, once in a run.
+
         Raises:
-            UserError: not a bundle, unreadable, incomplete, or written by a newer format.
+            UserError: not a bundle, unreadable, incomplete, damaged, or written by a newer format.
         """
         path = Path(path)
         if not path.is_dir():
@@ -139,8 +165,8 @@ class Bundle:
             raise UserError(
                 f"{path / METADATA}: cannot be read ({error.strerror or error}); regenerate the folder"
             ) from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            reason = str(error).replace("\n", " ")[:200]
+        except (ValidationError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path / METADATA}: not usable ({reason}); regenerate the folder") from error
         if metadata.format_version > FORMAT_VERSION:
             raise UserError(
@@ -151,6 +177,10 @@ class Bundle:
         missing = [name for name in FILES if not (path / name).is_file()]
         if missing:
             raise UserError(f"{path}: {', '.join(missing)} missing; the folder is incomplete, regenerate it")
+        for graph in GRAPHS:
+            _check_prolog(bundle.graph_path(graph))
+        if check is not None:
+            {"sizes": bundle.check_sizes, "hashes": bundle.check_hashes}[check]()
         return bundle
 
     def graph_path(self, graph: str) -> Path:
@@ -163,14 +193,20 @@ class Bundle:
         file = self.path / VOCABULARY
         try:
             pieces = json.loads(file.read_text(encoding="utf-8"))
-            return [pieces[str(index)] for index in range(len(pieces))]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            ordered = [pieces[str(index)] for index in range(len(pieces))]
+            if not all(isinstance(piece, str) for piece in ordered):
+                raise TypeError("a piece is no text")
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise UserError(f"{file}: not a flat object of ids 0…n-1 ({error}); regenerate the folder") from error
+        return ordered
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file of the folder that clients load, by name: the identity that reports record."""
-        return {name: str(file_facts(self.path / name)["sha256"]) for name in FILES}
+        """SHA-256 of every file of the folder that clients load, by name: the identity that reports record.
+
+        A file is read once, as by :meth:`file_facts`.
+        """
+        return {name: str(self._facts(self.path / name)["sha256"]) for name in FILES}
 
     @property
     def size_bytes(self) -> int:
@@ -181,18 +217,74 @@ class Bundle:
     def whole(cls, path: Path) -> Bundle | None:
         """The folder, if it is one, complete, and no file of it has changed since it was written."""
         try:
-            bundle = cls.open(path)
+            return cls.open(path, check="hashes")
         except UserError:
             return None
-        return None if bundle.damaged_files() else bundle
+
+    def check_sizes(self) -> None:
+        """Compare every file's size with what the metadata recorded; reads no file.
+
+        Raises:
+            UserError: the files that differ.
+        """
+        self._refuse_damaged(self._wrong_sizes())
+
+    def check_hashes(self) -> None:
+        """Compare every file's size and SHA-256 with what the metadata recorded; reads every file once.
+
+        Raises:
+            UserError: the files that differ, or one that cannot be read.
+        """
+        if not self.metadata.files:
+            note(f"warning: {self.path}: records no hashes, so nobody knows whether it is as it was written")
+        self._refuse_damaged(self._wrong_sizes() or self.damaged_files())
+
+    def file_facts(self) -> dict[str, dict[str, Any]]:
+        """Size and SHA-256 of every file that the contract or the metadata names, as it is on the disk.
+
+        A file is read once, and again where the system says that it was written since.
+        """
+        names = sorted({*FILES, *self.metadata.files} - {METADATA})
+        return {name: self._facts(self.path / name) for name in names if (self.path / name).is_file()}
+
+    def _facts(self, file: Path) -> dict[str, Any]:
+        try:
+            status = file.stat()
+            state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            known = self._hashed.get(file.name)
+            if known is None or known[0] != state:
+                self._hashed[file.name] = known = (state, file_facts(file))
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error}); regenerate the folder") from error
+        return known[1]
 
     def damaged_files(self) -> list[str]:
         """Names of files whose size or SHA-256 differs from what the metadata recorded."""
-        return [
-            name
-            for name, facts in self.metadata.files.items()
-            if not (self.path / name).is_file() or file_facts(self.path / name) != facts
-        ]
+        found = self.file_facts()
+        return [name for name, facts in self.metadata.files.items() if found.get(name) != facts]
+
+    def _wrong_sizes(self) -> list[str]:
+        recorded = {name: (self.path / name, facts.get("bytes")) for name, facts in self.metadata.files.items()}
+        return [name for name, (file, size) in recorded.items() if not file.is_file() or file.stat().st_size != size]
+
+    def _refuse_damaged(self, names: list[str]) -> None:
+        if names:
+            raise UserError(f"{self.path}: {', '.join(names)} differ from what was written; regenerate the folder")
+
+
+def _check_prolog(graph: Path) -> None:
+    """Refuse a graph whose XML begins with anything but its model: document types, and with them entities.
+
+    Raises:
+        UserError: it does, or it cannot be read.
+    """
+    try:
+        with graph.open("rb") as file:
+            beginning = file.read(400)
+    except OSError as error:
+        raise UserError(f"{graph}: cannot be read ({error.strerror or error}); regenerate the folder") from error
+    if not _PROLOG.match(beginning):
+        raise UserError(f"{graph}: does not begin as OpenVINO's graphs do; regenerate the folder")
 
 
 def write_vocabulary(directory: Path, vocabulary: tuple[str, ...] | list[str]) -> None:

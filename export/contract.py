@@ -98,6 +98,15 @@ def _metadata_problems(metadata: Metadata) -> list[str]:
         problems.append(f"metadata: blank_idx {metadata.blank_idx} is not vocab_size {metadata.vocab_size}")
     if metadata.total_mel_frames != metadata.pre_encode_cache + metadata.chunk_mel_frames:
         problems.append("metadata: total_mel_frames is not pre_encode_cache + chunk_mel_frames")
+    if metadata.chunk_ms and metadata.chunk_ms != 10 * metadata.chunk_mel_frames:  # every client cuts frames of 10 ms
+        problems.append(f"metadata: chunk_ms {metadata.chunk_ms:g} is not {metadata.chunk_mel_frames} frames of 10 ms")
+    if metadata.chunk_samples and metadata.chunk_samples * 100 != metadata.chunk_mel_frames * metadata.sample_rate:
+        problems.append(
+            f"metadata: chunk_samples {metadata.chunk_samples} is not {metadata.chunk_mel_frames} frames of 10 ms at "
+            f"sample_rate {metadata.sample_rate}"
+        )
+    if "lookahead" in metadata.model_fields_set and metadata.att_context_size[1] != metadata.lookahead:
+        problems.append(f"metadata: lookahead {metadata.lookahead} is not that of att_context_size")
     if metadata.prompt_dictionary is not None:
         rows = metadata.num_prompts or 0
         outside = [name for name, row in metadata.prompt_dictionary.items() if not 0 <= row < rows]

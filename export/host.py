@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,13 @@ def peak_rss_mb() -> float:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
+        try:
+            import resource
+        except ImportError:  # Windows
+            import psutil
+
+            memory = psutil.Process().memory_info()
+            return float(getattr(memory, "peak_wset", memory.rss)) / 1e6
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import UserError
+from export.locks import try_lock
 from export.progress import note
-
-if os.name == "posix":
-    import fcntl
 
 TEMPORARY, REPLACED = ".nemotron-ov.tmp", ".nemotron-ov.old"
 """How the names of what is half-written, and of what is being replaced, end; both begin with a dot."""
@@ -173,9 +171,10 @@ def _lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system that knows no locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    locked = try_lock(descriptor)
+    if locked is None:
+        note(f"{path.parent}: its file system knows no locks; what killed runs left half-written there stays")
+    if locked:
+        return descriptor
+    os.close(descriptor)
+    return None

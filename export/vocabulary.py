@@ -155,8 +155,10 @@ def checkpoint_ids(record: dict[str, Any]) -> list[int] | None:
     if not record:
         return None
     try:
-        packed = np.frombuffer(base64.b64decode(record["kept"]), np.uint8)
-        ids: list[int] = np.flatnonzero(np.unpackbits(packed, count=int(record["checkpoint_pieces"]))).tolist()
+        packed, count = np.frombuffer(base64.b64decode(record["kept"]), np.uint8), int(record["checkpoint_pieces"])
+        if not 0 <= count <= 8 * len(packed):
+            raise ValueError(f"checkpoint_pieces is {count}, and kept has bits for {8 * len(packed)}")
+        ids: list[int] = np.flatnonzero(np.unpackbits(packed, count=count)).tolist()
         wanted = int(record["pieces"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"metadata.vocabulary: not usable ({error}); regenerate the folder") from error

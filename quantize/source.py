@@ -15,14 +15,3 @@ def require_fp32(source: Bundle) -> None:
     name = source.metadata.recipe.get("name", source.metadata.precision.lower())
     if name != "fp32":
         raise UserError(f"{source.path}: was made by recipe {name}; give the fp32 folder, every recipe starts from it")
-
-
-def require_undamaged(source: Bundle) -> None:
-    """Hash every file of a folder.
-
-    Raises:
-        UserError: one is not as it was written.
-    """
-    damaged = source.damaged_files()
-    if damaged:
-        raise UserError(f"{source.path / damaged[0]}: differs from what was written; export the folder again")

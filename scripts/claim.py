@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import UserError
+from export.locks import try_lock
+from export.progress import note
 from export.removal import remove_files
 
 
@@ -33,10 +34,11 @@ def claimed_folder(folder: Path, verb: str, option: str, own: Collection[str] = 
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another {option}") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another {verb} is at work here; wait for it or stop it") from error
+        locked = try_lock(lock)
+        if locked is False:
+            raise UserError(f"{folder}: another {verb} is at work here; wait for it or stop it")
+        if locked is None:
+            note(f"warning: {folder}: its file system knows no locks; start no second {verb} here")
         yield lock
     finally:
         os.close(lock)

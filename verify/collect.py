@@ -40,7 +40,7 @@ from quantize.samples import (
     write_index,
     write_shards,
 )
-from quantize.source import require_fp32, require_undamaged
+from quantize.source import require_fp32
 from verify.data.audio import load_audio
 from verify.data.manifest import Utterance, cut_utterance, default_manifest, load_utterance, read_manifest
 from verify.reservoirs import Reservoirs, generator
@@ -104,7 +104,7 @@ def collect(
     _check_target(bundle, directory)
     refuse_existing(directory, force=force, kind=CALIBRATION_SET)
     require_fp32(bundle)
-    require_undamaged(bundle)
+    bundle.check_hashes()
     rate = bundle.metadata.sample_rate
     manifests = list(dict.fromkeys((default_manifest(), *exclude)))
     evaluated = _evaluation_audio(manifests, rate)

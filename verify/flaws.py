@@ -167,7 +167,7 @@ def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, encode
     """
     if not folder.is_dir():
         return export_checkpoint(checkpoint, folder, lookahead=lookahead, encoder=encoder)
-    bundle = Bundle.open(folder)
+    bundle = Bundle.open(folder, check="hashes")
     geometry, _ = checkpoint.geometry(lookahead)
     meta = bundle.metadata
     there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.encoder, meta.cache)

@@ -2,15 +2,19 @@
 
 :func:`open_checkpoint` reads configuration and tokenizer straight from the ``.nemo`` archive, which takes
 milliseconds and needs neither torch nor NeMo; :func:`export.checkpoint.nemo.load_model` restores the PyTorch module.
+Nothing in a checkpoint is run: the configuration is plain values, and names no class outside of NeMo's recognizers.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from export.checkpoint.archive import read_archive, read_vocabulary
-from export.checkpoint.config import Checkpoint, validate
+from export.checkpoint.archive import CONFIG, WEIGHTS, read_archive
+from export.checkpoint.config import Checkpoint, check_supported
 from export.checkpoint.hub import resolve_checkpoint
+from export.checkpoint.pieces import read_vocabulary
+from export.checkpoint.schema import check_config, check_size, tokenizer_members
+from export.checkpoint.yaml_config import ConfigError, read_config
 from export.errors import UserError
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -27,6 +31,14 @@ def open_checkpoint(source: str | Path | None = None, revision: str | None = Non
         raise UserError(f"{path}: is a folder, not a .nemo file; give the file inside it")
     if not path.exists():
         raise UserError(f"{path}: the embedded checkpoint is missing; restore it from the repository")
-    config, tokenizer = read_archive(path)
-    validate(path, config)
-    return Checkpoint(path, str(source or "demo"), config, read_vocabulary(path, tokenizer))
+    archive = read_archive(path)
+    try:
+        config = read_config(archive.small.get(CONFIG, b""))
+    except ConfigError as error:
+        raise UserError(f"{path}: its {CONFIG} cannot be used: {error}; give a checkpoint as NeMo wrote it") from error
+    check_supported(path, config)
+    checked = check_config(path, config)
+    tokenizer = tokenizer_members(path, checked.tokenizer, archive.sizes)
+    vocabulary = read_vocabulary(path, archive.small.get(tokenizer["model_path"], b""))
+    check_size(path, checked, len(vocabulary), archive.sizes[WEIGHTS])
+    return Checkpoint(path, str(source or "demo"), config, vocabulary, tokenizer)

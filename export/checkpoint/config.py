@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Checkpoint:
     source: str  # what the user asked for: a path, a Hub id, or "demo"
     config: dict[str, Any]
     vocabulary: tuple[str, ...]
+    tokenizer: dict[str, str] = field(default_factory=dict)  # the section's key to the archive's member
 
     @property
     def model_class(self) -> str:
@@ -156,7 +157,7 @@ class Checkpoint:
         )
 
 
-def validate(path: Path, config: dict[str, Any]) -> None:
+def check_supported(path: Path, config: dict[str, Any]) -> None:
     """Collect everything about the configuration that the exporter cannot handle, and raise once.
 
     Raises:
@@ -168,7 +169,7 @@ def validate(path: Path, config: dict[str, Any]) -> None:
             f"{path}: is a {target or 'model of unknown class'}; only cache-aware RNN-T models "
             f"({' or '.join(_MODEL_CLASSES)}) can be exported"
         )
-    encoder = config.get("encoder") or {}
+    encoder = _section(config, "encoder")
     required = {
         "att_context_style": "chunked_limited",
         "self_attention_model": "rel_pos",
@@ -182,7 +183,7 @@ def validate(path: Path, config: dict[str, Any]) -> None:
         for key, value in required.items()
         if encoder.get(key) != value
     ]
-    preprocessor = config.get("preprocessor") or {}
+    preprocessor = _section(config, "preprocessor")
     # The clients cut audio by 10 ms a frame, and the second generation computes its own windows of 25 ms.
     problems += [
         f"preprocessor.{key} is {preprocessor.get(key)!r}, supported is {seconds:g} s"
@@ -193,3 +194,8 @@ def validate(path: Path, config: dict[str, Any]) -> None:
         problems.append("preprocessor.normalize is not 'NA': per-utterance statistics cannot be streamed")
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}; use a cache-aware streaming FastConformer-RNNT checkpoint")
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}

@@ -57,7 +57,12 @@ def _one_checkpoint(repo_id: str, revision: str | None) -> Path:
     """The one ``.nemo`` file of a Hub repository."""
     files = sorted(_snapshot(repo_id, revision, ["*.nemo"], "a local .nemo file").glob("*.nemo"))
     if len(files) != 1:
-        raise UserError(f"{repo_id}: holds {len(files)} .nemo files, expected one; download it and give its path")
+        cached = "" if files else f", or its download to {snapshot} was never finished and there is no network now"
+        raise UserError(
+            f"{repo_id}: holds {len(files)} .nemo files, expected one{cached}; download it and give its path"
+        )
+    if not files[0].is_file():
+        raise UserError(f"{files[0]}: its download was never finished; run again with a network, or give a local file")
     return files[0]
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import pickle
+import re
 import shutil
-import tarfile
 import tempfile
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from export.checkpoint.archive import WEIGHTS, check_weights, unpack
 from export.errors import UserError
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
     from export.checkpoint import Checkpoint
+
+
+_TRAINING = ("train_ds", "validation_ds", "test_ds", "optim")
+"""Sections that only training reads."""
 
 
 def quiet() -> None:
@@ -33,25 +40,72 @@ def quiet() -> None:
 def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
     """Restore a checkpoint on the CPU, in evaluation mode, without gradients.
 
+    NeMo gets the configuration that was checked and the members that it names, and nothing else of the archive.
+
     Raises:
-        UserError: the archive cannot be restored (damaged weights, missing members).
+        UserError: the archive cannot be restored (damaged weights, more than tensors in them, another architecture).
     """
-    import torch
-
     quiet()
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
-
     _check_room(checkpoint)
-    try:
-        model = EncDecRNNTBPEModel.restore_from(str(checkpoint.path), map_location=torch.device("cpu"))
-    except (RuntimeError, EOFError, OSError, KeyError, tarfile.TarError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _check_room(checkpoint, unpacked=True)
-        raise UserError(f"{checkpoint.path}: NeMo cannot restore it ({reason}); download it again") from error
+    with tempfile.TemporaryDirectory(prefix="nemotron-ov-") as name:
+        folder = Path(name)
+        try:
+            unpack(checkpoint.path, {WEIGHTS, *checkpoint.tokenizer.values()}, folder)
+            check_weights(checkpoint.path, folder / WEIGHTS)
+            model = _restore(checkpoint, folder)
+        except (UserError, ModuleNotFoundError, MemoryError):
+            raise
+        except Exception as error:  # NeMo and torch raise what they like over a file that is not theirs
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                _check_room(checkpoint, unpacked=True)
+            if "allocate memory" in str(error):
+                raise
+            raise UserError(
+                f"{checkpoint.path}: NeMo cannot restore it ({_reason(error)}); give a checkpoint as NeMo wrote it, or "
+                "download it again"
+            ) from error
     model.eval().float().requires_grad_(False)
     model.preprocessor.featurizer.dither = 0.0
     return model
+
+
+def _restore(checkpoint: Checkpoint, folder: Path) -> EncDecRNNTBPEModel:
+    import torch
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+    from omegaconf import OmegaConf
+
+    class TensorsOnly(SaveRestoreConnector):  # type: ignore[misc]
+        @staticmethod
+        def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
+            # Said aloud, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
+            loaded = torch.load(model_weights, map_location=map_location, weights_only=True)
+            if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):
+                raise UserError(f"{checkpoint.path}: its {WEIGHTS} holds more than tensors; do not use this file")
+            return loaded
+
+    connector = TensorsOnly()
+    connector.model_extracted_dir = str(folder)
+    config = {key: value for key, value in checkpoint.config.items() if key not in _TRAINING}
+    files = {key: str(folder / member) for key, member in checkpoint.tokenizer.items()}
+    config["tokenizer"] = {"dir": str(folder), "type": "bpe", **files}
+    try:
+        model: EncDecRNNTBPEModel = EncDecRNNTBPEModel.restore_from(
+            str(checkpoint.path),
+            override_config_path=OmegaConf.create(config),
+            map_location=torch.device("cpu"),
+            save_restore_connector=connector,
+        )
+    except pickle.UnpicklingError as error:
+        unwanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {unwanted[1]}" if unwanted else "holds more than tensors, or is damaged"
+        raise UserError(f"{checkpoint.path}: its {WEIGHTS} {what}; do not use this file") from error
+    return model
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:200] or type(error).__name__
 
 
 def _check_room(checkpoint: Checkpoint, *, unpacked: bool = False) -> None:

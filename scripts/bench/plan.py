@@ -231,7 +231,7 @@ def _given_builds(options: Options) -> list[Build]:
 
     builds: list[Build] = []
     for path in options.folders:
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, check="hashes")
         _ = bundle.vocabulary  # damaged ones are found before anything runs
         streams = best_runtime(bundle) == "streaming"
         if not streams and "streaming" in options.runtimes:

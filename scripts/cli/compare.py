@@ -107,7 +107,7 @@ def verify(
     if reference is None:
         raise UserError(f"{directory}: nothing to compare with; give --reference with a folder or a checkpoint")
     check_output("--cache", cache, folder=True)
-    bundle = Bundle.open(directory)
+    bundle = Bundle.open(directory, check="hashes")
     if language != "manifest":
         language = _language_key(bundle, language)
     chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
@@ -164,7 +164,7 @@ def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Ru
 
     path = local_folder(reference)
     if path.is_dir():
-        return Bundle.open(path)
+        return Bundle.open(path, check="hashes")
     if path.suffix == ".json":
         return load_transcripts(path)
     return open_checkpoint(reference, revision)

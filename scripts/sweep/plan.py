@@ -11,7 +11,7 @@ from export.errors import UserError
 from quantize.grid import Variant, expand, parse_axis
 from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
-from quantize.source import require_fp32, require_undamaged
+from quantize.source import require_fp32
 from scripts.bench.plan import default_threads
 from scripts.disk import SLACK, recipe_bytes, require_room
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
@@ -34,7 +34,7 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
     """
     source = Bundle.open(options.source)
     require_fp32(source)
-    require_undamaged(source)
+    source.check_hashes()
     given = open_given(options, source)
     recipes = _recipes(options, default)
     variants = expand(recipes, [parse_axis(text) for text in options.grid])

@@ -7,13 +7,16 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from export import bundle
 from export.bundle import BUNDLE, Bundle
 from export.digest import file_facts
 from export.errors import UserError
 from export.folders import new_directory, refuse_existing, write_atomically
+from tests.helpers.tiny_bundle import tiny_bundle
 
 
 def old_folder(target: Path) -> Path:
@@ -196,3 +199,39 @@ def test_folders_from_before_the_encoder_had_its_name_are_read(
     metadata = Bundle.open(old).metadata
     assert metadata.encoder == encoder
     assert "graph" not in metadata.model_dump()
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_byte_is_found_by_hashes_and_a_lost_one_by_sizes(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "a").path
+    assert Bundle.open(folder, check="hashes").path == folder
+    flip(folder / "nemotron_joint.bin")
+    assert Bundle.open(folder, check="sizes").path == folder
+    with pytest.raises(UserError, match=r"a: nemotron_joint\.bin differ from what was written; regenerate"):
+        Bundle.open(folder, check="hashes")
+    with (folder / "nemotron_decoder.bin").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match=r"a: nemotron_decoder\.bin differ"):
+        Bundle.open(folder, check="sizes")
+
+
+def test_a_file_is_read_once_until_it_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = tiny_bundle(tmp_path / "a")
+    read: list[str] = []
+
+    def counted(path: Path) -> dict[str, Any]:
+        read.append(path.name)
+        return file_facts(path)
+
+    monkeypatch.setattr(bundle, "file_facts", counted)
+    opened.check_hashes()
+    opened.check_hashes()
+    assert sorted(read) == sorted(opened.metadata.files)
+    (opened.path / "nemotron_joint.bin").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"nemotron_joint\.bin"):
+        opened.check_hashes()

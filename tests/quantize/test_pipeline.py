@@ -125,7 +125,7 @@ def test_a_damaged_source_is_refused(tmp_path: Path, name: str, damage: object) 
     source = tiny_graphs.bundle(tmp_path / "source")
     assert callable(damage)
     damage(source.path / name)
-    with pytest.raises(UserError, match=f"source: {name} differ from what was written; export the folder again"):
+    with pytest.raises(UserError, match=f"source: {name} differ from what was written; regenerate the folder"):
         quantize_bundle(source, tmp_path / "out", RECIPES["int8"])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

@@ -180,7 +180,7 @@ def test_a_damaged_folder_is_refused(tiny: Bundle, audio: list[Utterance], tmp_p
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"nemotron_encoder\.bin: differs from what was written; export the folder"):
+    with pytest.raises(UserError, match=r"nemotron_encoder\.bin differ from what was written; regenerate the folder"):
         collect(tiny, audio, tmp_path / "set")
     assert not (tmp_path / "set").exists()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from export.languages import prompt_id_for
 from tests.helpers.tiny_bundle import PIECES
 from verify.compare import exact_match, first_divergence, text_diff
-from verify.runtimes.transcript import Timings, detokenize
+from verify.runtimes.transcript import Timings, decode, detokenize, written
 from verify.scoring.normalization import normalize
 from verify.scoring.rates import Score, macro_average, metric_for, score_text, total
 
@@ -148,3 +149,30 @@ def test_timings_add_up() -> None:
     assert Timings(wall=1.0, encoder_calls=2) + Timings(wall=0.5, mel=0.1, encoder_calls=3) == Timings(
         wall=1.5, mel=0.1, encoder_calls=5
     )
+
+
+BYTES = ["<unk>", "<s>", "▁a", "b", *(f"<0x{value:02X}>" for value in range(256)), "▁", "</s>"]
+
+
+def test_special_pieces_are_decoded_as_sentencepiece_does() -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    from tests.helpers.archives import sentencepiece
+
+    model = SentencePieceProcessor(model_proto=sentencepiece(BYTES))
+    rng = np.random.default_rng(5)
+    byte = {value: 4 + value for value in range(256)}
+    handmade = [[byte[value] for value in "é日😀".encode()], [2, 0, 3], [0], [byte[0xE3], 2], [byte[0xF0], 3]]
+    drawn = [rng.integers(0, len(BYTES), 8).tolist() for _ in range(200)]
+    spelled = [[byte[each] for each in "aé日".encode()[start:]] + [3] for start in range(6)]
+    for tokens in (*handmade, *drawn, *spelled):
+        assert decode(tokens, BYTES)[0] == model.decode(tokens).strip(), tokens
+
+
+def test_the_clients_write_special_pieces_as_they_are() -> None:
+    assert detokenize([2, 0, 4 + 0xC3, 4 + 0xA9], BYTES)[0] == "a<unk><0xC3><0xA9>"
+    assert decode([2, 4 + 0xC3, 4 + 0xA9], BYTES)[0] == "aé"
+
+
+def test_a_character_stands_at_its_first_byte() -> None:
+    assert written([2, 4 + 0xC3, 4 + 0xA9, 4 + 0xE3, 3], BYTES, [3]) == ["▁a", "é", "", "\ufffd", ""]

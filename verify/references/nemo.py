@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model, quiet
 from export.languages import DEFAULT_LANGUAGE, prompt_id_for
-from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, detokenize
+from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, decode
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -104,7 +104,7 @@ class NemoStreaming:
         # NeMo carries both lists from step to step and counts frames from the start of the stream.
         tokens = [int(token) for token in hypotheses[0].y_sequence] if hypotheses else []
         frames = [int(frame) for frame in hypotheses[0].timestamp] if hypotheses else []
-        text, detected = detokenize(tokens, self.checkpoint.vocabulary, self.checkpoint.language_tag_ids)
+        text, detected = decode(tokens, self.checkpoint.vocabulary, self.checkpoint.language_tag_ids)
         timings = Timings(
             wall=time.perf_counter() - start,
             mel=mel_seconds,

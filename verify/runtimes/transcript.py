@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +15,10 @@ from export.languages import DEFAULT_LANGUAGE
 
 WORD_START = "▁"
 """U+2581, SentencePiece's mark for the start of a word."""
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_SPECIAL = {"<unk>": f"{WORD_START}\u2047{WORD_START}", "<s>": "", "</s>": "", "<pad>": ""}
+"""What SentencePiece writes for its own pieces; its names and surfaces are the defaults of its trainer."""
 
 MAX_SYMBOLS = 10
 """Most tokens a frame may emit: NeMo's configuration of these models, and a constant of the clients."""
@@ -72,7 +78,8 @@ def detokenize(
     """Text and detected language of a token sequence, as the clients make them.
 
     Ids past the vocabulary (blank among them) and language tags are dropped, the first tag met is the language,
-    the other pieces are concatenated, ``▁`` becomes a space, and the ends are trimmed.
+    the other pieces are concatenated as they are, ``<unk>`` and byte pieces included, ``▁`` becomes a space, and the
+    ends are trimmed. :func:`decode` is SentencePiece's way.
 
     Args:
         tokens: ids.
@@ -84,3 +91,34 @@ def detokenize(
     language = next((vocabulary[token].strip("<>") for token in known if token in tags), None)
     text = "".join(vocabulary[token] for token in known if token not in tags)
     return text.replace(WORD_START, " ").strip(), language
+
+
+def decode(tokens: Sequence[int], vocabulary: Sequence[str], tag_ids: Collection[int] = ()) -> tuple[str, str | None]:
+    """Text and detected language as SentencePiece decodes: :func:`detokenize`, with the special pieces understood."""
+    _, language = detokenize(tokens, vocabulary, tag_ids)
+    return "".join(written(tokens, vocabulary, tag_ids)).replace(WORD_START, " ").strip(), language
+
+
+def written(tokens: Sequence[int], vocabulary: Sequence[str], tag_ids: Collection[int] = ()) -> list[str]:
+    """What each token writes, as SentencePiece decodes, spaces as ``▁``.
+
+    Byte pieces (``<0xE3>``) in a row are UTF-8: a character stands at its first byte and the others write nothing; a
+    byte that belongs to no character writes U+FFFD. ``<unk>`` writes ``▁⁇▁``; tags and control pieces write nothing.
+    """
+    tags = frozenset(tag_ids)
+    pieces = [vocabulary[each] if 0 <= each < len(vocabulary) and each not in tags else "" for each in tokens]
+    texts = [_SPECIAL.get(piece, piece) for piece in pieces]
+    found = [_BYTE.fullmatch(piece) for piece in pieces]
+    start = 0
+    for _, group in groupby(found, key=bool):
+        run = list(group)
+        end = start + len(run)
+        values = bytes(int(match[1], 16) for match in run if match)
+        if values:
+            texts[start:end] = [""] * len(run)
+        for character in values.decode("utf-8", "surrogateescape"):  # a byte of no character becomes a lone surrogate
+            lone = "\udc80" <= character <= "\udcff"
+            texts[start] = "\ufffd" if lone else character
+            start += 1 if lone else len(character.encode("utf-8"))
+        start = end
+    return texts

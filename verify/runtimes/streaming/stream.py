@@ -15,7 +15,7 @@ from export.languages import DEFAULT_LANGUAGE, language_key
 from verify.data.audio import Audio, audio_problem
 from verify.runtimes.streaming.signal import SignalBuffer, Window
 from verify.runtimes.streaming.words import Word, group_words
-from verify.runtimes.transcript import Timings, Transcript, detokenize
+from verify.runtimes.transcript import Timings, Transcript, decode, written
 
 if TYPE_CHECKING:
     # The one circle of imports, of types only: a stream is a handle on its recognizer, which makes and steps it.
@@ -125,7 +125,7 @@ class Stream:
     def result(self) -> tuple[str, str | None]:
         """Text so far (without what was taken) and the detected language."""
         recognizer = self._recognizer
-        text, detected = detokenize(self.tokens, recognizer.bundle.vocabulary, recognizer.tags)
+        text, detected = decode(self.tokens, recognizer.bundle.vocabulary, recognizer.tags)
         return text, self._detected or detected
 
     def words(self) -> list[Word]:
@@ -140,7 +140,7 @@ class Stream:
         if self._detected is None:
             recognizer = self._recognizer
             tokens = [token for token, _ in emitted[:known]]
-            self._detected = detokenize(tokens, recognizer.bundle.vocabulary, recognizer.tags)[1]
+            self._detected = decode(tokens, recognizer.bundle.vocabulary, recognizer.tags)[1]
         del emitted[:known]
         return [word for word in (words if over else words[:-1]) if word.text]
 
@@ -205,12 +205,10 @@ class Stream:
         self._recognizer.offer(self)
 
     def _words(self, emitted: Sequence[tuple[int, int]]) -> tuple[list[Word], int]:
-        return group_words(emitted, self._piece, self._geometry.subsampling / 100)
-
-    def _piece(self, token: int) -> str:
         recognizer = self._recognizer
-        known = token < len(recognizer.bundle.vocabulary) and token not in recognizer.tags
-        return recognizer.bundle.vocabulary[token] if known else ""
+        texts = written([token for token, _ in emitted], recognizer.bundle.vocabulary, recognizer.tags)
+        placed = [(place, frame) for place, (_, frame) in enumerate(emitted)]
+        return group_words(placed, texts.__getitem__, self._geometry.subsampling / 100)
 
 
 def _prompt(meta: Metadata, language: str) -> int:
