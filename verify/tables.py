@@ -192,6 +192,8 @@ def _weighted(rows: Sequence[LanguageRow]) -> LanguageRow:
 def _cost(folders: Iterable[dict[str, Any]], name: str, sides: Sequence[tuple[Side, Speed]]) -> Cost:
     """Sizes and memory as regenerate measured them; the speed of everything that the table's rates are of.
 
+    Speeds of several machines have no common number.
+
     Raises:
         UserError: two folders of this name have other sizes.
     """
@@ -202,12 +204,13 @@ def _cost(folders: Iterable[dict[str, Any]], name: str, sides: Sequence[tuple[Si
     if len(sizes) > 1:
         listed = ", ".join(str(size) for size in sorted(sizes))
         raise UserError(f"{name}: folders of {listed} bytes go by this name; give reports of one of them")
+    machines = {json.dumps(side.machine, sort_keys=True) for side, _ in sides}
     peaks = [row["peak_rss_mb"] for row in rows if row.get("peak_rss_mb") is not None]
     return Cost(
         encoder_bytes=next((row["encoder_bytes"] for row in rows if row.get("encoder_bytes")), None),
         bytes=next(iter(sizes), None),
         peak_rss_mb=max(peaks, default=None),
-        rtfx=audio / wall if wall else None,
+        rtfx=audio / wall if wall and len(machines) == 1 else None,
     )
 
 

@@ -55,7 +55,8 @@ def resolve_checkpoint(source: str | None, revision: str | None = None) -> Path:
 
 def _one_checkpoint(repo_id: str, revision: str | None) -> Path:
     """The one ``.nemo`` file of a Hub repository."""
-    files = sorted(_snapshot(repo_id, revision, ["*.nemo"], "a local .nemo file").glob("*.nemo"))
+    snapshot = _snapshot(repo_id, revision, ["*.nemo"], "a local .nemo file")
+    files = sorted(snapshot.glob("*.nemo"))
     if len(files) != 1:
         cached = "" if files else f", or its download to {snapshot} was never finished and there is no network now"
         raise UserError(
