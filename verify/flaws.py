@@ -171,7 +171,8 @@ def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, encode
     geometry, _ = checkpoint.geometry(lookahead)
     meta = bundle.metadata
     there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.encoder, meta.cache)
-    if there != (checkpoint.sha256, lookahead, geometry.chunk_ms, encoder, "channel") or meta.vocabulary:
+    old = meta.knows_short_leads != (encoder == "rewritten")  # exported by an earlier version
+    if old or there != (checkpoint.sha256, lookahead, geometry.chunk_ms, encoder, "channel") or meta.vocabulary:
         raise UserError(
             f"{folder}: is not this checkpoint's {encoder} encoder of lookahead {lookahead}; give another --work"
         )

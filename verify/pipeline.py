@@ -79,7 +79,10 @@ def verify_bundle(
     if runtime == "streaming":
         folders = [target, reference] if isinstance(reference, Bundle) else [target]
         nemo_start = nemo_start or not all(folder.metadata.knows_short_leads for folder in folders)
-    side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config)
+    side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
+    if isinstance(reference, Run) and reference.side.runtime == runtime and reference.side.nemo_start != nemo_start:
+        other = "add --nemo-start" if reference.side.nemo_start else "leave --nemo-start out"
+        raise UserError(f"{reference.side.name}: its recorded streams begin otherwise than {target.path}'s; {other}")
     check_unheard(target, utterances)
     logits: LogitDivergence | None = None
     if divergence:

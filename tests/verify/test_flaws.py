@@ -75,7 +75,10 @@ def test_all_of_them_are_the_clients_loop(small_fp32: Bundle, small_nemo_fp32: B
         assert known
 
 
-@pytest.mark.parametrize("changes", [{"lookahead": 13}, {"cache": "kv"}, {"encoder": "nemo"}, {"chunk_ms": 560.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"lookahead": 13}, {"cache": "kv"}, {"encoder": "nemo"}, {"chunk_ms": 560.0}, {"knows_short_leads": False}],
+)
 def test_a_folder_of_other_settings_is_not_used(
     small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

@@ -24,6 +24,7 @@ from verify.data.selection import spread
 from verify.flaws import without_silence
 from verify.pipeline import verify_bundle
 from verify.references.nemo import NemoStreaming
+from verify.runs import record_bundle
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.streaming import Audio, Stream, Streaming
 from verify.runtimes.streaming.words import LONGEST_WORD
@@ -73,6 +74,14 @@ def test_a_folder_of_before_is_compared_with_nemos_own_start(
     utterances = read_manifest(short_manifest)
     sides = [verify_bundle(folder, small_checkpoint, utterances) for folder in (before, small_80ms_fp32)]
     assert [(each.target.nemo_start, each.reference.chunk_ms) for each in sides] == [(True, 80), (False, 160)]
+
+
+def test_a_recorded_run_that_begins_otherwise_is_refused(small_80ms_fp32: Bundle, short_manifest: Path) -> None:
+    utterances = read_manifest(short_manifest)[:1]
+    recorded = record_bundle(small_80ms_fp32, utterances, runtime="streaming", nemo_start=True)
+    assert verify_bundle(small_80ms_fp32, recorded, utterances, runtime="streaming", nemo_start=True).exact_match == 1.0
+    with pytest.raises(UserError, match="begin otherwise than .*; add --nemo-start"):
+        verify_bundle(small_80ms_fp32, recorded, utterances, runtime="streaming")
 
 
 def test_nemos_start_in_80_ms_steps_is_another(small_80ms_fp32: Bundle) -> None:

@@ -128,6 +128,13 @@ def test_another_build_and_its_settings(tmp_path: Path, capfd: pytest.CaptureFix
     assert "; INT8: Loop generation1, lookahead 0, chunks of 1120 ms, bf16, CPU; A Processor." in int8
 
 
+def test_speeds_of_two_machines_have_no_common_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_report(tmp_path / "en.json", "en-US", ENGLISH)
+    elsewhere = {"machine": {"cpu": "Another Processor"}}
+    save_report(tmp_path / "zh.json", "zh-CN", CHINESE, target=elsewhere)
+    assert "| RTFx | 2.00 | not measured |" in run_here(capfd, "tables", tmp_path).stdout
+
+
 def test_what_does_not_fit_together_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save_report(tmp_path / "a.json", "en-US", ENGLISH)
     twice = tmp_path / "twice"
