@@ -80,7 +80,7 @@ def test_a_recorded_run_that_begins_otherwise_is_refused(small_80ms_fp32: Bundle
     utterances = read_manifest(short_manifest)[:1]
     recorded = record_bundle(small_80ms_fp32, utterances, runtime="streaming", nemo_start=True)
     assert verify_bundle(small_80ms_fp32, recorded, utterances, runtime="streaming", nemo_start=True).exact_match == 1.0
-    with pytest.raises(UserError, match="begin otherwise than .*; add --nemo-start"):
+    with pytest.raises(UserError, match=r"begin otherwise than .*; add --nemo-start"):
         verify_bundle(small_80ms_fp32, recorded, utterances, runtime="streaming")
 
 
