@@ -14,8 +14,7 @@ from export.errors import UserError
 from export.folders import write_atomically
 from quantize.recipe import Tolerance
 from verify.runs import Side
-from verify.scoring.normalization import DEFAULT_NORMALIZER, get_normalizer
-from verify.scoring.rows import (
+from verify.scoring.models import (
     Difference,
     Divergence,
     ErrorParts,
@@ -26,8 +25,9 @@ from verify.scoring.rows import (
     Rates,
     Row,
     Scores,
-    score_rows,
 )
+from verify.scoring.normalization import DEFAULT_NORMALIZER, get_normalizer
+from verify.scoring.rows import score_rows
 
 __all__ = [
     "Difference", "Divergence", "ErrorParts", "Example", "LanguageScore", "Latency", "LogitDivergence", "Output",

@@ -13,7 +13,7 @@ from pathlib import Path
 from export.folders import write_atomically
 from verify.report import Report
 from verify.runs import Side
-from verify.scoring.rows import SIDES
+from verify.scoring.models import SIDES
 
 
 def write_transcripts(report: Report, directory: Path) -> list[Path]:

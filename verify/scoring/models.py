@@ -1,0 +1,155 @@
+"""What a report says: rows of two sides' output, and every number that follows from them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from verify.scoring.normalization import DEFAULT_NORMALIZER, RateKind
+from verify.scoring.rates import Metric
+from verify.verdict import NOISE, Check
+
+Interval = tuple[float, float] | None
+"""Of 95 %; None where nothing tells."""
+
+SIDES: tuple[Literal["target", "reference"], ...] = ("target", "reference")
+METRICS: tuple[Metric, ...] = ("wer", "cer")
+
+
+class Output(BaseModel):
+    """What one side made of an utterance."""
+
+    tokens: list[int]  # the checkpoint's ids, also where the folder's vocabulary is pruned
+    frames: list[int] = Field(default_factory=list)
+    text: str
+    language: str | None = None
+    seconds: float | None = None  # of computing; None in reports of before
+    step_ms: list[float] = Field(default_factory=list)  # of each chunk, audio in to tokens out
+
+
+class Row(BaseModel):
+    """An utterance with both sides' output and what was really said."""
+
+    audio: str
+    audio_filepath: str | None = None  # with its folder; None in reports of before
+    offset: float = 0.0  # where it begins in that file, seconds
+    audio_seconds: float
+    language: str  # the manifest's target_lang
+    text: str
+    sentence: str | None = None  # the manifest's sentence_id
+    target: Output
+    reference: Output
+    margin: float | None = None  # FP32's where the tokens differ; see verify.margins
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether FP32 itself was undecided where the tokens part."""
+        return self.margin is not None and self.margin <= NOISE
+
+
+class ErrorParts(BaseModel):
+    """What an error rate is made of, in percent; the three add up to it."""
+
+    substitutions: float
+    deletions: float
+    insertions: float
+
+
+class Rates(BaseModel):
+    """Rates in percent and their differences in points; intervals are those of 95 %, None where nothing tells.
+
+    ``wer`` and all that begins with it is what the normalizer calls a language's number: all errors over all words
+    (or characters), or the mean of the utterances' rates.
+    """
+
+    utterances: int
+    exact_match: float  # share of utterances with identical tokens, 0 to 1
+    wer: float  # target against the manifest's text
+    errors: ErrorParts
+    reference_wer: float  # reference against the manifest's text
+    reference_errors: ErrorParts
+    wer_delta: float  # points that the target is worse than the reference
+    wer_delta_interval: Interval
+    wer_between: float  # target against the reference's text
+    wer_between_interval: Interval
+    wer_raw: float  # as wer, with case and punctuation
+    reference_wer_raw: float
+
+
+class Rate(BaseModel):
+    """One side's rate against the manifest's text, in percent."""
+
+    corpus: float  # all errors over all units
+    corpus_interval: Interval
+    mean: float  # of the utterances' rates
+    mean_interval: Interval
+    errors: ErrorParts
+    units: int  # words or characters of the text
+
+
+class Difference(BaseModel):
+    """Points that the target is worse than the reference on the same recordings."""
+
+    corpus: float
+    corpus_interval: Interval
+    mean: float
+    mean_interval: Interval
+
+
+class LanguageScore(Rates):
+    """One language's share of the result; ``wer`` holds what ``metric`` says.
+
+    ``rates`` and ``differences`` hold words and characters, whatever the language's metric is, and are empty where
+    there is no text.
+    """
+
+    metric: Metric
+    units: int  # words or characters of the manifest's text
+    sentences: int  # that are resampled
+    rates: dict[Literal["target", "reference"], dict[Metric, Rate]] = Field(default_factory=dict)
+    differences: dict[Metric, Difference] = Field(default_factory=dict)
+
+
+class Divergence(BaseModel):
+    """Where a target's tokens first leave the reference's; None as token: the sequence had ended."""
+
+    audio: str
+    position: int
+    expected: int | None
+    actual: int | None
+    frame: int | None  # encoder frame of the target's token
+    margin: float | None  # logits by which FP32's best token led where the two paths part; None where not measured
+    counts: bool  # whether it counts against the target: its margin is above NOISE, or not known
+
+
+class Example(BaseModel):
+    """An utterance that the two sides hear differently."""
+
+    audio: str
+    language: str
+    edits: int
+    wer: float  # target against reference
+    diff: str
+    text: str
+
+
+class Scores(Rates):
+    """Everything that follows from the rows and the limits; rates are averages over ``languages``."""
+
+    normalizer: str = DEFAULT_NORMALIZER  # the form in which texts were compared
+    rate: RateKind = "corpus"  # what a language's number is
+    passed: bool | None  # None: not decided by these utterances
+    reasons: list[str]  # why not passed
+    checks: list[Check]  # every limit with its answer
+    languages: list[str]  # that the rates average: those with enough speech, or all where none has enough
+    wer_weighted: float = 0.0  # mean of all languages' numbers, weighted by utterances
+    reference_wer_weighted: float = 0.0
+    ties: int  # utterances whose tokens part where FP32 itself was undecided
+    language_accuracy: float | None  # share of utterances whose language tag is right; None where none is known
+    reference_language_accuracy: float | None
+    language_confusion: dict[str, dict[str, int]] = Field(default_factory=dict)  # spoken, tagged ("" without a tag): n
+    reference_language_confusion: dict[str, dict[str, int]] = Field(default_factory=dict)
+    per_language: dict[str, LanguageScore]
+    first_divergences: list[Divergence]
+    worst_examples: list[Example]
