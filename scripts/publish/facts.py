@@ -112,15 +112,16 @@ class Facts:
         reasons = [place + problem for problem in folder.problems]
         failed = [each for each in folder.verifications if each.report.passed is False]
         reasons += [f"{place}{each.file.name}: FAILED, {'; '.join(each.report.reasons)}" for each in failed]
-        lax = [each.file.name for each in folder.verifications if each.by_other_limits and each.report.passed]
-        reasons += [f"{place}{name}: passed by other limits than the recipe's; run `verify` without" for name in lax]
         passed = [each for each in folder.verifications if each.passed]
         if not folder.is_quantized:
-            if not any(each.by_nemo for each in passed):
-                reasons.append(f"{place}no report in which exactly these files passed against NeMo; run `verify`")
-        elif not any(each.by_nemo or self._is_good(each.report.reference) for each in passed):
+            what, proven = "NeMo", any(each.by_nemo for each in passed)
+        else:
             what = "a reference that itself passed against NeMo" if passed else "their reference"
-            reasons.append(f"{place}no report in which exactly these files passed against {what}; run `verify`")
+            proven = any(each.by_nemo or self._is_good(each.report.reference) for each in passed)
+        if not proven:
+            found = [f"{each.file.name} {each.shortcoming}" for each in folder.verifications if each.shortcoming]
+            beside = f" ({', '.join(found)})" if found else ""
+            reasons.append(f"{place}no report in which exactly these files passed against {what}{beside}; run `verify`")
         if self.origin.kind == "random":
             reasons.append(f"{place}comes from random weights, whose tokens say nothing")
         return reasons

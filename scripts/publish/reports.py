@@ -54,6 +54,13 @@ class Verification:
         return is_ours and self.report.limits != limits_for(target, self.report.reference).tolerance
 
     @property
+    def shortcoming(self) -> str | None:
+        """Why it does not let a folder be published though nothing failed; None where it does, or it failed."""
+        if self.report.passed is None:
+            return "has too few utterances to decide"
+        return "passed by other limits than the recipe's" if self.report.passed and self.by_other_limits else None
+
+    @property
     def passed(self) -> bool:
         """Whether the report lets a folder be published."""
         return self.report.passed is True and not self.by_other_limits

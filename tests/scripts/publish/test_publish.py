@@ -386,7 +386,17 @@ def test_a_built_in_recipe_passes_by_its_own_limits_only(publish: Run, hub: Hub,
     stored = json.loads(file.read_text())
     stored["limits"]["wer_delta"] = stored["limits"]["language_wer_delta"] = 90.0
     file.write_text(json.dumps(stored))
-    refusal(publish(output=output), hub, "int8.json: passed by other limits than the recipe's")
+    refusal(publish(output=output), hub, "int8.json passed by other limits than the recipe's")
+
+
+def test_too_few_utterances_decide_nothing(publish: Run, hub: Hub, output: Path) -> None:
+    file = output / "reports" / "fp32.json"
+    stored = json.loads(file.read_text())
+    stored["rows"] = stored["rows"][:3]
+    file.write_text(json.dumps(stored))
+    done = publish(output=output)
+    refusal(done, hub, "against NeMo (fp32.json has too few utterances to decide)")
+    assert "a reference that itself passed" in done.error_lines[0], "int8 was compared with that fp32"
 
 
 def test_unknown_licences_need_a_text(hub: Hub, made: Path, capfd: pytest.CaptureFixture[str]) -> None:
