@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from export.bundle import GRAPHS, Bundle, Metadata
 from export.errors import UserError
@@ -130,9 +131,12 @@ def _graph_problems(bundle: Bundle, graph: str, expected: Ports) -> list[str]:
     import openvino as ov
 
     try:
-        model = ov.Core().read_model(bundle.graph_path(graph))
-    except RuntimeError as error:
-        return [f"{graph}: OpenVINO cannot read it ({str(error).splitlines()[0]})"]
+        return _port_problems(ov.Core().read_model(bundle.graph_path(graph)), graph, expected)
+    except (RuntimeError, UnicodeDecodeError) as error:  # names that are no text, ports without names
+        return [f"{graph}: OpenVINO cannot read it ({' '.join(str(error).split())[:200]})"]
+
+
+def _port_problems(model: Any, graph: str, expected: Ports) -> list[str]:
     problems = []
     for side, wanted, actual in (("input", expected.inputs, model.inputs), ("output", expected.outputs, model.outputs)):
         by_name = {name: port for port in actual for name in port.get_names()}

@@ -160,7 +160,7 @@ def checkpoint_ids(record: dict[str, Any]) -> list[int] | None:
             raise ValueError(f"checkpoint_pieces is {count}, and kept has bits for {8 * len(packed)}")
         ids: list[int] = np.flatnonzero(np.unpackbits(packed, count=count)).tolist()
         wanted = int(record["pieces"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"metadata.vocabulary: not usable ({error}); regenerate the folder") from error
     if len(ids) != wanted:
         raise UserError(f"metadata.vocabulary: keeps {len(ids)} pieces and says {wanted}; regenerate the folder")

@@ -11,6 +11,7 @@ import gzip
 import io
 import posixpath
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -117,10 +118,12 @@ def check_weights(path: Path, weights: Path) -> None:
             if not any(record.CRC for record in records):  # torch.serialization.set_crc32_options(False)
                 return
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its {WEIGHTS} is damaged ({_reason(error)}); download it again") from error
     if damaged is not None:
-        raise UserError(f"{path}: its {WEIGHTS} is damaged ({damaged} has another checksum); download it again")
+        raise UserError(f"{path}: its {WEIGHTS} is damaged ({damaged!r} has another checksum); download it again")
 
 
 @contextmanager

@@ -20,6 +20,6 @@ def read_vocabulary(path: Path, tokenizer: bytes) -> tuple[str, ...]:
         raise UserError(message)
     try:
         pieces = SentencePieceProcessor(model_proto=tokenizer)
-    except (RuntimeError, ValueError) as error:
+        return tuple(pieces.id_to_piece(index) for index in range(pieces.get_piece_size()))
+    except (RuntimeError, ValueError) as error:  # a piece that is no UTF-8 among them
         raise UserError(message) from error
-    return tuple(pieces.id_to_piece(index) for index in range(pieces.get_piece_size()))

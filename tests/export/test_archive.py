@@ -218,6 +218,15 @@ def test_weights_that_are_no_zip_or_packed(tmp_path: Path) -> None:
         check_weights(Path("x.nemo"), tmp_path / "bomb")
 
 
+def test_weights_whose_directory_lies_before_the_file_are_damaged(tmp_path: Path) -> None:
+    data = bytearray(pickled({}))
+    place = data.rindex(b"PK\x05\x06")
+    data[place + 12 : place + 16] = (10**6).to_bytes(4, "little")  # the directory's size, beyond the file's
+    (tmp_path / "weights").write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.nemo: its model_weights\.ckpt is damaged .*; download it again"):
+        check_weights(Path("x.nemo"), tmp_path / "weights")
+
+
 def test_weights_that_were_saved_without_checksums_load(tmp_path: Path) -> None:
     import torch
 
@@ -241,6 +250,17 @@ def test_nothing_but_what_the_configuration_names_is_unpacked(
     model = load_model(checkpoint)
     size = model.tokenizer.vocab_size
     assert tuple(model.tokenizer.ids_to_tokens(list(range(size)))) == checkpoint.vocabulary
+
+
+def test_debian_12s_python_restores_too(small_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NeMo's own unpacking needs ``tarfile``'s filters, which Python 3.11.2 does not have; ours does not."""
+
+    def extract(self: object, member: object, path: str = "", set_attrs: bool = True) -> None:
+        raise AssertionError("unpacked by tarfile")
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", extract)
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert load_model(small_checkpoint).encoder.d_model == 64
 
 
 def set_in(*keys: str, value: Any) -> Callable[[dict[str, Any]], object]:
@@ -389,7 +409,8 @@ def test_numbers_are_read_as_nemo_reads_them(tmp_path: Path) -> None:
     assert (config["small"], config["day"]) == (1e-5, "2026-11-26")
 
 
-def test_a_damaged_tokenizer_is_one_line(tmp_path: Path) -> None:
-    contents = [(name, b"\x0a\xff\xff" if "tokenizer" in str(name) else data) for name, data in members()]
+@pytest.mark.parametrize("data", [b"", b"\x0a\xff\xff", demo_tokenizer().replace(b"de-DE", b"\xbf\xbf\xbf\xbf\xbf", 1)])
+def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, data: bytes) -> None:
+    contents = [(name, data if "tokenizer" in str(name) else other) for name, other in members()]
     with pytest.raises(UserError, match="SentencePiece tokenizer is missing or damaged; download it again"):
         open_checkpoint(write(tmp_path / "t.nemo", contents))  # type: ignore[arg-type]

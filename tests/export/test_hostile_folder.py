@@ -117,7 +117,7 @@ def test_a_vocabulary_that_is_no_flat_object_is_one_line(tmp_path: Path, text: s
         _ = Bundle.open(tmp_path / "a").vocabulary
 
 
-@pytest.mark.parametrize("pieces", [10**13, -1, 17, "many", None])
+@pytest.mark.parametrize("pieces", [10**13, -1, 17, "many", None, float("inf")])
 def test_a_pruned_vocabulary_of_ten_trillion_pieces_takes_no_memory(pieces: Any) -> None:
     tracemalloc.start()
     try:
@@ -140,3 +140,16 @@ def test_a_pruned_vocabulary_of_ten_trillion_pieces_takes_no_memory(pieces: Any)
 def test_numbers_that_contradict_each_other_are_problems(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     opened = Bundle.open(with_metadata(tmp_path / "a", **changes))
     assert any(problem in each for each in contract_problems(opened))
+
+
+def test_ports_whose_names_are_no_text_or_missing_are_problems(tmp_path: Path) -> None:
+    """Found by test_fuzz.py."""
+    opened = tiny_bundle(tmp_path / "a")
+    graph = opened.graph_path("joint")
+    good = graph.read_bytes()
+    graph.write_bytes(good.replace(b'names="encoder"', b'names="enc\xbcder"'))
+    assert any(each.startswith("joint: OpenVINO cannot read it ('utf-8' codec") for each in contract_problems(opened))
+    with pytest.raises(UserError, match=r"nemotron_joint\.xml: .*regenerate the folder"):
+        Generation1(opened)
+    graph.write_bytes(good.replace(b'names="encoder"', b""))
+    assert any(each.startswith("joint: ") for each in contract_problems(opened))

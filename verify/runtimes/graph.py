@@ -119,9 +119,9 @@ class Graph:
                 model.reshape(shapes)
             with pages_given_back(model, path.with_suffix(".bin")) if lean else nullcontext():
                 compiled = core.compile_model(model, device, config)
-        except RuntimeError as error:
+            return cls(compiled, name, path, observer)
+        except (RuntimeError, UnicodeDecodeError) as error:  # names that are no text among them
             raise UserError(f"{path}: {device} cannot load it ({reason_of(error)}); regenerate the folder") from error
-        return cls(compiled, name, path, observer)
 
     def input(self, name: str, shape: Sequence[int] | None = None) -> Array:
         """The zeroed array that the graph reads an input from, in the element type that the graph declares.
