@@ -42,7 +42,7 @@ def limits_for(target: Side, reference: Side) -> Limits:
     """The limits that hold where the user names none.
 
     Against NeMo in the clients' loop :data:`NEMO_TOLERANCE`, for an unquantized folder in the streaming runtime
-    :data:`NEMO_IDENTITY`; else those of the built-in recipe that the folder names, or :data:`IDENTICAL`.
+    :data:`NEMO_IDENTITY`; else those of the built-in recipe that the folder was made by, or :data:`IDENTICAL`.
     """
     name, made_by = target.recipe.get("name"), target.recipe.get("hash")
     if reference.runtime == "nemo-streaming":
@@ -55,5 +55,6 @@ def limits_for(target: Side, reference: Side) -> Limits:
     built_in = RECIPES.get(name) if isinstance(name, str) else None
     if built_in is None:
         return Limits(IDENTICAL, f"ours for an unknown recipe, {name}: name yours with --limits")
-    another = "" if built_in.hash == made_by else ", which the folder was not made by: its hash is another"
-    return Limits(built_in.tolerance, f"the built-in recipe {name}{another}")
+    if built_in.hash != made_by:
+        return Limits(IDENTICAL, f"ours for another recipe {name} than the built-in one: name yours with --limits")
+    return Limits(built_in.tolerance, f"the built-in recipe {name}")

@@ -15,6 +15,7 @@ import numpy as np
 from export.bundle import Bundle
 from export.languages import prompt_language
 from export.progress import task
+from verify.compare import first_divergence
 from verify.data.manifest import Utterance, load_utterance
 from verify.runs import RUNTIMES, Runtime, prompt_of
 from verify.runtimes.graph import Graph, Observer
@@ -25,13 +26,14 @@ Cell = tuple[int, int]
 
 
 def parting_cell(one: Transcript, other: Transcript) -> Cell | None:
-    """The first cell in which two paths choose otherwise; None where the paths are the same."""
-    paths = [list(zip(each.tokens, each.frames, strict=True)) for each in (one, other)]
-    for position in range(max(map(len, paths))):
-        here = [path[position] if position < len(path) else None for path in paths]
-        if here[0] != here[1]:
-            return min(emission[1] for emission in here if emission is not None), position
-    return None
+    """The cell in which the first token that differs was chosen; None where the tokens are the same.
+
+    Before it both paths hold the same tokens, at other frames perhaps: in an equal cell both saw the same.
+    """
+    position = first_divergence(one.tokens, other.tokens)
+    if position is None:
+        return None
+    return min(each.frames[position] for each in (one, other) if position < len(each.frames)), position
 
 
 class MarginObserver(Observer):

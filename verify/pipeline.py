@@ -91,7 +91,9 @@ def verify_bundle(
         chosen = spread(utterances, divergence)
         found = divergence_between(reference, target, chosen, threads=threads)
         logits = LogitDivergence(utterances=len(chosen), **vars(found))
-    exact = reference if isinstance(reference, Bundle) else target if _is_exact(target, reference) else None
+    by_nemo = not isinstance(reference, Bundle) and not _is_recorded_folder(reference)
+    exact = reference if isinstance(reference, Bundle) else target if by_nemo else None
+    exact = exact if exact is not None and _is_fp32(exact) else None
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
         require_comparable(side, bundle_side(reference, runtime=runtime))
@@ -138,10 +140,13 @@ def verify_bundle(
     return report.model_copy(update={"divergence": logits})
 
 
-def _is_exact(target: Bundle, reference: Checkpoint | Run) -> bool:
-    """Whether a folder is FP32 itself, beside a reference that runs without a folder."""
-    by_nemo = isinstance(reference, Checkpoint) or reference.side.runtime == "nemo-streaming"
-    return by_nemo and not target.metadata.recipe.get("hash")
+def _is_recorded_folder(reference: Checkpoint | Run) -> bool:
+    return isinstance(reference, Run) and reference.side.runtime != "nemo-streaming"
+
+
+def _is_fp32(bundle: Bundle) -> bool:
+    """Whether rounding alone decides where the folder's best token leads by as little as rounding."""
+    return not bundle.metadata.recipe.get("hash") and bundle.metadata.precision.upper() == "FP32"
 
 
 def check_unheard(target: Bundle, utterances: Sequence[Utterance]) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from export.errors import UserError
 from export.folders import write_atomically
 from quantize.recipe import Tolerance
+from verify.limits import Limits
 from verify.runs import Side
 from verify.scoring.models import (
     Difference,
@@ -103,14 +104,15 @@ class Report(Scores):
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path, normalizer: str | None = None) -> Report:
-        """Read a saved report; every number that follows from its rows is computed again, and none is believed.
+    def load(cls, path: Path, normalizer: str | None = None, limits: Limits | None = None) -> Report:
+        """Read a saved report; every number that follows from its rows is computed again.
 
         Reports of version 1, which averaged over utterances of all languages, and of version 2 are read too.
 
         Args:
             path: what :meth:`save` wrote.
             normalizer: see :mod:`verify.scoring.normalization`; None for the report's own.
+            limits: to judge by; None for those that are stored, which are believed.
 
         Raises:
             UserError: the file is missing, is no report, or of a later version.
@@ -118,7 +120,9 @@ class Report(Scores):
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             rows = [Row.model_validate(row) for row in stored["rows"]]
-            limits = Tolerance.model_validate(stored["limits"])
+            if limits is not None:
+                stored |= {"limits": limits.tolerance.model_dump(), "limits_of": limits.whose}
+            tolerance = Tolerance.model_validate(stored["limits"])
             later = stored.get("report_version", REPORT_VERSION) > REPORT_VERSION
             tags = Side.model_validate(stored["target"]).lang_tag_token_ids
             stored |= {
@@ -132,7 +136,7 @@ class Report(Scores):
         if later:
             raise UserError(f"{path}: was written by a later version of nemotron-ov; use that")
         chosen = get_normalizer(normalizer or stored.get("normalizer") or DEFAULT_NORMALIZER).name
-        scores = score_rows(rows, limits, tags, normalizer=chosen)
+        scores = score_rows(rows, tolerance, tags, normalizer=chosen)
         try:
             return cls.model_validate(stored | dict(scores) | {"report_version": REPORT_VERSION})
         except ValueError as error:

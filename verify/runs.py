@@ -40,8 +40,8 @@ MANIFEST_LANGUAGE = "manifest"
 Runtime = Literal["generation1", "generation2", "streaming"]
 """How a folder is run: the published clients' loops, or the runtime without their flaws."""
 
-RUNTIME_CODE = ("export/**/*.py", "verify/**/*.py")
-"""What transcribes, and all that it imports: edited code never reuses what older code gave."""
+RUNTIME_CODE = ("export/**/*.py", "verify/**/*.py", "quantize/recipe.py", "quantize/recipes.py")
+"""What transcribes and judges, and all that it imports: edited code never reuses what older code gave."""
 
 RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {
     "generation1": Generation1,

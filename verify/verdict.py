@@ -78,8 +78,9 @@ class Check(Measured):
 
     @property
     def counts(self) -> bool:
-        """Whether the verdict heeds it: too little speech of a language says nothing against the rest."""
-        return self.scope in (ALL, MACRO) or self.why != TOO_LITTLE
+        """Whether the verdict heeds it: too little speech of a language that loses no more than it may says nothing."""
+        beyond = self.limit is not None and self.value > self.limit + _ROUNDING
+        return self.scope in (ALL, MACRO) or self.why != TOO_LITTLE or beyond
 
     @property
     def reason(self) -> str:

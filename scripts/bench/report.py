@@ -48,7 +48,9 @@ def make_report(
         for build in plan.builds
         if build.name in measured
     }
-    baseline = next((name for name, row in rows.items() if row["label"] == BASELINE), next(iter(rows), None))
+    published = [name for name, row in rows.items() if row["label"] == BASELINE]
+    as_clients = [name for name in published if rows[name]["asked_precision"] == "default"]
+    baseline = next(iter([*as_clients, *published, *rows]), None)
     for row in rows.values():
         row["ratios"] = ratios(row, rows[baseline or ""])
     rounds = [each for found in measured.values() for each in found]

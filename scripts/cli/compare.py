@@ -92,16 +92,16 @@ def verify(
     check_output("--transcripts", transcripts, folder=True)
     if normalizer is not None:
         get_normalizer(normalizer).words("")  # also what it needs is there
+    chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
     if rescore is not None:
         given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
         given |= {"--data": data, "--split": split}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
-        given |= {"--limits": limits}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
-        return _judged(Report.load(rescore, normalizer), report, transcripts, as_json)
+        return _judged(Report.load(rescore, normalizer, chosen_limits), report, transcripts, as_json)
     if directory is None:
         raise UserError("verify: no folder; give DIR with --reference, or --rescore with a stored report")
     if reference is None:
@@ -110,7 +110,6 @@ def verify(
     bundle = Bundle.open(directory, check="hashes")
     if language != "manifest":
         language = _language_key(bundle, language)
-    chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
     opened = _reference(reference, revision)
     prompts = bundle.metadata.prompt_dictionary
     chosen_data = options.data_set(data, split)

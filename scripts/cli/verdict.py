@@ -26,7 +26,7 @@ def comparison(report: Report) -> list[RenderableType]:
         if text:
             table.add_column(column, justify="right")
     for name, score in report.per_language.items():
-        table.add_row(escape(name), score.metric, *_cells(score, text=text))
+        table.add_row(escape(name), score.metric, *_cells(score, text=bool(score.rates)))
     averaged = "average" if len(report.languages) == len(report.per_language) else f"average: {_listed(report)}"
     table.add_row(averaged, "", *_cells(report, text=text))
     sides = [_described(side) for side in _known_sides(report)]

@@ -146,6 +146,7 @@ def make_plan(options: Options) -> Plan:
         "encoder": settings.encoder,
         "vocabulary": pruning.record,
         "recipes": {recipe.name: recipe.hash for recipe in recipes},
+        "limits": {recipe.name: recipe.tolerance.model_dump() for recipe in recipes},  # which hashes leave out
         "manifest": digest([manifest_sha256(utterances), [[each.text, each.sentence_id] for each in utterances]]),
         "limit": limit,
         "nemo_limit": options.nemo_limit,

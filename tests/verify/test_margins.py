@@ -21,7 +21,8 @@ from verify.scoring.divergence import read_reference_paths, record_reference_pat
     [
         (([1, 2], [0, 4]), ([1, 2], [0, 4]), None),
         (([1, 2], [0, 4]), ([1, 3], [0, 4]), (4, 1)),  # another token
-        (([1, 2], [0, 4]), ([1, 2], [0, 5]), (4, 1)),  # the same, a frame later: blank was chosen in frame 4
+        (([1, 2], [0, 4]), ([1, 2], [0, 5]), None),  # the same, a frame later
+        (([1, 2, 3], [0, 4, 8]), ([1, 2, 9], [0, 5, 8]), (8, 2)),  # and that excuses no other token after it
         (([1, 2], [0, 6]), ([1, 3], [0, 5]), (5, 1)),
         (([1, 2], [0, 4]), ([1], [0]), (4, 1)),  # blank in its place
         (([], []), ([7], [3]), (3, 0)),
@@ -77,8 +78,24 @@ def test_the_search_is_followed_in_every_runtime(demo_fp32: Bundle, runtime: Run
 
 
 def test_every_difference_has_a_margin(tmp_path: Path, spoken: Utterance) -> None:
-    report = verify_bundle(tiny_bundle(tmp_path / "a", encoder_gain=0.2), tiny_bundle(tmp_path / "b"), [spoken])
+    target, reference = tiny_bundle(tmp_path / "a", encoder_gain=0.2), tiny_bundle(tmp_path / "b")
+    report = verify_bundle(target, reference, [spoken])
     (divergence,) = report.first_divergences
-    assert divergence.margin is not None
-    assert divergence.margin > 0
-    assert report.rows[0].margin == divergence.margin
+    (row,) = report.rows
+    paths = [transcript(side.tokens, "", None, side.frames) for side in (row.target, row.reference)]
+    cell = parting_cell(*paths)
+    assert cell is not None
+    of = [
+        margins_at(each, {0: cell}, [spoken], runtime="generation1", language=MANIFEST_LANGUAGE).get(0)
+        for each in (reference, target)
+    ]
+    assert of[0] != of[1], "else it would not matter whose margin is shown"
+    assert divergence.margin == row.margin == of[0]
+
+
+def test_only_fp32_excuses(tmp_path: Path, spoken: Utterance) -> None:
+    """A quantized reference leads by little where FP32 may not."""
+    target, reference = tiny_bundle(tmp_path / "a", encoder_gain=0.2), tiny_bundle(tmp_path / "b")
+    metadata = reference.metadata.model_copy(update={"recipe": {"name": "int8", "hash": "0"}})
+    report = verify_bundle(target, Bundle(reference.path, metadata), [spoken])
+    assert [each.margin for each in report.first_divergences] == [None]

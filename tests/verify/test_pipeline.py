@@ -52,7 +52,7 @@ def test_a_folder_equals_its_copy(tmp_path: Path, spoken: list[Utterance]) -> No
 
 def test_a_broken_encoder_fails(tmp_path: Path, spoken: list[Utterance]) -> None:
     report = verify_bundle(tiny_bundle(tmp_path / "a", encoder_gain=0.2), tiny_bundle(tmp_path / "b"), spoken)
-    assert not report.passed
+    assert report.passed is False
     assert report.exact_match < 1.0
     assert report.reasons
     assert report.first_divergences
@@ -175,7 +175,7 @@ def test_a_broken_scale_makes_int8_fail(demo_int8: Bundle, demo_fp32: Bundle, tm
     """One layer's scales, eight times too large, as a quantizer's slip would leave them."""
     broken = copy_with_broken_scale(demo_int8, tmp_path / "broken")
     report = verify_bundle(broken, demo_fp32, read_manifest(default_manifest())[:20])
-    assert not report.passed
+    assert report.passed is False
     assert report.reasons
 
 

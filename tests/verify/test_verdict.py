@@ -71,6 +71,44 @@ def test_a_language_of_a_few_words_decides_nothing() -> None:
     assert not scores.reasons
 
 
+def test_a_language_of_a_few_words_that_is_worse_is_not_passed_over() -> None:
+    scores = score_rows(rows(990) + rows(9, "de-DE", wrong=10), LIMITS)
+    assert scores.passed is None
+    (reason,) = scores.reasons
+    assert reason.startswith("language_wer_delta of de-DE +100.000")
+    assert reason.endswith(TOO_LITTLE)
+
+
+def test_a_language_without_text_beside_others_is_judged_by_its_distance() -> None:
+    silent = [each.model_copy(update={"text": ""}) for each in rows(100, "de-DE", wrong=10)]
+    scores = score_rows(rows(990) + silent, LIMITS)
+    assert (check_of(scores, "de-DE").limit_name, answers(scores)["de-DE"]) == ("wer_between", "beyond")
+    assert (scores.passed, scores.languages, scores.wer) == (False, ["en-US"], 0.0)
+    same = [each.model_copy(update={"text": ""}) for each in rows(100, "de-DE")]
+    assert score_rows(rows(990) + same, LIMITS).passed is True
+
+
+def test_languages_vary_independently() -> None:
+    """The same bad row in the same place of five languages is no more than five bad rows in other places."""
+    names = ("en-US", "de-DE", "es-US", "fr-FR", "it-IT")
+
+    def interval_of(places: Sequence[int]) -> tuple[float, float]:
+        bad = zip(names, places, strict=True)
+        found = score_rows([row(n, name, wrong=10 * (n == at)) for name, at in bad for n in range(33)], LIMITS)
+        assert found.wer_delta_interval is not None
+        return found.wer_delta_interval
+
+    alike, apart = interval_of([0] * 5), interval_of([0, 7, 14, 21, 28])
+    assert alike == pytest.approx(apart, abs=0.4)
+
+
+def test_a_share_on_its_limit_is_within() -> None:
+    """7 the same and 1 near tie of 10 are 0.8, and not 0.7 + 0.1."""
+    tens = [row(n, wrong=int(n >= 7), margin=0.0 if n == 7 else None) for n in range(10)]
+    scores = score_rows(tens, Tolerance(exact_match=0.8, wer_delta=100.0))
+    assert (scores.ties, answers(scores)["all"]) == (1, "within")
+
+
 @pytest.mark.parametrize(
     ("count", "every", "passed"),
     [
@@ -191,7 +229,7 @@ def side(runtime: str = "generation1", **recipe: str) -> Side:
     ("target", "reference", "limits", "whose"),
     [
         (lambda: side(name="int8", hash=RECIPES["int8"].hash), "generation1", RECIPES["int8"].tolerance, "built-in"),
-        (lambda: side(name="int8", hash="0"), "generation1", RECIPES["int8"].tolerance, "its hash is another"),
+        (lambda: side(name="int8", hash="0"), "generation1", IDENTICAL, "another recipe int8 than the built-in one"),
         (lambda: side(name="mine", hash="0"), "generation1", IDENTICAL, "unknown recipe, mine: name yours"),
         (side, "generation1", IDENTICAL, "no recipe is recorded"),
         (lambda: side("streaming"), "nemo-streaming", NEMO_IDENTITY, "unquantized folder against NeMo"),

@@ -19,7 +19,6 @@ from verify.scoring.rates import Score, mean_rate, total
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
-_SEED = 0  # the same rows give the same interval
 _BATCH = 1000  # resamples in memory at a time
 
 Array = NDArray[Any]
@@ -33,10 +32,12 @@ class Sample:
     Args:
         scores: by the name of each count, one of each recording.
         sentences: which sentence each recording is of.
+        seed: the same rows give the same interval; what varies independently has another.
     """
 
-    def __init__(self, scores: Mapping[str, Sequence[Score]], sentences: Sequence[Hashable]) -> None:
+    def __init__(self, scores: Mapping[str, Sequence[Score]], sentences: Sequence[Hashable], *, seed: int = 0) -> None:
         self.scores = scores
+        self._seed = seed
         self._sentences = sentences
         self.totals = {name: total(each) for name, each in scores.items()}
 
@@ -63,18 +64,19 @@ class Sample:
                 np.array([score.units for score in scores]),
                 np.array([score.rate for score in scores]),
             ]
-        sums = resample(np.stack(columns), self._sentences)
+        sums = resample(np.stack(columns), self._sentences, self._seed)
         if sums is None:
             return None
         return sums[0], {name: sums[1 + 3 * place : 4 + 3 * place] for place, name in enumerate(self.scores)}
 
 
-def resample(columns: Array, sentences: Sequence[Hashable]) -> Array | None:
+def resample(columns: Array, sentences: Sequence[Hashable], seed: int) -> Array | None:
     """Sums over :data:`RESAMPLES` sets of sentences, drawn with replacement from those given.
 
     Args:
         columns: [columns, recordings].
         sentences: which sentence each recording is of.
+        seed: of the draws.
 
     Returns:
         [columns, :data:`RESAMPLES`], or None where fewer than two sentences leave nothing to draw from.
@@ -85,7 +87,7 @@ def resample(columns: Array, sentences: Sequence[Hashable]) -> Array | None:
         return None
     places = [numbers[sentence] for sentence in sentences]
     summed = np.stack([np.bincount(places, weights=column) for column in columns])
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(seed)
     batches = []
     for first in range(0, RESAMPLES, _BATCH):
         rows = min(_BATCH, RESAMPLES - first)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -49,30 +50,33 @@ def score_rows(
     chosen = NORMALIZERS[normalizer]
     divergences = [first_divergence(row.reference.tokens, row.target.tokens) for row in rows]
     metrics = [metric_for(row.language) for row in rows]
-    with_text = any(row.text for row in rows)
-    scored = [_row_scores(row, chosen, metric, with_text) for row, metric in zip(rows, metrics, strict=True)]
     names = sorted({row.language for row in rows})
+    spoken = {row.language for row in rows if row.text}  # the other languages have no text to be wrong about
+    scored = [
+        _row_scores(row, chosen, metric, row.language in spoken) for row, metric in zip(rows, metrics, strict=True)
+    ]
     parts = {
         name: _Part(
             [row for row in rows if row.language == name],
             [score for score, row in zip(scored, rows, strict=True) if row.language == name],
             [position for position, row in zip(divergences, rows, strict=True) if row.language == name],
             chosen.kind,
-            with_text,
+            name in spoken,
         )
         for name in names
     }
-    averaged = [name for name in names if parts[name].is_enough] or names
+    alike = [name for name in names if name in spoken] or names
+    averaged = [name for name in alike if parts[name].is_enough] or alike
     ties = sum(position is not None and row.is_tie for position, row in zip(divergences, rows, strict=True))
     same = exact_match(divergences)
     average = _average([parts[name] for name in averaged])
-    kept = same + (ties / len(rows) if rows else 0.0)
+    kept = (divergences.count(None) + ties) / max(len(rows), 1)
     measured = [
         Measured(limit_name="exact_match", scope=ALL, value=kept),
-        _measured(average, [parts[name] for name in averaged], MACRO, with_text=with_text),
+        _measured(average, [parts[name] for name in averaged], MACRO),
     ]
     if len(parts) > 1:
-        measured += [_measured(part.rates, [part], name, with_text=with_text) for name, part in parts.items()]
+        measured += [_measured(part.rates, [part], name) for name, part in parts.items()]
     checks = judge(measured, limits)
     reasons = [check.reason for check in checks if check.counts and check.answer != "within"]
     return Scores(
@@ -83,8 +87,8 @@ def score_rows(
         reasons=reasons if rows else ["no utterances were compared"],
         checks=checks,
         languages=averaged,
-        wer_weighted=_weighted(parts.values(), "target"),
-        reference_wer_weighted=_weighted(parts.values(), "reference"),
+        wer_weighted=_weighted([parts[name] for name in alike], "target"),
+        reference_wer_weighted=_weighted([parts[name] for name in alike], "reference"),
         ties=ties,
         language_accuracy=_language_accuracy(rows, "target") if tag_ids else None,
         reference_language_accuracy=_language_accuracy(rows, "reference") if tag_ids else None,
@@ -96,8 +100,9 @@ def score_rows(
     )
 
 
-def _measured(rates: Mapping[str, Any], parts: Sequence[_Part], scope: str, *, with_text: bool) -> Measured:
+def _measured(rates: Mapping[str, Any], parts: Sequence[_Part], scope: str) -> Measured:
     """What is limited of these languages: points lost, or without text the distance to the reference's."""
+    with_text = any(part.with_text for part in parts)
     name = "wer_delta" if with_text else "wer_between"
     return Measured.model_validate(
         {
@@ -139,10 +144,11 @@ class _Part:
         with_text: bool,
     ) -> None:
         sentences = [row.sentence or row.text or number for number, row in enumerate(rows)]
-        self._rows, self._divergences, self._with_text = rows, divergences, with_text
+        self._rows, self._divergences, self.with_text = rows, divergences, with_text
         self.kind: RateKind = kind
         self.utterances, self.sentences = len(rows), len(set(sentences))
-        self.sample = Sample({name: [each[name] for each in scored] for name in scored[0]}, sentences)
+        counts = {name: [each[name] for each in scored] for name in scored[0]}
+        self.sample = Sample(counts, sentences, seed=crc32(rows[0].language.encode()))  # languages vary independently
         self.units = self.sample.totals["target" if with_text else "between"].units
 
     @property
@@ -179,9 +185,9 @@ class _Part:
             utterances=self.utterances,
             exact_match=exact_match(self._divergences),
             rates={side: {each: self._rate(f"{side} {each}") for each in METRICS} for side in SIDES}
-            if self._with_text
+            if self.with_text
             else {},
-            differences={each: self._difference(f" {each}") for each in METRICS} if self._with_text else {},
+            differences={each: self._difference(f" {each}") for each in METRICS} if self.with_text else {},
             **self.rates,
         )
 
