@@ -48,9 +48,7 @@ def make_report(
         for build in plan.builds
         if build.name in measured
     }
-    published = [name for name, row in rows.items() if row["label"] == BASELINE]
-    as_clients = [name for name in published if rows[name]["asked_precision"] == "default"]
-    baseline = next(iter([*as_clients, *published, *rows]), None)
+    baseline = baseline_of(rows)
     for row in rows.values():
         row["ratios"] = ratios(row, rows[baseline or ""])
     rounds = [each for found in measured.values() for each in found]
@@ -70,6 +68,13 @@ def make_report(
         "audio": _audio(plan, rounds),
         "repeats": plan.options.repeats,
     }
+
+
+def baseline_of(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What ratios are against: the published FP32 folder as clients run it, in default precision, where it is there."""
+    published = [name for name, row in rows.items() if row["label"] == BASELINE]
+    as_clients = [name for name in published if rows[name]["asked_precision"] == "default"]
+    return next(iter([*as_clients, *published, *rows]), None)
 
 
 def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, Any]:

@@ -214,6 +214,9 @@ def test_the_manifests_identity_holds_parts_and_only_those(ramp: Path) -> None:
     different = [(0.0, 0.0), (0.0, 1.0), (0.5, 1.0), (0.5, 1.25), (0.5, 0.0)]
     parts = [whole.model_copy(update={"offset": offset, "duration": duration}) for offset, duration in different]
     assert len({manifest_sha256([part]) for part in parts}) == len(parts)
+    before, (samples, rate) = manifest_sha256(parts), soundfile.read(ramp)
+    soundfile.write(ramp, -samples, rate)
+    assert manifest_sha256(parts) != before, "other audio under the same name and of the same length"
     ramp.write_text("no audio")
     with pytest.raises(UserError, match="cannot be read as audio"):
         manifest_sha256(parts)

@@ -24,8 +24,8 @@ from export.errors import UserError
 from quantize.recipes import RECIPES
 from scripts.bench import builds, worker
 from scripts.bench.encoders import mel_windows, time_steps
-from scripts.bench.plan import Options, make_plan
-from scripts.bench.report import ratios, warnings
+from scripts.bench.plan import BASELINE, Options, make_plan
+from scripts.bench.report import baseline_of, ratios, warnings
 from scripts.bench.rounds import time_left
 from scripts.processes import ChildError, run_module
 from tests.helpers.command import ROOT, assert_user_error, run_here
@@ -122,6 +122,18 @@ def test_ratios_say_how_many_times_faster_and_what_share() -> None:
     assert ratios(build, baseline) == {"encoder_step": 2.0, "pipeline": 2.5, "peak_rss": 0.25, "folder": 0.2}
     assert ratios(build | {"batch": 4}, baseline)["encoder_step"] == 8.0
     assert set(ratios(baseline, baseline).values()) == {1.0}
+
+
+def test_ratios_are_against_what_clients_run() -> None:
+    """Whichever precision was given first."""
+    pinned, default, other = (
+        {"label": label, "asked_precision": precision}
+        for label, precision in ((BASELINE, "f32"), (BASELINE, "default"), ("int8", "default"))
+    )
+    assert baseline_of({"o": other, "p": pinned, "d": default}) == "d"
+    assert baseline_of({"o": other, "p": pinned}) == "p"
+    assert baseline_of({"o": other}) == "o"
+    assert baseline_of({}) is None
 
 
 def test_a_busy_machine_and_mixed_checkpoints_are_said() -> None:
