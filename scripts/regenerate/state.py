@@ -55,7 +55,7 @@ def claimed_output(plan: Plan) -> Iterator[State]:
     """Take the output folder for this run, continue or clear what an earlier one left.
 
     Raises:
-        UserError: somebody else's folder, a finished output or other inputs without ``--force``, another run at
+        UserError: somebody else's folder, other inputs without ``--force``, another run at
             work, no room, or no permission; nothing was written.
     """
     output = plan.output
@@ -81,13 +81,11 @@ def _check(plan: Plan) -> dict[str, Any] | None:
         raise UserError(f"{output}: holds files that regenerate did not write; choose another --output")
     if force:
         return earlier
-    if earlier["finished"]:
-        raise UserError(f"{output}: is finished already; add --force to make it again, or choose another --output")
     if earlier["inputs"] != plan.inputs:
         different = ", ".join(key for key in plan.inputs if earlier["inputs"].get(key) != plan.inputs[key])
         raise UserError(
-            f"{output}: an unfinished run with another {different} is here; repeat it as it was, "
-            "add --force to start over, or choose another --output"
+            f"{output}: {'a finished' if earlier['finished'] else 'an unfinished'} run with another {different} is here; "
+            "repeat it as it was, add --force to start over, or choose another --output"
         )
     return earlier
 
