@@ -83,9 +83,10 @@ def _check(plan: Plan) -> dict[str, Any] | None:
         return earlier
     if earlier["inputs"] != plan.inputs:
         different = ", ".join(key for key in plan.inputs if earlier["inputs"].get(key) != plan.inputs[key])
+        run = "a finished run" if earlier["finished"] else "an unfinished run"
         raise UserError(
-            f"{output}: {'a finished' if earlier['finished'] else 'an unfinished'} run with another {different} is here; "
-            "repeat it as it was, add --force to start over, or choose another --output"
+            f"{output}: {run} with another {different} is here; repeat it as it was, "
+            "add --force to start over, or choose another --output"
         )
     return earlier
 

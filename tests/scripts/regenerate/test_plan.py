@@ -129,14 +129,19 @@ def test_damaged_and_half_written_folders_are_made_again(options: Options, calls
     assert not (options.output / ".int8.nemotron-ov.old").exists()
 
 
-def test_finished_output_needs_force(options: Options, calls: Calls) -> None:
-    regenerate(options)
+def test_a_finished_run_repeated_makes_what_is_missing(options: Options, calls: Calls) -> None:
+    first = regenerate(options)
     calls.clear()
-    before = (options.output / REPORT).read_bytes()
-    with pytest.raises(UserError, match="--force"):
-        regenerate(options)
+    again = regenerate(options)
     assert not calls
-    assert (options.output / REPORT).read_bytes() == before
+    assert again["passed"] == first["passed"]
+    assert [row["recipe"] for row in again["folders"]] == [row["recipe"] for row in first["folders"]]
+    (options.output / "int8" / METADATA).unlink()
+    regenerate(options)
+    assert calls == ["quantize int8"]
+    with pytest.raises(UserError, match="a finished run with another lookahead.* is here; .*--force"):
+        regenerate(replace(options, lookahead=13))
+    calls.clear()
     regenerate(replace(options, force=True))
     assert calls == everything()
 
