@@ -139,7 +139,7 @@ def test_a_finished_run_repeated_makes_what_is_missing(options: Options, calls: 
     (options.output / "int8" / METADATA).unlink()
     regenerate(options)
     assert calls == ["quantize int8"]
-    with pytest.raises(UserError, match="a finished run with another lookahead.* is here; .*--force"):
+    with pytest.raises(UserError, match=r"a finished run with another lookahead.* is here; .*--force"):
         regenerate(replace(options, lookahead=13))
     calls.clear()
     regenerate(replace(options, force=True))
