@@ -64,6 +64,9 @@ def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
                 f"{checkpoint.path}: NeMo cannot restore it ({_reason(error)}); give a checkpoint as NeMo wrote it, or "
                 "download it again"
             ) from error
+    pieces = tuple(model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size))))
+    if pieces != checkpoint.vocabulary:  # or every transcript would be wrong on both sides of a comparison
+        raise UserError(f"{checkpoint.path}: NeMo's pieces are not those of {checkpoint.tokenizer}; download it again")
     model.eval().float().requires_grad_(False)
     model.preprocessor.featurizer.dither = 0.0
     return model

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,8 @@ def test_interrupt_exits_with_130(small_checkpoint: Checkpoint, tmp_path: Path) 
     assert process.returncode == 130
     assert not out
     assert not any(tmp_path.iterdir())
+
+
+def test_the_version_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_here(capfd, "--version")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, version("nemotron-ov"), "")

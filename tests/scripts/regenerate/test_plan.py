@@ -159,6 +159,10 @@ def test_a_finished_output_is_kept_and_reported_again(options: Options, calls: C
     (options.output / "reports" / "int8.json").unlink()
     regenerate(options)
     assert calls == ["verify int8"]
+    (options.output / "int8" / METADATA).unlink()
+    calls.clear()
+    regenerate(options)
+    assert calls == ["quantize int8"]
     calls.clear()
     regenerate(replace(options, force=True))
     assert calls == everything()
