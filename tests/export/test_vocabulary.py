@@ -288,7 +288,7 @@ def test_kept_languages_are_transcribed_as_before(demo_latin_fp32: Bundle, demo_
     report = verify_bundle(demo_latin_fp32, demo_fp32, chosen)
     assert report.passed
     assert report.exact_match == 1.0
-    untimed = {"seconds": None, "step_ms": []}
+    untimed: dict[str, Any] = {"seconds": None, "step_ms": []}
     for row in report.rows:
         ours, theirs = (side.model_copy(update=untimed) for side in (row.target, row.reference))
         assert ours == theirs, "tokens, frames, text and language"
