@@ -77,6 +77,7 @@ BETWEEN_ROOMS = {
     "scripts.bench": set(),
     "scripts.regenerate": set(),
     "scripts.sweep": {"scripts.bench"},
+    "scripts.transcribe": set(),
     "scripts.checkpoints": set(),
 }
 """Rooms inside verify and scripts, and the rooms beside them that each may import."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from scripts.cli import bench, bundles, calibrate, checkpoint, compare, export, flaws, recipes, regenerate, sweep
+from scripts.cli import (
+    bench,
+    bundles,
+    calibrate,
+    checkpoint,
+    compare,
+    export,
+    flaws,
+    recipes,
+    regenerate,
+    sweep,
+    transcribe,
+)
 
 app = typer.Typer(
     help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -19,7 +30,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("quantize")(bundles.quantize)
 app.command("verify")(compare.verify)
 app.command("record", hidden=True)(compare.record)  # a stage of regenerate
-app.command("transcribe")(compare.transcribe)
+app.command("transcribe")(transcribe.transcribe)
 app.command("bench")(bench.bench)
 app.command("sweep")(sweep.sweep)
 app.command("rank")(sweep.rank)
@@ -29,10 +40,18 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(checkpoint.app, name="checkpoint")
 
 
-@app.callback()
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
 
-        typer.echo(installed("nemotron-ov"))
+        typer.echo(version("nemotron-ov"))
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    del version

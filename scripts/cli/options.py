@@ -11,6 +11,7 @@ import typer
 from export.errors import UserError
 
 if TYPE_CHECKING:
+    from export.bundle import Bundle
     from verify.runtimes.graph import Config
 
 
@@ -148,6 +149,19 @@ def config_of(precision: Precision) -> Config | None:
     from verify.runtimes.graph import CLIENTS_CONFIG
 
     return CLIENTS_CONFIG if precision is Precision.default else None
+
+
+def language_of(bundle: Bundle, language: str) -> str:
+    """The folder's prompt for ``--language``; one that it does not have is refused."""
+    from export.languages import DEFAULT_LANGUAGE, language_key
+
+    prompts = bundle.metadata.prompt_dictionary
+    if prompts is None and language != DEFAULT_LANGUAGE:
+        raise UserError(f"--language {language}: {bundle.path} takes no language; leave the option out")
+    try:
+        return language if prompts is None else language_key(language, prompts)
+    except ValueError as error:
+        raise UserError(f"--language: {error} ({bundle.path}); choose another, or {DEFAULT_LANGUAGE}") from error
 
 
 def names(text: str | None) -> tuple[str, ...]:
