@@ -94,10 +94,6 @@ class Finished:
         """Let the file go."""
         self._close()
 
-    def __len__(self) -> int:
-        """How many transcripts there are."""
-        return len(self._lines)
-
     def find(self, audio: str) -> Heard | None:
         """A recording's transcript, if it is there and the recording has not changed since.
 
@@ -123,8 +119,11 @@ class Finished:
             del self._lines[heard.audio]
             self._write_again(without=heard.audio)
         text = (json.dumps(facts, ensure_ascii=False) + "\n").encode()
-        while text:
-            text = text[os.write(self._descriptor, text) :]
+        try:
+            while text:
+                text = text[os.write(self._descriptor, text) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._lines[heard.audio] = _Line.model_validate(facts)
 
     def _open(self) -> None:
