@@ -78,6 +78,7 @@ BETWEEN_ROOMS = {
     "scripts.publish": set(),
     "scripts.regenerate": set(),
     "scripts.sweep": {"scripts.bench"},
+    "scripts.transcribe": set(),
     "scripts.checkpoints": set(),
 }
 """Rooms inside verify and scripts, and the rooms beside them that each may import."""

@@ -18,12 +18,12 @@ from scripts.cli import (
     regenerate,
     sweep,
     tables,
+    transcribe,
 )
 
 app = typer.Typer(
     help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -33,7 +33,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("quantize")(bundles.quantize)
 app.command("verify")(compare.verify)
 app.command("record", hidden=True)(compare.record)  # a stage of regenerate
-app.command("transcribe")(compare.transcribe)
+app.command("transcribe")(transcribe.transcribe)
 app.command("bench")(bench.bench)
 app.command("sweep")(sweep.sweep)
 app.command("rank")(sweep.rank)
@@ -49,16 +49,16 @@ app.add_typer(checkpoint.app, name="checkpoint")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version as installed
+        from importlib.metadata import version
 
-        typer.echo(installed("nemotron-ov"))
+        typer.echo(version("nemotron-ov"))
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(  # its callback is all of it, before a verb is missed
-        False, "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
     ),
 ) -> None:
-    pass
+    del version

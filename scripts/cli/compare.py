@@ -1,9 +1,9 @@
-"""``verify`` and ``transcribe``: what a folder hears, alone and against its reference."""
+"""``verify``: does a folder hear what its reference hears; ``record``, a stage of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from verify.report import Report
     from verify.runs import Run, Runtime
-    from verify.runtimes.transcript import Transcript
 
 
 @verb
@@ -109,7 +108,7 @@ def verify(
     check_output("--cache", cache, folder=True)
     bundle = Bundle.open(directory, check="hashes")
     if language != "manifest":
-        language = _language_key(bundle, language)
+        language = options.language_of(bundle, language)
     opened = _reference(reference, revision)
     prompts = bundle.metadata.prompt_dictionary
     chosen_data = options.data_set(data, split)
@@ -194,83 +193,3 @@ def record(
     run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.clean_chunk_frames, cache=cache)
     data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json)
-
-
-@verb
-def transcribe(
-    directory: options.Finished,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Recordings in any format libsndfile reads.")],
-    language: Annotated[
-        str, typer.Option(metavar="auto|xx-XX", help="What is spoken, or 'auto' to let the model find out.")
-    ] = "auto",
-    runtime: Annotated[
-        options.RuntimeName | None,
-        typer.Option(
-            help="'streaming': ours; 'generation1', 'generation2': the published clients' loops. (default: streaming, "
-            "generation1 for folders that cannot)"
-        ),
-    ] = None,
-    flush: Annotated[
-        bool, typer.Option(help="End each recording with silence, so that its last word is not lost (streaming only).")
-    ] = True,
-    as_json: options.Json = False,
-) -> Result:
-    """Transcribe recordings with a finished folder, chunk by chunk."""
-    from export.bundle import Bundle
-    from export.host import peak_rss_mb
-    from verify.data.audio import load_audio
-    from verify.pipeline import speed
-    from verify.runs import RUNTIMES, best_runtime
-
-    bundle = Bundle.open(directory)
-    language = _language_key(bundle, language)
-    signals = [load_audio(path, bundle.metadata.sample_rate) for path in audio]
-    name = runtime.value if runtime else best_runtime(bundle)
-    recognizer = RUNTIMES[name](bundle)
-    ending = {"flush": flush} if name == "streaming" else {}
-    transcripts = [recognizer.transcribe(signal, language, **ending) for signal in signals]
-    data: dict[str, Any] = {
-        "folder": str(bundle.path),
-        "runtime": name,
-        "transcripts": [
-            {
-                "audio": str(path),
-                "text": transcript.text,
-                "language": transcript.language,
-                "tokens": transcript.tokens,
-                "frames": transcript.frames,
-                "seconds": transcript.audio_seconds,
-            }
-            for path, transcript in zip(audio, transcripts, strict=True)
-        ],
-        "speed": speed(transcripts).model_dump(),
-        "peak_rss_mb": peak_rss_mb(),
-    }
-    return Result(data, lambda: _texts(audio, transcripts), as_json)
-
-
-def _language_key(bundle: Bundle, language: str) -> str:
-    """The folder's prompt for ``--language``; one that it does not have is refused."""
-    from export.errors import UserError
-    from export.languages import DEFAULT_LANGUAGE, language_key
-
-    prompts = bundle.metadata.prompt_dictionary
-    if prompts is None and language != DEFAULT_LANGUAGE:
-        raise UserError(f"--language {language}: {bundle.path} takes no language; leave the option out")
-    try:
-        return language if prompts is None else language_key(language, prompts)
-    except ValueError as error:
-        raise UserError(f"--language: {error} ({bundle.path}); choose another, or {DEFAULT_LANGUAGE}") from error
-
-
-def _texts(audio: list[Path], transcripts: list[Transcript]) -> list[Any]:
-    """One line an utterance; the file's name only where there are several."""
-    from rich.markup import escape
-
-    if len(audio) == 1:
-        return [escape(transcripts[0].text)]
-    return [
-        f"[bold]{escape(str(path))}[/] {escape(f'[{transcript.language}]') if transcript.language else ''} "
-        f"{escape(transcript.text)}"
-        for path, transcript in zip(audio, transcripts, strict=True)
-    ]

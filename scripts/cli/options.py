@@ -12,6 +12,7 @@ import typer
 from export.errors import UserError
 
 if TYPE_CHECKING:
+    from export.bundle import Bundle
     from verify.data.sets import DataSet
     from verify.runtimes.graph import Config
 
@@ -225,6 +226,19 @@ def data_set(data: str | None, split: SplitName | None) -> DataSet | None:
             raise UserError(f"--split {split.value}: says which part of --data; add --data, or leave it out")
         return None
     return DataSet(data, split.value if split else None)
+
+
+def language_of(bundle: Bundle, language: str) -> str:
+    """The folder's prompt for ``--language``; one that it does not have is refused."""
+    from export.languages import DEFAULT_LANGUAGE, language_key
+
+    prompts = bundle.metadata.prompt_dictionary
+    if prompts is None and language != DEFAULT_LANGUAGE:
+        raise UserError(f"--language {language}: {bundle.path} takes no language; leave the option out")
+    try:
+        return language if prompts is None else language_key(language, prompts)
+    except ValueError as error:
+        raise UserError(f"--language: {error} ({bundle.path}); choose another, or {DEFAULT_LANGUAGE}") from error
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO
 
 import typer
 
@@ -73,14 +73,19 @@ def verb(function: Callable[Parameters, Result]) -> Callable[Parameters, None]:
 
 
 @contextmanager
-def chatter_on_stderr() -> Iterator[None]:
-    """Send what Python code and C++ libraries print to stdout to stderr while the body runs."""
+def chatter_on_stderr() -> Iterator[TextIO]:
+    """Send what Python code and C++ libraries print to stdout to stderr while the body runs.
+
+    Yields:
+        Stdout itself, for results that come one by one.
+    """
     sys.stdout.flush()
     saved = os.dup(1)
     stream, sys.stdout = sys.stdout, sys.stderr
     os.dup2(2, 1)
     try:
-        yield
+        with os.fdopen(os.dup(saved), "w", encoding=stream.encoding, errors=stream.errors) as out:
+            yield out
     finally:
         sys.stderr.flush()
         ctypes.CDLL(None).fflush(None)  # C streams keep lines that would come out after the switch back

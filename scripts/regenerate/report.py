@@ -127,7 +127,8 @@ def notes(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
         f"{FP32} against NeMo's own streaming (lookahead {plan.settings.lookahead}, {fp32['utterances']} utterances), "
         f"NeMo in chunks of {fp32['reference_chunk_ms']:g} ms, {FP32} by the {fp32['runtime']} runtime: {judged}. "
         f"Every other folder: against {FP32} in the clients' loop, judged by its recipe's limits.",
-        "Step time, speed and peak memory: one process that transcribes up to a minute with the clients' loop.",
+        "Step time, speed and peak memory: one process that transcribes up to a minute with the clients' loop"
+        f" ({plan.options.precision} precision).",
     ]
     if plan.vocabulary:
         lines.append(

@@ -131,7 +131,9 @@ def measure_folder(plan: Plan, state: State, name: str) -> Outcome:
         state,
         f"measured-{name}",
         _key(plan, folder / METADATA),
-        lambda: run_verb(state, "transcribe", folder, *paths, "--runtime", "generation1"),
+        lambda: run_verb(
+            state, "transcribe", folder, *paths, "--runtime", "generation1", "--precision", plan.options.precision
+        ),
     )
     return {"peak_rss_mb": outcome["peak_rss_mb"], **outcome["speed"]}
 

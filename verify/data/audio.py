@@ -67,6 +67,15 @@ def audio_seconds(path: Path) -> float:
         return sum(len(block) / rate for block, rate in _decoded(source, 0.0, None, warn=False))
 
 
+def header_seconds(path: Path) -> float | None:
+    """How long a recording says it is, for a progress bar; None where it does not say, or is none."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.frames / file.samplerate if file.frames < _UNKNOWN else None
+    except (soundfile.LibsndfileError, TypeError, OSError):
+        return None
+
+
 def audio_blocks(
     path: Path, sample_rate: int, *, channel: int | None = None, offset: float = 0.0, seconds: float | None = None
 ) -> Iterator[Audio]:
@@ -231,17 +240,36 @@ def _resampled(
     source: _Source, weights: NDArray[np.float32], sample_rate: int, offset: float, seconds: float | None
 ) -> Iterator[Audio]:
     """Mono blocks at the wanted rate, none of them empty."""
-    resampler: soxr.ResampleStream | None = None
+    resampler = Resampler(source.rate, sample_rate)
     for block, rate in _decoded(source, offset, seconds):
         if block.shape[1] != len(weights) or rate != source.rate:
             raise UserError(f"{source.name}: its parts differ in rate or channels; convert them to one form")
-        mono = np.ascontiguousarray(block @ weights if len(weights) > 1 else block[:, 0])
-        if rate != sample_rate:
-            resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-            mono = resampler.resample_chunk(mono)
+        mono = resampler.more(np.ascontiguousarray(block @ weights if len(weights) > 1 else block[:, 0]))
         if len(mono):
             yield mono
-    if resampler is not None:
-        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        if len(rest):
-            yield rest
+    rest = resampler.rest()
+    if len(rest):
+        yield rest
+
+
+class Resampler:
+    """A mono signal at another rate, block by block; between equal rates, as it is.
+
+    Args:
+        rate: of what comes in, in Hz.
+        sample_rate: of what goes out, in Hz.
+    """
+
+    def __init__(self, rate: int, sample_rate: int) -> None:
+        self._stream = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+
+    def more(self, block: Audio) -> Audio:
+        """What a block of [samples] adds; it may be empty."""
+        resampled: Audio = block if self._stream is None else self._stream.resample_chunk(block)
+        return resampled
+
+    def rest(self) -> Audio:
+        """What the end of the signal adds."""
+        nothing = np.zeros(0, np.float32)
+        resampled: Audio = nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
+        return resampled

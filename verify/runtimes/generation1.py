@@ -88,11 +88,11 @@ class Generation1:
         shapes = {
             name: {port.name: port.shape for port in graph.inputs} for name, graph in expected_ports(meta).items()
         }
-        self.config = properties(threads, config)
+        self.config = properties(threads, config, device)
         core = ov.Core()
 
         def load(name: str, device: str = device) -> Graph:
-            return Graph.load(core, bundle, name, device, self.config, observer=observer)
+            return Graph.load(core, bundle, name, device, properties(threads, config, device), observer=observer)
 
         self._preprocessor = load("preprocessor", "CPU")
         self._encoder: EncoderStep = encoder or load("encoder")

@@ -27,10 +27,31 @@ CLIENTS_CONFIG: Config = dict.fromkeys(FP32_CONFIG)
 """What the published clients ask for: nothing. Where the processor has bf16, OpenVINO then computes in it."""
 
 
-def properties(threads: int | None, config: Config | None) -> dict[str, str]:
-    """OpenVINO properties of a runtime: :data:`FP32_CONFIG`, the threads if any are given, and what overrides both."""
+def properties(threads: int | None, config: Config | None, device: str = "CPU") -> dict[str, str]:
+    """OpenVINO properties of a runtime: :data:`FP32_CONFIG`, the threads if any are given, and what overrides both.
+
+    Only the CPU takes a number of threads, and an NPU, which computes in f16, no precision.
+    """
+    kind = device.split(".", maxsplit=1)[0]
     wanted = FP32_CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}) | dict(config or {})
-    return {name: value for name, value in wanted.items() if value is not None}
+    refused = {"CPU": set(), "NPU": {"INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS"}}
+    refused_here = refused.get(kind, {"INFERENCE_NUM_THREADS"})
+    return {name: value for name, value in wanted.items() if value is not None and name not in refused_here}
+
+
+def find_device(name: str) -> str:
+    """An OpenVINO device by its name: ``CPU``, ``GPU``, ``GPU.1``, ``NPU``.
+
+    Raises:
+        UserError: there is none; the message names those that there are.
+    """
+    import openvino as ov
+
+    there = ov.Core().available_devices
+    wanted = name.upper()
+    if wanted not in there and not any(device.startswith(f"{wanted}.") for device in there):
+        raise UserError(f"--device {name}: OpenVINO finds no such device; here are {', '.join(there) or 'none'}")
+    return wanted
 
 
 def precision_of(config: Mapping[str, str], device: str) -> str:

@@ -37,7 +37,8 @@ class Streaming:
     Args:
         bundle: a folder whose graph knows how streams begin (``--encoder rewritten``).
         batch: rows of a step.
-        device: OpenVINO device of encoder, decoder and joint; the preprocessor always runs on the CPU.
+        device: OpenVINO device of encoder, decoder and joint; the preprocessor runs on the CPU, and so does
+            the joint where the device is an NPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
         config: OpenVINO properties that override :data:`verify.runtimes.graph.FP32_CONFIG`.
         observer: told of every run of a graph.
@@ -72,7 +73,7 @@ class Streaming:
             raise UserError(f"batch {batch}: use 1 or more streams a step")
         self.bundle = bundle
         self.batch = batch
-        self.config = properties(threads, config)
+        self.config = properties(threads, config, device)
         self.geometry = StepGeometry(meta)
         self._says_short_lead = meta.knows_short_leads and not nemo_start
         self.tags = frozenset(meta.lang_tag_token_ids)
@@ -86,7 +87,8 @@ class Streaming:
         core = ov.Core()
 
         def load(name: str, device: str, shapes: dict[str, list[int]]) -> Graph:
-            return Graph.load(core, bundle, name, device, self.config, shapes=shapes, lean=True, observer=observer)
+            wanted = properties(threads, config, device)
+            return Graph.load(core, bundle, name, device, wanted, shapes=shapes, lean=True, observer=observer)
 
         samples: dict[str, list[int]] = {"audio": [batch, self.geometry.samples], "audio_length": [batch]}
         self.preprocessor = load("preprocessor", "CPU", samples)
@@ -95,7 +97,9 @@ class Streaming:
         )
         rows = 1 if batch == 1 else -1
         self.joint = load(
-            "joint", device, {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]}
+            "joint",
+            "CPU" if device.startswith("NPU") else device,  # it takes as many frames as there are, an NPU fixed shapes
+            {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]},
         )
         self._audio = self.preprocessor.input("audio")
         self._audio_length = self.preprocessor.input("audio_length")

@@ -1,0 +1,184 @@
+"""A run over recordings: each is heard block by block, and one that cannot be used does not keep others from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from export.bundle import Bundle
+from export.errors import UserError
+from export.progress import Task, note, task
+from scripts.transcribe.finished import Finished
+from scripts.transcribe.heard import Heard, words_of
+from scripts.transcribe.interrupt import Interrupt
+from scripts.transcribe.sources import STANDARD_INPUT
+from verify.data.audio import Audio, audio_blocks, header_seconds
+from verify.data.pcm import Readable, pcm_blocks
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.streaming import Stream, Streaming
+from verify.runtimes.transcript import Transcript
+
+Grown = Callable[[Audio, Stream | None], None]
+"""Told of a block of a recording and of the stream that has taken it."""
+
+
+class Reader(Protocol):
+    """Who is told of a run as it goes."""
+
+    def growing(self, audio: str, stream: Stream, progress: Task) -> None:
+        """A recording's stream has taken another block."""
+
+    def done(self, heard: Heard) -> None:
+        """A recording's transcript is there."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        heard: the transcripts, in the order of the recordings; those of an earlier run included.
+        fresh: those that were made in this run.
+        failed: recordings that could not be used, and why.
+        interrupted: whether Ctrl-C ended it; the last of ``heard`` may then be of a recording's beginning.
+    """
+
+    heard: list[Heard] = field(default_factory=list)
+    fresh: list[Transcript] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A folder under one of the runtimes, and how recordings go into it.
+
+    Attributes:
+        bundle: the folder.
+        recognizer: its runtime. The streaming one takes a recording block by block; the clients' loops take it whole.
+        language: prompt.
+        flush: end each recording with silence (streaming only).
+        channel: of recordings, from 1; None mixes all.
+        rate: of raw samples on standard input in Hz; None for the folder's.
+        standard_input: what ``-`` reads, unbuffered.
+    """
+
+    bundle: Bundle
+    recognizer: Streaming | Generation1
+    language: str
+    flush: bool = True
+    channel: int | None = None
+    rate: int | None = None
+    standard_input: Readable | None = None
+
+    def hear(self, audio: str, interrupt: Interrupt, grown: Grown) -> Heard:
+        """A recording's transcript; after Ctrl-C, that of what came before it.
+
+        Args:
+            audio: path, or ``-``.
+            interrupt: who knows of a Ctrl-C.
+            grown: told of every block.
+
+        Raises:
+            UserError: the recording cannot be used.
+            KeyboardInterrupt: Ctrl-C came before anything was heard.
+        """
+        start = time.perf_counter()
+        blocks = self._blocks(audio)
+        if isinstance(self.recognizer, Streaming):
+            transcript = self._stream(self.recognizer, blocks, interrupt, grown)
+        else:
+            whole = np.concatenate(list(blocks))
+            transcript = self.recognizer.transcribe(whole, self.language)
+            grown(whole, None)
+        words = words_of(self.bundle, transcript.tokens, transcript.frames)
+        return Heard(audio, transcript, words, time.perf_counter() - start)
+
+    def _blocks(self, audio: str) -> Iterator[Audio]:
+        rate = self.bundle.metadata.sample_rate
+        if audio == STANDARD_INPUT and self.standard_input is not None:
+            return pcm_blocks(self.standard_input, rate, rate=self.rate, channel=self.channel)
+        return audio_blocks(Path(audio), rate, channel=self.channel)
+
+    def _stream(self, recognizer: Streaming, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown) -> Transcript:
+        stream, wall, begun = recognizer.stream(self.language), 0.0, False
+        try:
+            try:
+                for block in blocks:
+                    start = time.perf_counter()
+                    begun = True
+                    with interrupt.held():  # a step that is cut short costs the stream all that it has heard
+                        stream.push(block)
+                        wall += time.perf_counter() - start
+                        grown(block, stream)
+            except KeyboardInterrupt:
+                if not begun:
+                    raise
+            start = time.perf_counter()
+            with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
+                stream.finish(flush=self.flush)
+            wall += time.perf_counter() - start
+            transcript = stream.transcript()
+        finally:
+            stream.reset()  # the next recording's stream takes its row
+        return replace(transcript, timings=replace(transcript.timings, wall=wall))
+
+
+def transcribe_all(
+    listener: Listener, recordings: Sequence[str], reader: Reader, finished: Finished | None = None
+) -> Outcome:
+    """Transcribe recordings one after another; those that cannot be used are named on stderr.
+
+    Args:
+        listener: what transcribes.
+        recordings: see :func:`scripts.transcribe.sources.find_sources`.
+        reader: told of what comes.
+        finished: transcripts of an earlier run, to which this run's are added.
+
+    Raises:
+        OSError: a transcript cannot be written.
+    """
+    outcome, rate = Outcome(), listener.bundle.metadata.sample_rate
+    known = [None if each == STANDARD_INPUT else header_seconds(Path(each)) for each in recordings]
+    total = None if None in known else sum(seconds or 0.0 for seconds in known)
+    many = f"transcribing {len(recordings)} recordings"
+    with Interrupt() as interrupt, task(many if len(recordings) > 1 else "transcribing", total, audio=True) as progress:
+
+        def grown(block: Audio, stream: Stream | None) -> None:
+            progress.advance(len(block) / rate)
+            if stream is not None:
+                reader.growing(audio, stream, progress)
+
+        for number, audio in enumerate(recordings, 1):
+            if len(recordings) > 1:
+                progress.rename(f"{number}/{len(recordings)} {Path(audio).name}")
+            try:
+                kept = finished.find(audio) if finished is not None else None
+                heard = kept or listener.hear(audio, interrupt, grown)
+            except KeyboardInterrupt:
+                outcome.interrupted = True
+                break
+            except (UserError, OSError) as error:
+                reason = str(error) if isinstance(error, UserError) else f"{audio}: {error.strerror or error}"
+                outcome.failed.append((audio, " ".join(reason.split())))
+                note(f"error: {outcome.failed[-1][1]}")
+                continue
+            if kept is None:
+                outcome.fresh.append(heard.transcript)
+                if finished is not None and not interrupt.happened:
+                    finished.add(heard)
+            else:
+                progress.advance(heard.transcript.audio_seconds)
+            outcome.heard.append(heard)
+            with progress.hidden():
+                reader.done(heard)
+            if interrupt.happened:
+                outcome.interrupted = True
+                break
+    return outcome
