@@ -72,6 +72,21 @@ def test_transcribe_with_either_runtime(small_fp32: Bundle, short_manifest: Path
         assert len(one_object(done.stdout)["transcripts"]) == len(audio)
 
 
+def test_transcribe_compares_sizes_and_on_request_hashes(
+    small_fp32: Bundle, short_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(small_fp32.path, folder)
+    audio, weights = read_manifest(short_manifest)[0].audio_filepath, folder / "nemotron_joint.bin"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run_here(capfd, "transcribe", folder, audio).returncode == 0
+    assert_user_error(run_here(capfd, "transcribe", folder, audio, "--check"), "nemotron_joint.bin", "regenerate")
+    weights.write_bytes(content[:-1])
+    assert_user_error(run_here(capfd, "transcribe", folder, audio), "nemotron_joint.bin", "regenerate")
+
+
 def test_transcribe_flushes_unless_told_otherwise(
     demo_fp32: Bundle, short_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
