@@ -96,6 +96,30 @@ def check_scope(model: ov.Model, part: WeightCompression | Quantization, where: 
             )
 
 
+def group_warnings(model: ov.Model, part: GraphRecipe, graph: str) -> list[str]:
+    """Says what was made where NNCF could divide no row by the groups that a compression asks for."""
+    found = []
+    for step in part.compression:
+        asked, types = step.group_size, step.kind.stored
+        sizes = Counter(
+            int(node.get_output_shape(0)[-1]) if len(node.get_output_shape(0)) == _GROUPED else -1
+            for node in constants(model)
+            if stored_type(node) == types and elements(node) > SCALAR_ELEMENTS
+        )
+        if asked in (None, -1) or not sizes or asked in sizes:
+            continue
+        made = [
+            f"{count} weights {'as whole channels' if size == -1 else f'in groups of {size}'}"
+            for size, count in sorted(sizes.items())
+        ]
+        found.append(f"{graph}: no row of its weights divides into groups of {asked}; made instead: {', '.join(made)}")
+    return found
+
+
+_GROUPED = 3
+"""Dimensions of a weight that is stored in groups: rows, groups, weights of a group."""
+
+
 def check_effect(model: ov.Model, part: GraphRecipe, where: str) -> None:
     """Check that a graph holds what its recipe asks for.
 

@@ -15,10 +15,10 @@ from export.bundle import BUNDLE, VOCABULARY, Bundle, Metadata, graph_file, writ
 from export.errors import ParityError, UserError
 from export.folders import new_directory, refuse_existing
 from export.graphs.saving import save_graph
-from export.progress import task
+from export.progress import note, task
 from export.weight_types import Counts, count_constants
 from quantize.compression import Samples, compress, quantize
-from quantize.effect import check_effect, check_runtime_options, check_scope
+from quantize.effect import check_effect, check_runtime_options, check_scope, group_warnings
 from quantize.recipe import GraphRecipe
 from quantize.source import require_fp32
 
@@ -63,6 +63,7 @@ def quantize_bundle(
     source.check_hashes()  # damaged weights quantize without an error
     recipe = recipe if runtime_options else recipe.without_runtime_options()
     constants: dict[str, Counts] = {}
+    warnings: list[str] = []
     with (
         _failures(directory, "written", WRITING_REMEDY),
         new_directory(directory, kind=BUNDLE, force=force) as temporary,
@@ -72,9 +73,12 @@ def quantize_bundle(
                 where = f"recipe {recipe.name}: {source.graph_path(graph)}"
                 samples = Samples(calibration, graph) if calibration else None
                 target = temporary / graph_file(graph)
-                constants[graph] = _quantize_graph(source.graph_path(graph), target, part, where, samples)
+                constants[graph], found = _quantize_graph(source.graph_path(graph), target, part, where, samples)
+                warnings += found
         shutil.copyfile(source.path / VOCABULARY, temporary / VOCABULARY)
-        write_metadata(temporary, _metadata(source, recipe, constants, calibration))
+        write_metadata(temporary, _metadata(source, recipe, constants, warnings, calibration))
+    for warning in warnings:
+        note(f"warning: recipe {recipe.name}: {warning}")
     return Bundle.open(directory)
 
 
@@ -102,7 +106,11 @@ def _check_calibration(source: Bundle, recipe: Recipe, calibration: CalibrationD
 
 
 def _metadata(
-    source: Bundle, recipe: Recipe, constants: dict[str, Counts], calibration: CalibrationData | None
+    source: Bundle,
+    recipe: Recipe,
+    constants: dict[str, Counts],
+    warnings: list[str],
+    calibration: CalibrationData | None,
 ) -> Metadata:
     """The source's facts with this recipe's; the graphs' parity against PyTorch stays with the FP32 folder."""
     old = source.metadata
@@ -114,6 +122,7 @@ def _metadata(
             "precision": recipe.precision,
             "recipe": recipe.as_metadata() | used,
             "constants": constants,
+            "warnings": [*old.warnings, *warnings],
             "tools": old.tools | {name: version(name) for name in ("openvino", "nncf", "nemotron-ov")},
             "parity": {},
             "source": {name: facts["sha256"] for name, facts in old.files.items() if name.endswith((".xml", ".bin"))},
@@ -121,8 +130,14 @@ def _metadata(
     )
 
 
-def _quantize_graph(source: Path, target: Path, part: GraphRecipe, where: str, samples: Samples | None) -> Counts:
-    """Write one graph, read it back and check it; the memory of all of it is free again at the end."""
+def _quantize_graph(
+    source: Path, target: Path, part: GraphRecipe, where: str, samples: Samples | None
+) -> tuple[Counts, list[str]]:
+    """Write one graph, read it back and check it; the memory of all of it is free again at the end.
+
+    Returns:
+        Its constants by type, and what a reader must know.
+    """
     import openvino as ov
 
     core = ov.Core()
@@ -136,7 +151,7 @@ def _quantize_graph(source: Path, target: Path, part: GraphRecipe, where: str, s
     check_ports(_read_source(core, source), result, where)
     check_effect(result, part, where)
     check_runtime_options(result, part, where)
-    return count_constants(result)
+    return count_constants(result), group_warnings(result, part, source.stem)
 
 
 def _save(core: ov.Core, source: Path, target: Path, part: GraphRecipe, where: str, samples: Samples | None) -> None:

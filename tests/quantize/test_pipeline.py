@@ -19,6 +19,7 @@ from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
 from export.errors import ParityError, UserError
 from export.weight_types import Counts, count_constants
 from quantize import compression, pipeline
+from quantize.grid import expand, parse_axis
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
@@ -40,6 +41,18 @@ def run(path: Path, data: np.ndarray) -> np.ndarray:
 @pytest.fixture(params=["rewritten", "nemo"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
     return tiny_graphs.bundle(tmp_path / "source", request.param)
+
+
+def test_groups_that_divide_no_row_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source", "rewritten")
+    for size, warned in ((32, False), (48, True)):
+        (variant,) = expand([RECIPES["int4"]], [parse_axis(f"encoder.group_size={size}")])
+        assert variant.recipe is not None
+        made = quantize_bundle(source, tmp_path / str(size), variant.recipe)
+        added = made.metadata.warnings[len(source.metadata.warnings) :]
+        said = "no row of its weights divides into groups of 48; made instead: "
+        assert [said in each for each in added if "encoder" in each] == [True] * warned
+    assert "warning: recipe int4" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", RECIPES)
