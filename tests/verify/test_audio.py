@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.errors import UserError
 from tests.helpers.tiny_bundle import speech
+from verify.data import containers
 from verify.data.audio import audio_blocks, audio_seconds, load_audio
 from verify.data.manifest import Utterance, load_utterance
 
@@ -133,3 +136,37 @@ def test_a_long_recording_is_never_whole_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert seconds == pytest.approx(240, abs=0.01)
     assert peak < 48_000 * 240 * 2 * 4 / 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux only")
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg"])
+def test_looking_for_parts_keeps_no_pages(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file's pages would count as memory; the parts are found across windows all the same."""
+    one = write(tmp_path / f"one.{suffix}", quiet(60.0, 0)).read_bytes()
+    path = tmp_path / f"long.{suffix}"
+    path.write_bytes(one * 4)
+    whole = [part.first for part in containers.parts(path)]
+    assert whole == [0, len(one), 2 * len(one), 3 * len(one)]
+    resident: list[int] = []
+
+    def watched(data: mmap.mmap) -> None:
+        let_go(data)
+        resident.append(resident_bytes(path))
+
+    let_go = containers._let_go
+    monkeypatch.setattr(containers, "_WINDOW", len(one) // 3)
+    monkeypatch.setattr(containers, "_let_go", watched)
+    assert [part.first for part in containers.parts(path)] == whole
+    assert len(resident) > 8
+    assert max(resident) == 0
+
+
+def resident_bytes(path: Path) -> int:
+    """Of the mappings of a file in this process."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found

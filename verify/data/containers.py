@@ -18,6 +18,9 @@ Bytes = mmap.mmap
 UNFINISHED = 0x7FFF_0000
 """WAV sizes from here on are what recorders write before they know better."""
 
+_WINDOW = 1 << 24
+"""Bytes of a mapped file that are looked through at a time: pages that were read count as this process's memory."""
+
 _BEGINS, _ENDS = 2, 4  # flags of an Ogg page: first or last of its stream
 
 _MPEG_RATES = (44100, 48000, 32000)
@@ -106,6 +109,12 @@ class _Section(io.RawIOBase):
         super().close()
 
 
+def _let_go(data: Bytes) -> None:
+    """Give the pages of a mapped file back; they are read again where they are needed."""
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        data.madvise(mmap.MADV_DONTNEED)
+
+
 def _split(starts: list[int], size: int) -> list[Part]:
     return [Part(first, last) for first, last in zip(starts, [*starts[1:], size], strict=True)]
 
@@ -136,7 +145,7 @@ def _wav_parts(data: Bytes) -> Iterator[Part]:
 def _ogg_parts(data: Bytes) -> Iterator[Part]:
     """Chained streams: a page that begins one, after a page that does not, begins another part."""
     place = first = page = 0
-    begun = False
+    begun, window = False, _WINDOW
     while data[place : place + 4] == b"OggS" and place + 27 <= len(data):
         segments = data[place + 26]
         after = place + 27 + segments + sum(data[place + 27 : place + 27 + segments])
@@ -147,23 +156,36 @@ def _ogg_parts(data: Bytes) -> Iterator[Part]:
             yield Part(first, place)
             first = place
         begun, page, place = not begins, place, after
+        if place > window:
+            window = place + _WINDOW
+            _let_go(data)
     yield Part(first, len(data), lacks=0.0 if data[page + 5] & _ENDS else float("nan"))
 
 
 def _flac_starts(data: Bytes) -> list[int]:
     """Where a stream marker stands before a STREAMINFO block of its fixed length."""
-    starts, place = [0], data.find(b"fLaC", 4)
-    while place >= 0:
-        if data[place + 4 : place + 5] in (b"\x00", b"\x80") and data[place + 5 : place + 8] == b"\x00\x00\x22":
-            starts.append(place)
-        place = data.find(b"fLaC", place + 4)
+    starts, place, end = [0], 4, len(data)
+    while place < end:
+        window = place + _WINDOW
+        found = data.find(b"fLaC", place, window + 3)
+        if found < 0:
+            place = window
+            _let_go(data)
+            continue
+        if data[found + 4 : found + 5] in (b"\x00", b"\x80") and data[found + 5 : found + 8] == b"\x00\x00\x22":
+            starts.append(found)
+        place = found + 4
     return starts
 
 
 def _mp3_starts(data: Bytes) -> list[int]:
     """Where an MPEG frame holds an encoder's header of what follows (Xing's, in LAME's form or not; VBRI's)."""
     starts, place, end, tag = [0], 0, len(data), None
+    window = _WINDOW
     while place < end - 4:
+        if place > window:
+            window = place + _WINDOW
+            _let_go(data)
         if data[place : place + 3] == b"ID3":  # its size in four bytes of seven bits
             tag = place
             size = sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(data[place + 6 : place + 10]))
