@@ -49,10 +49,23 @@ def language_key(language: str, prompt_dictionary: Mapping[str, int]) -> str:
     except LanguageTagError:  # no tag at all, or a key that is none
         distances = {}
     near = sorted((key for key in distances if distances[key] <= NEAR), key=distances.__getitem__)
-    if near and distances[near[0]] <= MATCH:
-        return near[0]
+    same = [key for key in near if distances[key] <= MATCH and _is_one_language(wanted, key)]
+    if same:
+        return same[0]
     known = f"nearest: {', '.join(near[:4])}" if near else f"it has {', '.join(sorted(prompt_dictionary)[:12])}"
     raise ValueError(f"{language!r} is no language of this model; {known}")
+
+
+_NAMES = {"nb": "no"}
+"""Two codes of one language, which CLDR keeps apart."""
+
+
+def _is_one_language(one: str, other: str) -> bool:
+    """Whether two tags name one language, in whatever region; CLDR calls Luxembourgish near to German too."""
+    from langcodes import Language
+
+    codes = [Language.get(tag).prefer_macrolanguage().language for tag in (one, other)]
+    return len({_NAMES.get(code or "", code) for code in codes}) == 1
 
 
 def is_same(spoken: str, tagged: str) -> bool:

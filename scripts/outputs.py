@@ -9,8 +9,14 @@ from pathlib import Path
 from export.errors import UserError
 from scripts.disk import existing_parent
 
+VERIFY_REPORT = frozenset({"rows", "target", "reference", "limits"})
+BENCH_REPORT = frozenset({"builds", "repeats", "baseline"})
+"""Keys by which we know what a command of ours wrote."""
 
-def check_output(option: str, path: Path | None, *, folder: bool = False, picture: bool = False) -> None:
+
+def check_output(
+    option: str, path: Path | None, *, folder: bool = False, picture: bool = False, ours: frozenset[str] = VERIFY_REPORT
+) -> None:
     """Refuse a path that could not be written after minutes of work.
 
     Args:
@@ -18,6 +24,7 @@ def check_output(option: str, path: Path | None, *, folder: bool = False, pictur
         path: the file, in whose place only what the command writes may be: a report of ours. None is no file.
         folder: it is to be a folder, which may exist.
         picture: it is to be a picture, not a report.
+        ours: keys of the report that the command writes.
 
     Raises:
         UserError: it names something else, or cannot be made there.
@@ -28,8 +35,8 @@ def check_output(option: str, path: Path | None, *, folder: bool = False, pictur
         raise UserError(f"{option} {path}: is a folder; give a file")
     if path.exists() and not folder and not path.is_file():
         raise UserError(f"{option} {path}: is no regular file; give a file, or leave the option out")
-    if path.exists() and not folder and not picture and not _is_report(path):
-        raise UserError(f"{option} {path}: exists and is no report of ours; choose another file, or move it away")
+    if path.exists() and not folder and not picture and not _is_report(path, ours):
+        raise UserError(f"{option} {path}: exists and is no such report of ours; choose another file, or move it away")
     if path.exists() and folder and not path.is_dir():
         raise UserError(f"{option} {path}: is a file; give a folder")
     place = existing_parent(path if folder else path.absolute().parent)
@@ -37,13 +44,12 @@ def check_output(option: str, path: Path | None, *, folder: bool = False, pictur
         raise UserError(f"{option} {path}: cannot be written there; choose another place")
 
 
-def _is_report(path: Path) -> bool:
-    """Whether a file is empty or a report that one of our commands wrote."""
+def _is_report(path: Path, keys: frozenset[str]) -> bool:
+    """Whether a file is empty or a report with these keys."""
     try:
         with path.open("rb") as file:
             head = file.read(1)
             content = json.loads(head + file.read()) if head == b"{" else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    ours = isinstance(content, dict) and not content.keys().isdisjoint({"report_version", "builds"})
-    return ours or not head
+    return not head or (isinstance(content, dict) and keys <= content.keys())

@@ -131,7 +131,7 @@ class Report(Scores):
             }
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); give a report that verify wrote") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: is no verification report; give a report that verify wrote") from error
         if later:
             raise UserError(f"{path}: was written by a later version of nemotron-ov; use that")

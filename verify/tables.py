@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from export.digest import digest
 from export.errors import UserError
 from verify.report import Report, Speed
 from verify.runs import Side
@@ -21,7 +22,7 @@ PUBLISHED = "published"
 
 NOT_MEASURED = "not measured"
 
-_SETTINGS = ("runtime", "lookahead", "chunk_ms", "precision", "device", "nemo_start")
+_SETTINGS = ("runtime", "encoder", "lookahead", "chunk_ms", "precision", "device", "nemo_start")
 """Of a side: what all reports of a table have in common."""
 
 
@@ -75,18 +76,21 @@ def make_tables(paths: Sequence[Path], *, build: str = BUILD, normalizer: str = 
         UserError: there is no report of FP32, or reports contradict each other.
     """
     found = {file: document for path in paths for file, document in _documents(path).items()}
+    build = build.lower()
     reports = {file: Report.load(file, normalizer) for file, document in found.items() if _is_report(document)}
     chosen = {file: report for file, report in reports.items() if _is_of(report, build)}
     alone = {file: report for file, report in reports.items() if _recipe(report.target) == FP32}
     shown = chosen or alone
-    if not shown:
+    known = {_recipe(report.target) for report in reports.values()} - {None}
+    if not shown or (not chosen and build not in (BUILD, FP32)):
         raise UserError(
-            f"{', '.join(map(str, paths))}: no report of {FP32} or {build} against {FP32}; give the output of "
-            "regenerate, or a folder with what `verify --report` wrote"
+            f"{', '.join(map(str, paths))}: no report of {FP32}, or of {build} against {FP32} (there are reports of "
+            f"{', '.join(sorted(map(str, known))) or 'nothing'}); give the output of regenerate, or a folder with what "
+            "`verify --report` wrote"
         )
     _check_alike(shown)
     languages = _languages(shown, beside=bool(chosen))
-    folders = [row for document in found.values() for row in _folders(document)]
+    folders = [row for file, document in found.items() for row in _folders(file, document)]
     first = next(iter(shown.values()))
     ours = first.reference if chosen else first.target
     return Tables(
@@ -118,7 +122,7 @@ def _documents(path: Path) -> dict[Path, Any]:
     for file in files:
         try:
             documents[file.resolve()] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: cannot be read as JSON ({error}); move it away, or make it again") from error
     return documents
 
@@ -127,15 +131,27 @@ def _is_report(document: Any) -> bool:
     return isinstance(document, dict) and {"rows", "target", "reference", "limits"} <= document.keys()
 
 
-def _folders(document: Any) -> list[dict[str, Any]]:
-    """Rows of a `report.json` that regenerate wrote."""
+class _Folder(BaseModel):
+    """A row of the ``report.json`` that `regenerate` writes."""
+
+    recipe: str
+    bytes: int | None = None
+    encoder_bytes: int | None = None
+    peak_rss_mb: float | None = None
+
+
+def _folders(file: Path, document: Any) -> list[_Folder]:
     folders = document.get("folders") if isinstance(document, dict) else None
-    return [row for row in folders if isinstance(row, dict)] if isinstance(folders, list) else []
+    try:
+        return [_Folder.model_validate(row) for row in folders or ()]
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{file}: is no report of regenerate; move it away, or make it again") from error
 
 
 def _recipe(side: Side) -> str | None:
-    """A folder's recipe; an export names none, or fp32."""
-    return None if side.runtime == "nemo-streaming" else str(side.recipe.get("name") or FP32)
+    """A folder's recipe, fp32 of an export; None where none is recorded."""
+    name = side.recipe.get("name")
+    return None if side.runtime == "nemo-streaming" or name is None else str(name)
 
 
 def _is_of(report: Report, build: str) -> bool:
@@ -153,6 +169,9 @@ def _check_alike(reports: dict[Path, Report]) -> None:
         for side in ("target", "reference"):
             ours, theirs = getattr(first, side), getattr(report, side)
             facts = [(name, value, getattr(theirs, name)) for name, value in _settings(ours).items()]
+            facts.append(("recipe hash", ours.recipe.get("hash"), theirs.recipe.get("hash")))
+            if ours.files and theirs.files:
+                facts.append(("files", digest(ours.files)[:12], digest(theirs.files)[:12]))
             facts.append(("checkpoint", ours.checkpoint.get("sha256"), theirs.checkpoint.get("sha256")))
             for name, one, other in [*facts, ("prompt", first.language, report.language)]:
                 if one != other:
@@ -189,7 +208,7 @@ def _weighted(rows: Sequence[LanguageRow]) -> LanguageRow:
     )  # fmt: skip
 
 
-def _cost(folders: Iterable[dict[str, Any]], name: str, sides: Sequence[tuple[Side, Speed]]) -> Cost:
+def _cost(folders: Iterable[_Folder], name: str, sides: Sequence[tuple[Side, Speed]]) -> Cost:
     """Sizes and memory as regenerate measured them; the speed of everything that the table's rates are of.
 
     Speeds of several machines have no common number.
@@ -197,17 +216,17 @@ def _cost(folders: Iterable[dict[str, Any]], name: str, sides: Sequence[tuple[Si
     Raises:
         UserError: two folders of this name have other sizes.
     """
-    rows = [row for row in folders if row.get("recipe") == name]
+    rows = [row for row in folders if row.recipe == name]
     audio, wall = sum(speed.audio_seconds for _, speed in sides), sum(speed.wall_seconds for _, speed in sides)
-    sizes: set[int] = {row.get("bytes") or 0 for row in rows} | {side.size_bytes for side, _ in sides}
+    sizes: set[int] = {row.bytes or 0 for row in rows} | {side.size_bytes for side, _ in sides}
     sizes.discard(0)
     if len(sizes) > 1:
         listed = ", ".join(str(size) for size in sorted(sizes))
         raise UserError(f"{name}: folders of {listed} bytes go by this name; give reports of one of them")
     machines = {json.dumps(side.machine, sort_keys=True) for side, _ in sides}
-    peaks = [row["peak_rss_mb"] for row in rows if row.get("peak_rss_mb") is not None]
+    peaks = [row.peak_rss_mb for row in rows if row.peak_rss_mb is not None]
     return Cost(
-        encoder_bytes=next((row["encoder_bytes"] for row in rows if row.get("encoder_bytes")), None),
+        encoder_bytes=next((row.encoder_bytes for row in rows if row.encoder_bytes), None),
         bytes=next(iter(sizes), None),
         peak_rss_mb=max(peaks, default=None),
         rtfx=audio / wall if wall and len(machines) == 1 else None,

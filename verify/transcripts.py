@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+from export.errors import UserError
 from export.folders import write_atomically
 from verify.report import Report
 from verify.runs import Side
@@ -26,10 +27,15 @@ def write_transcripts(report: Report, directory: Path) -> list[Path]:
         The files, the target's first.
 
     Raises:
-        UserError: one cannot be written.
+        UserError: one cannot be written, or two languages would be one file.
     """
     written = []
     names = _names(report)
+    languages: dict[str, str] = {}
+    for language in report.per_language:
+        other = languages.setdefault(_plain(language), language)
+        if other != language:
+            raise UserError(f"--transcripts: {other} and {language} would be one file; call them alike in the manifest")
     for side, name in zip(SIDES, names, strict=True):
         for language in report.per_language:
             lines = []
@@ -45,7 +51,8 @@ def write_transcripts(report: Report, directory: Path) -> list[Path]:
                     "pred_text": output.text,
                 }
                 lines.append(json.dumps(line | ({"offset": row.offset} if row.offset else {}), ensure_ascii=False))
-            file = directory / f"MODEL_nemotron-{name}_DATASET_{_plain(language)}_test.jsonl"
+            data = f"{_plain(language)}-{report.manifest_sha256[:8]}"  # other audio is another data set
+            file = directory / f"MODEL_nemotron-{name}_DATASET_{data}_test.jsonl"
             write_atomically(file, "\n".join(lines) + "\n")
             written.append(file)
     return written
@@ -58,7 +65,8 @@ def _names(report: Report) -> tuple[str, str]:
 
 
 def _name(side: Side) -> str:
-    return "nemo" if side.runtime == "nemo-streaming" else _plain(Path(side.name).name or side.runtime)
+    """With the folder above, so that ``r0/int8`` and ``r13/int8`` are not one."""
+    return "nemo" if side.runtime == "nemo-streaming" else _plain("-".join(Path(side.name).parts[-2:]) or side.runtime)
 
 
 def _plain(text: str) -> str:

@@ -14,7 +14,7 @@ import psutil
 
 from export.bundle import Bundle
 from export.errors import UserError
-from scripts.outputs import check_output
+from scripts.outputs import BENCH_REPORT, check_output
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -282,7 +282,7 @@ def _unique(builds: Sequence[Build]) -> list[Build]:
 
 def _check_outputs(options: Options) -> None:
     """Refuse files that could not be written after minutes of measuring."""
-    check_output("--json", options.json_file)
+    check_output("--json", options.json_file, ours=BENCH_REPORT)
     check_output("--picture", options.picture, picture=True)
     if options.picture is None:
         return

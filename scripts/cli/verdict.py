@@ -26,9 +26,9 @@ def comparison(report: Report) -> list[RenderableType]:
         if text:
             table.add_column(column, justify="right")
     for name, score in report.per_language.items():
-        table.add_row(escape(name), score.metric, *_cells(score, text=bool(score.rates)))
+        table.add_row(escape(name), score.metric, *_cells(score))
     averaged = "average" if len(report.languages) == len(report.per_language) else f"average: {_listed(report)}"
-    table.add_row(averaged, "", *_cells(report, text=text))
+    table.add_row(averaged, "", *_cells(report))
     sides = [_described(side) for side in _known_sides(report)]
     lines = [" against ".join(sides)] if sides else []
     if report.divergence is not None:
@@ -54,9 +54,9 @@ def verdict_word(passed: bool | None) -> str:
     return {True: "passed", False: "FAILED", None: "NOT DECIDED"}[passed]
 
 
-def _cells(rates: Rates, *, text: bool) -> list[str]:
+def _cells(rates: Rates) -> list[str]:
     cells = [str(rates.utterances), f"{100 * rates.exact_match:.1f}", f"{rates.wer_between:.2f}"]
-    if not text:
+    if rates.errors is None or rates.reference_errors is None:
         return cells
     cells += [f"{rates.wer:.2f}", _three(rates.errors), f"{rates.reference_wer:.2f}", _three(rates.reference_errors)]
     between = rates.wer_delta_interval

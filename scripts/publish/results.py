@@ -68,7 +68,7 @@ def evaluations(facts: Facts) -> list[Evaluation]:
             name = names.get(frozenset(side.files.items()))
             if name is None:
                 continue
-            rates = {language: getattr(score, rate) for language, score in report.per_language.items()}
+            rates = {language: getattr(score, rate) for language, score in report.per_language.items() if score.rates}
             ran = (side.runtime, str(side.precision), side.device, machine_name(side.machine))
             key = (report.manifest_sha256, report.language, *ran)
             found.setdefault(key, Evaluation(each, side, {})).columns[name] = Column(rates, getattr(report, rate))
@@ -83,14 +83,14 @@ def accuracy(facts: Facts, page: Page) -> list[Table]:
 def _error_rates(facts: Facts, page: Page, evaluation: Evaluation) -> Table:
     report, side, columns = evaluation.example.report, evaluation.side, evaluation.columns
     names = [folder.name for folder in facts.folders]
-    counts = {language: score.utterances for language, score in report.per_language.items()}
+    counts = {language: score.utterances for language, score in report.per_language.items() if score.rates}
 
     def cells(value: dict[str, float]) -> list[str]:
         return [figure(value.get(name)) for name in names]
 
     rows = []
     for language, score in report.per_language.items():
-        rates = cells({name: column.rates[language] for name, column in columns.items()})
+        rates = cells({name: column.rates[language] for name, column in columns.items() if language in column.rates})
         rows.append([language, score.metric.upper(), *rates, str(score.utterances)])
     if len(rows) > 1:
         weighted = {
@@ -122,6 +122,8 @@ def eval_results(facts: Facts, page: Page) -> list[EvalResult]:
             continue
         for name, column in evaluation.columns.items():
             for language, score in evaluation.example.report.per_language.items():
+                if language not in column.rates:
+                    continue
                 found.append(
                     EvalResult(
                         task_type="automatic-speech-recognition",

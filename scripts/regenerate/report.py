@@ -115,6 +115,7 @@ def error_rates(name: str, results: dict[str, dict[str, Outcome]]) -> dict[str, 
         "per_language": {
             language: {"metric": score["metric"], "utterances": score["utterances"], "rate": score[rate]}
             for language, score in verified["per_language"].items()
+            if score[rate] is not None
         },
     }
 

@@ -31,7 +31,17 @@ def test_a_two_letter_code_is_the_clients_choice() -> None:
 
 @pytest.mark.parametrize(
     ("said", "near"),
-    [("tlh", "en-US"), ("yue_hant_hk", "zh-TW"), ("da", "nb-NO"), ("english", "auto"), ("", "auto"), ("xx-YY", "auto")],
+    [
+        ("tlh", "en-US"),
+        ("yue_hant_hk", "zh-TW"),
+        ("da", "nb-NO"),
+        ("english", "auto"),
+        ("", "auto"),
+        ("xx-YY", "auto"),
+        ("lb", "de-DE"),
+        ("lb_lu", "de-DE"),
+        ("gsw", "de-DE"),
+    ],
 )
 def test_others_are_refused_with_what_is_near(said: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"'{said}' is no language of this model; .*{near}"):

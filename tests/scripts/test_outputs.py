@@ -9,22 +9,42 @@ import pytest
 
 from export.errors import UserError
 from scripts.checkpoints.random.checkpoint import write_random_checkpoint
-from scripts.outputs import check_output
+from scripts.outputs import BENCH_REPORT, VERIFY_REPORT, check_output
 
 
-@pytest.mark.parametrize("content", [b"", b'{"report_version": 2}', b'{"builds": {}}'])
-def test_a_report_of_ours_is_replaced(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", ["", json.dumps(dict.fromkeys(VERIFY_REPORT))])
+def test_a_report_of_ours_is_replaced(tmp_path: Path, content: str) -> None:
     file = tmp_path / "report.json"
     check_output("--report", file)
-    file.write_bytes(content)
+    file.write_text(content)
     check_output("--report", file)
 
 
-@pytest.mark.parametrize("content", [b"mine", b"[]", b"{", json.dumps({"name": "package"}).encode(), b"\x00\xff"])
+def test_each_command_replaces_its_own_reports_only(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps(dict.fromkeys(BENCH_REPORT)))
+    check_output("--json", file, ours=BENCH_REPORT)
+    with pytest.raises(UserError, match="no such report of ours"):
+        check_output("--report", file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"mine",
+        b"[]",
+        b"{",
+        b'{"report_version": 2, "folders": []}',
+        json.dumps({"name": "package"}).encode(),
+        b"\x00\xff",
+    ],
+)
 def test_a_file_of_somebody_elses_is_not(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "report.json"
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"--report .*report\.json: exists and is no report of ours; choose another"):
+    with pytest.raises(
+        UserError, match=r"--report .*report\.json: exists and is no such report of ours; choose another"
+    ):
         check_output("--report", file)
 
 

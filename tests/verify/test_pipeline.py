@@ -168,6 +168,7 @@ def test_demo_fp16_is_fp32_token_for_token(demo_fp16: Bundle, demo_fp32: Bundle)
 def test_demo_int8_is_within_its_limits(demo_int8: Bundle, demo_fp32: Bundle) -> None:
     report = verify_bundle(demo_int8, demo_fp32, read_manifest(default_manifest()))
     assert report.passed, report.reasons
+    assert report.wer_delta is not None
     assert report.wer_delta <= 0.3
 
 

@@ -139,6 +139,7 @@ def test_the_published_scorer_gives_the_same_numbers() -> None:
         assert found.wer_delta == pytest.approx(ours - theirs, abs=0.01)
         assert found.rates["target"][found.metric].mean == found.wer
         errors = found.errors
+        assert errors is not None
         assert errors.substitutions + errors.deletions + errors.insertions == pytest.approx(found.wer)
     sizes = {language: len(SET[language]) for language in SET}
     for side, weighted in enumerate((scores.wer_weighted, scores.reference_wer_weighted)):
@@ -154,7 +155,9 @@ def test_only_the_published_normalizer_gives_the_published_numbers(other: str) -
     scores = score_rows(rows(), LIMITS, normalizer=other)
     assert (scores.normalizer, scores.rate) == (other, "corpus")
     for language in ("en-US", "es-US", "zh-CN", "ja-JP", "hi-IN", "ar-AR"):
-        assert abs(scores.per_language[language].reference_wer - published_number(language, 1)) > 0.01, language
+        found = scores.per_language[language].reference_wer
+        assert found is not None
+        assert abs(found - published_number(language, 1)) > 0.01, language
 
 
 @pytest.mark.parametrize(
@@ -320,18 +323,28 @@ def test_transcripts_for_other_tools(tmp_path: Path, capfd: pytest.CaptureFixtur
     folder = tmp_path / "transcripts"
     done = run_here(capfd, "verify", "--rescore", tmp_path / "report.json", "--transcripts", folder)
     assert f"12 files in {folder}" in done.stderr.replace("\n", " ")
-    expected = {f"MODEL_nemotron-{side}_DATASET_{each}_test.jsonl" for side in ("int8", "fp32") for each in SET}
+    expected = {f"MODEL_nemotron-out-{side}_DATASET_{each}-m_test.jsonl" for side in ("int8", "fp32") for each in SET}
     assert {file.name for file in folder.iterdir()} == expected
-    lines = (folder / "MODEL_nemotron-int8_DATASET_es-US_test.jsonl").read_text(encoding="utf-8").split("\n")
+    lines = (folder / "MODEL_nemotron-out-int8_DATASET_es-US-m_test.jsonl").read_text(encoding="utf-8").split("\n")
     assert json.loads(lines[0]) == {
         "audio_filepath": "/audio/es-US-0.wav", "duration": 2.0, "time": 0.5, "text": "¿Qué pasó en Ávila?",
         "pred_text": "¿qué paso en Ávila",
     }  # fmt: skip
-    first = (folder / "MODEL_nemotron-fp32_DATASET_en-US_test.jsonl").read_text(encoding="utf-8").split("\n")[0]
+    first = (folder / "MODEL_nemotron-out-fp32_DATASET_en-US-m_test.jsonl").read_text(encoding="utf-8").split("\n")[0]
     assert json.loads(first)["offset"] == 1.5
     (tmp_path / "file").write_text("")
     refused = run_here(capfd, "verify", "--rescore", tmp_path / "report.json", "--transcripts", tmp_path / "file")
     assert_user_error(refused, "--transcripts", tmp_path / "file")
+
+
+def test_two_languages_are_never_one_file(tmp_path: Path) -> None:
+    from verify.transcripts import write_transcripts
+
+    made = report()
+    made = made.model_copy(update={"per_language": made.per_language | {"en_US": made.per_language["en-US"]}})
+    with pytest.raises(UserError, match="en-US and en_US would be one file"):
+        write_transcripts(made, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_same_folder_name_twice_gives_two_files(tmp_path: Path) -> None:

@@ -128,6 +128,47 @@ def test_another_build_and_its_settings(tmp_path: Path, capfd: pytest.CaptureFix
     assert "; INT8: Loop generation1, lookahead 0, chunks of 1120 ms, bf16, CPU; A Processor." in int8
 
 
+def test_two_builds_are_no_one_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_report(tmp_path / "en.json", "en-US", ENGLISH)
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"recipe": {"name": "int8", "hash": "y"}}, "target has recipe hash y"),
+        ({"encoder": "nemo"}, "target has encoder nemo"),
+    ]
+    for number, (facts, mention) in enumerate(others):
+        other = tmp_path / str(number)
+        save_report(other / "zh.json", "zh-CN", CHINESE, target=facts)
+        assert_user_error(run_here(capfd, "tables", tmp_path / "en.json", other), mention)
+    for file, digits in (("a", "1"), ("b", "2")):
+        save_report(
+            tmp_path / f"{file}.json", {"a": "en-US", "b": "zh-CN"}[file], ENGLISH, target={"files": {"x": digits}}
+        )
+    assert_user_error(run_here(capfd, "tables", tmp_path / "a.json", tmp_path / "b.json"), "target has files")
+
+
+def test_a_build_is_named_as_the_heading_has_it_or_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    nemo = {"runtime": "nemo-streaming", "recipe": {}, "name": "demo"}
+    save_report(tmp_path / "int8.json", "en-US", ENGLISH)
+    save_report(tmp_path / "fp32.json", "en-US", ENGLISH, target={"recipe": {"name": "fp32"}}, reference=nemo)
+    upper, lower = (run_here(capfd, "tables", tmp_path, "--build", name) for name in ("INT8", "int8"))
+    assert upper.stdout == lower.stdout
+    assert_user_error(run_here(capfd, "tables", tmp_path, "--build", "int5"), "there are reports of fp32, int8")
+    save_report(
+        tmp_path / "else" / "x.json", "en-US", ENGLISH, target={"recipe": {}, "name": "somebody's"}, reference=nemo
+    )
+    assert_user_error(run_here(capfd, "tables", tmp_path / "else"), "no report of fp32")
+
+
+@pytest.mark.parametrize("folders", [[{"recipe": "int8", "bytes": "many"}], [1], 5])
+def test_a_damaged_report_of_regenerate_is_one_line(
+    tmp_path: Path, folders: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_report(tmp_path / "reports" / "en.json", "en-US", ENGLISH)
+    (tmp_path / "report.json").write_text(json.dumps({"folders": folders}))
+    assert_user_error(run_here(capfd, "tables", tmp_path), "report.json: is no report of regenerate")
+    (tmp_path / "report.json").write_text("[" * 100_000)
+    assert_user_error(run_here(capfd, "tables", tmp_path), "report.json: cannot be read as JSON")
+
+
 def test_speeds_of_two_machines_have_no_common_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save_report(tmp_path / "en.json", "en-US", ENGLISH)
     elsewhere = {"machine": {"cpu": "Another Processor"}}

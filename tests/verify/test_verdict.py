@@ -181,8 +181,11 @@ def test_resampling_is_reproducible_and_needs_two_sentences() -> None:
 def test_substitutions_deletions_and_insertions_are_apart() -> None:
     target = Output(tokens=[1], text="a b x d e f g h z z z")  # c substituted, i j deleted or z's: see below
     found = score_rows([row(1, target=target)], LIMITS).per_language["en-US"]
+    assert found.errors is not None
     assert (found.errors.substitutions, found.errors.deletions, found.errors.insertions) == pytest.approx((30, 0, 10))
     gone = score_rows([row(1, target=Output(tokens=[1], text="a b c d e f g"))], LIMITS).per_language["en-US"]
+    assert gone.errors is not None
+    assert gone.reference_errors is not None
     assert (gone.errors.substitutions, gone.errors.deletions, gone.errors.insertions) == pytest.approx((0, 30, 0))
     assert (gone.wer, gone.reference_errors.deletions) == pytest.approx((30, 0))
 
@@ -212,6 +215,7 @@ def test_without_text_the_distance_to_the_reference_decides(every: int, passed: 
     scores = score_rows(silent, LIMITS)
     assert {check.limit_name for check in scores.checks} == {"exact_match", "wer_between"}
     assert scores.passed is passed
+    assert (scores.wer, scores.reference_wer, scores.wer_delta, scores.wer_weighted) == (None,) * 4, "no text, no rate"
 
 
 def test_without_text_and_without_a_limit_nothing_is_decided() -> None:

@@ -60,21 +60,22 @@ class Rates(BaseModel):
     """Rates in percent and their differences in points; intervals are those of 95 %, None where nothing tells.
 
     ``wer`` and all that begins with it is what the normalizer calls a language's number: all errors over all words
-    (or characters), or the mean of the utterances' rates.
+    (or characters), or the mean of the utterances' rates. What is measured against the manifest's text is None where it
+    has none.
     """
 
     utterances: int
     exact_match: float  # share of utterances with identical tokens, 0 to 1
-    wer: float  # target against the manifest's text
-    errors: ErrorParts
-    reference_wer: float  # reference against the manifest's text
-    reference_errors: ErrorParts
-    wer_delta: float  # points that the target is worse than the reference
+    wer: float | None  # target against the manifest's text
+    errors: ErrorParts | None
+    reference_wer: float | None  # reference against the manifest's text
+    reference_errors: ErrorParts | None
+    wer_delta: float | None  # points that the target is worse than the reference
     wer_delta_interval: Interval
     wer_between: float  # target against the reference's text
     wer_between_interval: Interval
-    wer_raw: float  # as wer, with case and punctuation
-    reference_wer_raw: float
+    wer_raw: float | None  # as wer, with case and punctuation
+    reference_wer_raw: float | None
 
 
 class Rate(BaseModel):
@@ -143,8 +144,8 @@ class Scores(Rates):
     reasons: list[str]  # why not passed
     checks: list[Check]  # every limit with its answer
     languages: list[str]  # that the rates average: those with enough speech, or all where none has enough
-    wer_weighted: float = 0.0  # mean of all languages' numbers, weighted by utterances
-    reference_wer_weighted: float = 0.0
+    wer_weighted: float | None = None  # mean of all languages' numbers, weighted by utterances
+    reference_wer_weighted: float | None = None
     ties: int  # utterances whose tokens part where FP32 itself was undecided
     language_accuracy: float | None  # share of utterances whose language tag is right; None where none is known
     reference_language_accuracy: float | None

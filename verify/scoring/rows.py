@@ -212,9 +212,11 @@ class _Part:
         )
 
 
-def _weighted(parts: Collection[_Part], name: str) -> float:
-    """The mean of the languages' numbers, weighted by utterances."""
-    return fmean((part.rate(name) for part in parts), [part.utterances for part in parts]) if parts else 0.0
+def _weighted(parts: Collection[_Part], name: str) -> float | None:
+    """The mean of the languages' numbers, weighted by utterances; None where there is no text."""
+    if not any(part.with_text for part in parts):
+        return None
+    return fmean((part.rate(name) for part in parts), [part.utterances for part in parts])
 
 
 def _interval(drawn: Array | None) -> Interval:
@@ -231,19 +233,30 @@ def _average(parts: Sequence[_Part]) -> dict[str, Any]:
         known = [each for each in distributions if each is not None]
         return interval(np.mean(known, axis=0)) if known and len(known) == len(distributions) else None
 
+    between = {
+        "wer_between": mean(part.rate("between") for part in parts),
+        "wer_between_interval": drawn([part.sample.drawn("between", part.kind) for part in parts]),
+    }
+    if parts and not any(part.with_text for part in parts):
+        return dict.fromkeys(_OF_TEXT) | between
     worse = [part.worse(part.kind) for part in parts]
-    return {
+    return between | {
         "wer": mean(part.rate("target") for part in parts),
         "errors": _error_parts([part.counted("target") for part in parts]),
         "reference_wer": mean(part.rate("reference") for part in parts),
         "reference_errors": _error_parts([part.counted("reference") for part in parts]),
         "wer_delta": mean(points for points, _ in worse),
         "wer_delta_interval": drawn([each for _, each in worse]),
-        "wer_between": mean(part.rate("between") for part in parts),
-        "wer_between_interval": drawn([part.sample.drawn("between", part.kind) for part in parts]),
         "wer_raw": mean(part.rate("target raw") for part in parts),
         "reference_wer_raw": mean(part.rate("reference raw") for part in parts),
     }
+
+
+_OF_TEXT = (
+    "wer", "errors", "reference_wer", "reference_errors", "wer_delta", "wer_delta_interval", "wer_raw",
+    "reference_wer_raw",
+)  # fmt: skip
+"""What is measured against the manifest's text."""
 
 
 def _error_parts(languages: Sequence[Sequence[Score]]) -> ErrorParts:

@@ -49,7 +49,7 @@ def test_numbers_are_the_reports(made: Path) -> None:
     score = report.per_language["de-DE"]
     row = f"| de-DE | WER | {score.reference_wer:.2f} | {score.wer:.2f} | {score.utterances} |"
     assert row in section(card, "Accuracy")
-    weighted = sum(each.wer * each.utterances for each in report.per_language.values()) / report.utterances
+    weighted = sum((each.wer or 0.0) * each.utterances for each in report.per_language.values()) / report.utterances
     assert f"| {weighted:.2f} | {report.utterances} |" in section(card, "Accuracy")
     assert f"| average |  | {report.utterances} | {100 * report.exact_match:.1f} |" in section(card, "INT8")
     assert "Measured on Test CPU, 2 cores (avx2)" in section(card, "Throughput")
@@ -118,7 +118,7 @@ def test_the_header(made: Path) -> None:
         for metric in result["metrics"]
         if "int8" in metric["name"]
     }
-    assert rates == {(language, round(score.wer, 2)) for language, score in report.per_language.items()}
+    assert rates == {(language, round(score.wer or 0.0, 2)) for language, score in report.per_language.items()}
     assert "model-index" not in header(card_of(made, base_model=REAL)), "audio without a name"
 
 
