@@ -94,9 +94,7 @@ class Listener:
         if isinstance(self.recognizer, Streaming):
             transcript = self._stream(self.recognizer, blocks, interrupt, grown)
         else:
-            whole = np.concatenate(list(blocks))
-            transcript = self.recognizer.transcribe(whole, self.language)
-            grown(whole, None)
+            transcript = self._whole(self.recognizer, blocks, interrupt, grown)
         words = words_of(self.bundle, transcript.tokens, transcript.frames)
         return Heard(audio, transcript, words, time.perf_counter() - start)
 
@@ -105,6 +103,22 @@ class Listener:
         if audio == STANDARD_INPUT and self.standard_input is not None:
             return pcm_blocks(self.standard_input, rate, rate=self.rate, channel=self.channel)
         return audio_blocks(Path(audio), rate, channel=self.channel)
+
+    def _whole(
+        self, recognizer: Generation1, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown
+    ) -> Transcript:
+        signal: list[Audio] = []
+        try:
+            for block in blocks:
+                signal.append(block)
+                grown(block, None)
+        except KeyboardInterrupt:
+            if not signal:
+                raise
+        transcripts = []
+        with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
+            transcripts.append(recognizer.transcribe(np.concatenate(signal), self.language))
+        return transcripts[0]
 
     def _stream(self, recognizer: Streaming, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown) -> Transcript:
         stream, wall, begun = recognizer.stream(self.language), 0.0, False

@@ -25,7 +25,7 @@ Audio = NDArray[np.float32]
 LOUDEST = 256.0
 """Beyond this, samples are not ±1 audio: 16-bit integers that were not scaled, or a damaged float file."""
 
-BLOCK_SECONDS = 10
+BLOCK_SECONDS = 1
 
 CANCELLED = 0.01
 """Power of a mix, as a share of its loudest channel's, below which the channels have cancelled each other."""
