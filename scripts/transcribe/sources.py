@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def find_sources(arguments: Sequence[str]) -> list[str]:
         raise UserError("-: standard input is named twice; it can be read once")
     found: list[str] = []
     for argument in arguments:
-        if argument == STANDARD_INPUT or not Path(argument).is_dir():
+        if argument == STANDARD_INPUT or not os.path.isdir(
+            argument
+        ):  # which a name that is too long is not, where Path raises
             found.append(argument)
             continue
         files = [str(file) for file in sorted(Path(argument).rglob("*")) if _is_audio(file, Path(argument))]
