@@ -118,9 +118,8 @@ class Finished:
         if heard.audio in self._lines:  # of the recording as it was
             del self._lines[heard.audio]
             self._write_again(without=heard.audio)
-        text = (json.dumps(facts, ensure_ascii=False) + "\n").encode(
-            errors="backslashreplace"
-        )  # names that are no text
+        line = json.dumps(facts, ensure_ascii=False) + "\n"
+        text = line.encode(errors="backslashreplace")  # as JSON escapes a name that is no text
         try:
             while text:
                 text = text[os.write(self._descriptor, text) :]

@@ -123,24 +123,21 @@ class Listener:
     def _stream(self, recognizer: Streaming, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown) -> Transcript:
         stream, wall, begun = recognizer.stream(self.language), 0.0, False
         try:
-            try:
-                for block in blocks:
-                    start = time.perf_counter()
-                    begun = True
-                    with interrupt.held():  # a step that is cut short costs the stream all that it has heard
-                        stream.push(block)
-                        wall += time.perf_counter() - start
-                        grown(block, stream)
-            except KeyboardInterrupt:
-                if not begun:
-                    raise
-            start = time.perf_counter()
-            with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
-                stream.finish(flush=self.flush)
-            wall += time.perf_counter() - start
-            transcript = stream.transcript()
-        finally:
-            stream.reset()  # the next recording's stream takes its row
+            for block in blocks:
+                start = time.perf_counter()
+                begun = True
+                with interrupt.held():  # a step that is cut short costs the stream all that it has heard
+                    stream.push(block)
+                    wall += time.perf_counter() - start
+                    grown(block, stream)
+        except KeyboardInterrupt:
+            if not begun:
+                raise
+        start = time.perf_counter()
+        with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
+            stream.finish(flush=self.flush)
+        wall += time.perf_counter() - start
+        transcript = stream.transcript()
         return replace(transcript, timings=replace(transcript.timings, wall=wall))
 
 
@@ -183,14 +180,14 @@ def transcribe_all(
                 outcome.failed.append((audio, " ".join(reason.split())))
                 note(f"error: {outcome.failed[-1][1]}")
                 continue
-            if kept is None:
-                outcome.fresh.append(heard.transcript)
-                if finished is not None and not interrupt.happened:
-                    finished.add(heard)
-            else:
-                progress.advance(heard.transcript.audio_seconds)
-            outcome.heard.append(heard)
-            with progress.hidden():
+            with suppress(KeyboardInterrupt), interrupt.held(), progress.hidden():
+                if kept is None:
+                    outcome.fresh.append(heard.transcript)
+                    if finished is not None and not interrupt.happened:
+                        finished.add(heard)
+                else:
+                    progress.advance(heard.transcript.audio_seconds)
+                outcome.heard.append(heard)
                 reader.done(heard)
             if interrupt.happened:
                 outcome.interrupted = True

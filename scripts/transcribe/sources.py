@@ -34,9 +34,8 @@ def find_sources(arguments: Sequence[str]) -> list[str]:
         raise UserError("-: standard input is named twice; it can be read once")
     found: list[str] = []
     for argument in arguments:
-        if argument == STANDARD_INPUT or not os.path.isdir(
-            argument
-        ):  # which a name that is too long is not, where Path raises
+        # Not Path's own, which raises where a name is too long.
+        if argument == STANDARD_INPUT or not os.path.isdir(argument):
             found.append(argument)
             continue
         files = [str(file) for file in sorted(Path(argument).rglob("*")) if _is_audio(file, Path(argument))]
