@@ -43,7 +43,8 @@ class Result:
     def show(self) -> None:
         """Print it on stdout."""
         if self.as_json:
-            sys.stdout.write(json.dumps(self.data, ensure_ascii=False) + "\n")
+            text = json.dumps(self.data, ensure_ascii=False)
+            sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")  # names that are no text
         else:
             from rich.console import Console
 
@@ -84,7 +85,8 @@ def chatter_on_stderr() -> Iterator[TextIO]:
     stream, sys.stdout = sys.stdout, sys.stderr
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(saved), "w", encoding=stream.encoding, errors=stream.errors) as out:
+        # A file's name that is no text is written as JSON escapes it.
+        with os.fdopen(os.dup(saved), "w", encoding=stream.encoding, errors="backslashreplace") as out:
             yield out
     finally:
         sys.stderr.flush()

@@ -93,6 +93,7 @@ def transcribe(
         from contextlib import nullcontext
 
         from export.bundle import Bundle
+        from export.progress import note
         from scripts.transcribe.finished import Finished
         from scripts.transcribe.printing import Printer
         from scripts.transcribe.run import Listener, transcribe_all
@@ -124,6 +125,7 @@ def transcribe(
     if form is Format.json:
         Result(_facts(bundle, name, outcome), list, as_json=True).show()
     if outcome.interrupted:
+        note("interrupted; what was heard until then is printed")
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(UserError.exit_code)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from export.bundle import Bundle
 from export.digest import digest, file_facts
@@ -118,7 +118,8 @@ class Finished:
         if heard.audio in self._lines:  # of the recording as it was
             del self._lines[heard.audio]
             self._write_again(without=heard.audio)
-        text = (json.dumps(facts, ensure_ascii=False) + "\n").encode()
+        line = json.dumps(facts, ensure_ascii=False) + "\n"
+        text = line.encode(errors="backslashreplace")  # as JSON escapes a name that is no text
         try:
             while text:
                 text = text[os.write(self._descriptor, text) :]
@@ -168,8 +169,8 @@ def _read(path: Path) -> tuple[list[_Line], bool]:
     lines = []
     for number, text in enumerate(whole, 1):
         try:
-            lines.append(_Line.model_validate_json(text))
-        except ValidationError as error:
+            lines.append(_Line.model_validate(json.loads(text)))
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"--output {path}, line {number}: is no finished transcript; choose another file, or move it away"
             ) from error

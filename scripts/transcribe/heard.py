@@ -18,7 +18,7 @@ _SENTENCE_ENDS = tuple(".?!…。？！｡।؟۔။។")
 _CLOSING = "\"'”’»)]」』）"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SpokenWord(Word):
     """A word and the language of the sentence that it is in; None where the model said none."""
 
@@ -114,17 +114,17 @@ def words_of(bundle: Bundle, tokens: Sequence[int], frames: Sequence[int]) -> li
 
 
 def sentences(
-    words: Sequence[SpokenWord], fits: Callable[[list[SpokenWord]], bool] = lambda _: True
+    words: Sequence[SpokenWord], fits: Callable[[list[SpokenWord]], bool] | None = None
 ) -> Iterator[Sentence]:
     """Words grouped by what ends a sentence: its punctuation, a pause, another language; the last may go on.
 
     Args:
         words: in order.
-        fits: whether so many words may be one; a word that does not fit begins another.
+        fits: whether so many words may be one; a word that does not fit begins another. None sets no limit.
     """
     group: list[SpokenWord] = []
     for word in words:
-        if group and (_ends(group[-1], word) or not fits([*group, word])):
+        if group and (_ends(group[-1], word) or (fits and not fits([*group, word]))):
             yield Sentence(group)
             group = []
         group.append(word)

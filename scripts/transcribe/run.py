@@ -94,9 +94,7 @@ class Listener:
         if isinstance(self.recognizer, Streaming):
             transcript = self._stream(self.recognizer, blocks, interrupt, grown)
         else:
-            whole = np.concatenate(list(blocks))
-            transcript = self.recognizer.transcribe(whole, self.language)
-            grown(whole, None)
+            transcript = self._whole(self.recognizer, blocks, interrupt, grown)
         words = words_of(self.bundle, transcript.tokens, transcript.frames)
         return Heard(audio, transcript, words, time.perf_counter() - start)
 
@@ -106,27 +104,40 @@ class Listener:
             return pcm_blocks(self.standard_input, rate, rate=self.rate, channel=self.channel)
         return audio_blocks(Path(audio), rate, channel=self.channel)
 
+    def _whole(
+        self, recognizer: Generation1, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown
+    ) -> Transcript:
+        signal: list[Audio] = []
+        try:
+            for block in blocks:
+                signal.append(block)
+                grown(block, None)
+        except KeyboardInterrupt:
+            if not signal:
+                raise
+        transcripts = []
+        with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
+            transcripts.append(recognizer.transcribe(np.concatenate(signal), self.language))
+        return transcripts[0]
+
     def _stream(self, recognizer: Streaming, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown) -> Transcript:
         stream, wall, begun = recognizer.stream(self.language), 0.0, False
         try:
-            try:
-                for block in blocks:
-                    start = time.perf_counter()
-                    begun = True
-                    with interrupt.held():  # a step that is cut short costs the stream all that it has heard
-                        stream.push(block)
-                        wall += time.perf_counter() - start
-                        grown(block, stream)
-            except KeyboardInterrupt:
-                if not begun:
-                    raise
-            start = time.perf_counter()
-            with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
-                stream.finish(flush=self.flush)
-            wall += time.perf_counter() - start
-            transcript = stream.transcript()
-        finally:
-            stream.reset()  # the next recording's stream takes its row
+            for block in blocks:
+                start = time.perf_counter()
+                begun = True
+                with interrupt.held():  # a step that is cut short costs the stream all that it has heard
+                    stream.push(block)
+                    wall += time.perf_counter() - start
+                    grown(block, stream)
+        except KeyboardInterrupt:
+            if not begun:
+                raise
+        start = time.perf_counter()
+        with suppress(KeyboardInterrupt), interrupt.held():  # raised when the body is through
+            stream.finish(flush=self.flush)
+        wall += time.perf_counter() - start
+        transcript = stream.transcript()
         return replace(transcript, timings=replace(transcript.timings, wall=wall))
 
 
@@ -169,14 +180,14 @@ def transcribe_all(
                 outcome.failed.append((audio, " ".join(reason.split())))
                 note(f"error: {outcome.failed[-1][1]}")
                 continue
-            if kept is None:
-                outcome.fresh.append(heard.transcript)
-                if finished is not None and not interrupt.happened:
-                    finished.add(heard)
-            else:
-                progress.advance(heard.transcript.audio_seconds)
-            outcome.heard.append(heard)
-            with progress.hidden():
+            with suppress(KeyboardInterrupt), interrupt.held(), progress.hidden():
+                if kept is None:
+                    outcome.fresh.append(heard.transcript)
+                    if finished is not None and not interrupt.happened:
+                        finished.add(heard)
+                else:
+                    progress.advance(heard.transcript.audio_seconds)
+                outcome.heard.append(heard)
                 reader.done(heard)
             if interrupt.happened:
                 outcome.interrupted = True

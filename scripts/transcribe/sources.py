@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def find_sources(arguments: Sequence[str]) -> list[str]:
         raise UserError("-: standard input is named twice; it can be read once")
     found: list[str] = []
     for argument in arguments:
-        if argument == STANDARD_INPUT or not Path(argument).is_dir():
+        # Not Path's own, which raises where a name is too long.
+        if argument == STANDARD_INPUT or not os.path.isdir(argument):
             found.append(argument)
             continue
         files = [str(file) for file in sorted(Path(argument).rglob("*")) if _is_audio(file, Path(argument))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import tempfile
@@ -25,7 +26,7 @@ Audio = NDArray[np.float32]
 LOUDEST = 256.0
 """Beyond this, samples are not ±1 audio: 16-bit integers that were not scaled, or a damaged float file."""
 
-BLOCK_SECONDS = 10
+BLOCK_SECONDS = 1
 
 CANCELLED = 0.01
 """Power of a mix, as a share of its loudest channel's, below which the channels have cancelled each other."""
@@ -70,7 +71,7 @@ def audio_seconds(path: Path) -> float:
 def header_seconds(path: Path) -> float | None:
     """How long a recording says it is, for a progress bar; None where it does not say, or is none."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with _SoundFile(_name(path)) as file:
             return file.frames / file.samplerate if file.frames < _UNKNOWN else None
     except (soundfile.LibsndfileError, TypeError, OSError):
         return None
@@ -161,9 +162,14 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
         return self.frames < _UNKNOWN and bool(super().seekable())
 
 
+def _name(path: Path) -> Path | bytes:
+    """A path as soundfile opens it: on POSIX, where names need not be text, as bytes."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 def _open(path: Path, part: Part) -> _SoundFile:
     if part.is_all_of(path):
-        return _SoundFile(path)
+        return _SoundFile(_name(path))
     file = open_part(path, part)
     try:
         return _SoundFile(file)

@@ -71,6 +71,19 @@ def test_good_recordings_are_printed_and_the_status_says_that_one_was_not(
     assert [json.loads(line)["pred_text"] for line in lines] == [each["text"] for each in result["transcripts"]]
 
 
+def test_names_that_are_no_text_or_too_long(
+    demo_int8: Bundle, audio: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    named = tmp_path / os.fsdecode(b"bad\xff.flac")
+    named.symlink_to(audio[0])
+    arguments = ["transcribe", demo_int8.path, "x" * 300, named, "--output", tmp_path / "list.jsonl", "--format"]
+    for form in ("jsonl", "json", "text"):
+        done = run_here(capfd, *arguments, form)
+        assert (done.returncode, len(done.error_lines)) == (2, 1), done.stderr
+        assert "bad\\udcff.flac" in done.stdout
+    assert json.loads((tmp_path / "list.jsonl").read_text())["audio_filepath"] == str(named)
+
+
 @pytest.mark.parametrize("runtime", ["streaming", "generation1"])
 def test_standard_input_gives_what_a_file_gives(
     demo_int8: Bundle, audio: list[Path], runtime: str, capfd: pytest.CaptureFixture[str]

@@ -21,7 +21,7 @@ RATE = 48_000
 
 @pytest.mark.heavy
 def test_an_hour_takes_no_more_memory_than_its_words(demo_int8: Bundle, tmp_path: Path) -> None:
-    """48 kHz stereo: decoded whole, three quarters of an hour are a gigabyte more."""
+    """48 kHz stereo: three quarters of an hour more are a gigabyte as decoded, and 173 MB as the model hears them."""
     spoken = np.concatenate(
         [load_audio(each.audio_filepath, 16_000) for each in spread(read_manifest(default_manifest()), 20)]
     )
@@ -39,4 +39,4 @@ def test_an_hour_takes_no_more_memory_than_its_words(demo_int8: Bundle, tmp_path
         assert len(result["transcripts"][0]["words"]) > minutes * 60
         peaks[minutes] = result["peak_rss_mb"]
         path.unlink()
-    assert peaks[60] - peaks[15] < 40, peaks
+    assert peaks[60] - peaks[15] < 100, peaks

@@ -20,7 +20,7 @@ LONGEST_WORD = 32
 """Pieces; more begin another word, so that one that never ends can be taken and forgotten."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Word:
     """A word, from the beginning of the encoder frame of its first piece to the end of that of its last, in seconds.
 
