@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class Report(Scores):
     speed: Speed
     reference_speed: Speed
     divergence: LogitDivergence | None = None  # where it was asked for
+    unusable: dict[str, str] = Field(default_factory=dict)  # recordings that could not be compared, and why
     rows: list[Row]
 
     def save(self, path: Path) -> None:
@@ -102,6 +103,14 @@ class Report(Scores):
             UserError: it cannot be written there.
         """
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
+
+    def without(self, unusable: Mapping[str, str]) -> Report:
+        """The report, with recordings that could not be compared; what has passed without them is not decided."""
+        if not unusable:
+            return self
+        reason = f"{len(unusable)} recordings could not be used: {', '.join(Path(each).name for each in unusable)}"
+        changes = {"unusable": dict(unusable), "passed": self.passed and None, "reasons": [*self.reasons, reason]}
+        return self.model_copy(update=changes)
 
     @classmethod
     def load(cls, path: Path, normalizer: str | None = None, limits: Limits | None = None) -> Report:
@@ -138,7 +147,8 @@ class Report(Scores):
         chosen = get_normalizer(normalizer or stored.get("normalizer") or DEFAULT_NORMALIZER).name
         scores = score_rows(rows, tolerance, tags, normalizer=chosen)
         try:
-            return cls.model_validate(stored | dict(scores) | {"report_version": REPORT_VERSION})
+            report = cls.model_validate(stored | dict(scores) | {"report_version": REPORT_VERSION})
+            return report.without(report.unusable)
         except ValueError as error:
             raise UserError(f"{path}: is no verification report; give a report that verify wrote") from error
 

@@ -6,6 +6,7 @@ of the folder's or checkpoint's contents, of the audio and its languages, and of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ from verify.runtimes.generation2 import Generation2
 from verify.runtimes.graph import Config, precision_of, properties
 from verify.runtimes.streaming import Streaming
 from verify.runtimes.transcript import Recognizer, Transcript
+from verify.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -143,6 +145,7 @@ def transcribe_manifest(
     sample_rate: int,
     language: str = MANIFEST_LANGUAGE,
     title: str = "transcribing",
+    unfinished: Unfinished | None = None,
 ) -> list[Transcript]:
     """Every utterance's transcript, in order, with progress.
 
@@ -152,15 +155,24 @@ def transcribe_manifest(
         sample_rate: the model's, in Hz.
         language: prompt for all of them, or :data:`MANIFEST_LANGUAGE` for each utterance's own.
         title: what the progress says.
+        unfinished: what an earlier run got through, to which this run's transcripts are added.
 
     Raises:
         UserError: an audio file cannot be used.
     """
     transcripts = []
+    if unfinished:
+        note(f"{title}: {len(unfinished)} transcripts of a run that was stopped are used")
     with task(title, total=len(utterances)) as progress:
         for utterance in utterances:
-            audio = load_utterance(utterance, sample_rate)
-            transcripts.append(recognizer.transcribe(audio, prompt_of(utterance, language)))
+            identity = "" if unfinished is None else utterance_sha256(utterance)
+            transcript = None if unfinished is None else unfinished.find(identity)
+            if transcript is None:
+                audio = load_utterance(utterance, sample_rate)
+                transcript = recognizer.transcribe(audio, prompt_of(utterance, language))
+                if unfinished is not None:
+                    unfinished.add(identity, transcript)
+            transcripts.append(transcript)
             progress.advance()
     return transcripts
 
@@ -186,7 +198,7 @@ def record_bundle(
     side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
     side = side.model_copy(update={"files": bundle.hashes})
 
-    def make() -> list[Transcript]:
+    def make(unfinished: Unfinished | None) -> list[Transcript]:
         options: dict[str, Any] = {"nemo_start": True} if nemo_start else {}
         return transcribe_manifest(
             RUNTIMES[runtime](bundle, device=device, threads=threads, config=config, **options),
@@ -194,6 +206,7 @@ def record_bundle(
             sample_rate=bundle.metadata.sample_rate,
             language=prompt_language(language, bundle.metadata.prompt_dictionary),
             title=f"transcribing with {bundle.path.name}",
+            unfinished=unfinished,
         )
 
     def contents() -> Any:
@@ -215,7 +228,7 @@ def record_checkpoint(
     """A checkpoint's run under NeMo's streaming; other arguments as in ``NemoStreaming`` and :func:`record_bundle`."""
     side = checkpoint_side(checkpoint, lookahead, chunk_frames)
 
-    def make() -> list[Transcript]:
+    def make(unfinished: Unfinished | None) -> list[Transcript]:
         from verify.references.nemo import NemoStreaming
 
         return transcribe_manifest(
@@ -224,6 +237,7 @@ def record_checkpoint(
             sample_rate=checkpoint.sample_rate,
             language=language,
             title=f"transcribing with NeMo at lookahead {lookahead} in chunks of {side.chunk_ms:g} ms",
+            unfinished=unfinished,
         )
 
     return _record(side, utterances, language, make, lambda: checkpoint.sha256, cache)
@@ -233,16 +247,17 @@ def _record(
     side: Side,
     utterances: Sequence[Utterance],
     language: str,
-    make: Callable[[], list[Transcript]],
+    make: Callable[[Unfinished | None], list[Transcript]],
     contents: Callable[[], Any],
     cache: Path | None,
 ) -> Run:
     """A run from the cache, or made and put there."""
     audio = manifest_sha256(utterances)
     if cache is None:
-        return Run(side=side, manifest_sha256=audio, language=language, transcripts=make())
+        return Run(side=side, manifest_sha256=audio, language=language, transcripts=make(None))
     facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint", "files"})
-    file = cache / f"{digest([facts, contents(), audio, language, code_sha256(*RUNTIME_CODE)])}.json"
+    inputs = [facts, contents(), language, code_sha256(*RUNTIME_CODE)]
+    file = cache / f"{digest([*inputs, audio])}.json"
     if file.is_file():
         try:
             run = load_transcripts(file)
@@ -250,8 +265,10 @@ def _record(
             return run.model_copy(update={"side": side})
         except UserError as error:
             note(f"warning: {error}")
-    run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make())
+    unfinished = Unfinished(cache / f"{digest(inputs)}.jsonl")
+    run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(unfinished))
     save_transcripts(file, run)
+    unfinished.done()
     return run
 
 
@@ -260,9 +277,24 @@ def manifest_sha256(utterances: Sequence[Utterance]) -> str:
 
     Texts do not count, and an utterance that is all of its file is the same with and without a duration.
     """
-    return digest(
-        [[file_facts(each.audio_filepath)["sha256"], each.target_lang, *(each.cut or ())] for each in utterances]
-    )
+    return digest([_identity(each) for each in utterances])
+
+
+def utterance_sha256(utterance: Utterance) -> str:
+    """Identity of one utterance, as :func:`manifest_sha256` of many."""
+    return digest(_identity(utterance))
+
+
+def _identity(utterance: Utterance) -> list[Any]:
+    status = utterance.audio_filepath.stat()
+    content = _audio_sha256(utterance.audio_filepath, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return [content, utterance.target_lang, *(utterance.cut or ())]
+
+
+@functools.lru_cache(maxsize=100_000)
+def _audio_sha256(path: Path, *_state: int) -> str:
+    """Of a file in this state: a manifest may name a long recording a thousand times, for its parts."""
+    return str(file_facts(path)["sha256"])
 
 
 def save_transcripts(path: Path, run: Run) -> None:

@@ -80,7 +80,7 @@ def verify(
     from export.errors import UserError
     from quantize.recipes import get_recipe
     from scripts.outputs import check_output
-    from verify.data.selection import choose_utterances
+    from verify.data.selection import choose_utterances, usable
     from verify.data.sets import choose_manifest
     from verify.limits import Limits
     from verify.pipeline import verify_bundle
@@ -114,6 +114,7 @@ def verify(
     chosen_data = options.data_set(data, split)
     manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
     utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
+    utterances, unusable = usable(utterances, bundle.metadata.sample_rate)
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(
         bundle,
@@ -128,7 +129,7 @@ def verify(
         divergence=divergence,
         normalizer=normalizer or DEFAULT_NORMALIZER,
     )
-    return _judged(result, report, transcripts, as_json)
+    return _judged(result.without(unusable), report, transcripts, as_json)
 
 
 def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
@@ -183,12 +184,12 @@ def record(
     from export.checkpoint import open_checkpoint
     from export.host import peak_rss_mb
     from scripts.outputs import check_output
-    from verify.data.selection import choose_utterances
+    from verify.data.selection import choose_utterances, usable
     from verify.runs import record_checkpoint
 
     check_output("--cache", cache, folder=True)
     opened = open_checkpoint(checkpoint, revision)
-    utterances = choose_utterances(manifest, limit, prompts=opened.prompts)
+    utterances, _ = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
     run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.clean_chunk_frames, cache=cache)
     data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}

@@ -68,6 +68,7 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
         "reasons": verified["reasons"] if judged else [],
         "limits_of": verified["limits_of"],
         "utterances": verified["utterances"],
+        "unusable": verified["unusable"],
         "exact_match": verified["exact_match"],
         "ties": verified["ties"],
         "wer_between": verified["wer_between"],

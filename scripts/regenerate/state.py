@@ -115,7 +115,7 @@ def _clear(plan: Plan, earlier: list[str]) -> None:
                 note(f"{output / name}: is no part of this run; it stays as an earlier run made it")
 
 
-_STAGE_FILES = re.compile(r"(made|recorded|verified|measured)-[a-z0-9-]+\.json|[0-9a-f]{64}\.json")
+_STAGE_FILES = re.compile(r"(made|recorded|verified|measured)-[a-z0-9-]+\.json|[0-9a-f]{64}\.jsonl?")
 """Results of stages by name, and recorded runs by the hash of their inputs."""
 
 

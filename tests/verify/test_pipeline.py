@@ -7,15 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 import pytest
 import soundfile
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
-from export.errors import UserError
+from export.errors import NOT_DECIDED, UserError
 from export.host import machine, peak_rss_mb
 from quantize.recipe import Tolerance
+from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
 from verify.collect import audio_sha256
@@ -26,6 +28,8 @@ from verify.limits import IDENTICAL, Limits
 from verify.pipeline import runtime_for, verify_bundle
 from verify.report import Report
 from verify.runs import checkpoint_side, record_bundle
+from verify.runtimes.generation1 import Generation1
+from verify.runtimes.transcript import Transcript
 
 
 @pytest.fixture
@@ -139,6 +143,66 @@ def test_the_references_run_is_reused(tmp_path: Path, spoken: list[Utterance], m
     other.replace(reference.graph_path("joint").with_suffix(".bin"))
     record_bundle(reference, spoken, cache=cache)
     assert len(list(cache.iterdir())) == 5
+
+
+class StoppedError(Exception):
+    """What ends a run in the middle."""
+
+
+def test_a_run_that_was_stopped_goes_on(
+    tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with another manifest of the same recordings, and after a kill in the middle of a line."""
+    reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
+    whole = record_bundle(reference, spoken)
+    transcribe, heard = Generation1.transcribe, list[int]()
+
+    def stopping(self: Generation1, audio: np.ndarray, *arguments: str) -> Transcript:
+        heard.append(len(audio))
+        if len(heard) == 3:
+            raise StoppedError
+        return transcribe(self, audio, *arguments)
+
+    monkeypatch.setattr(Generation1, "transcribe", stopping)
+    with pytest.raises(StoppedError):
+        record_bundle(reference, spoken, cache=cache)
+    (unfinished,) = cache.iterdir()
+    assert unfinished.suffix == ".jsonl"
+    with unfinished.open("a") as file:
+        file.write('{"utterance": "abc", "tran')
+    again = record_bundle(reference, [spoken[1], spoken[2]], cache=cache)
+    assert heard == [len(load_audio(each.audio_filepath, 16000)) for each in (*spoken, spoken[2])]
+    assert [each.tokens for each in again.transcripts] == [each.tokens for each in whole.transcripts[1:]]
+    assert [file.suffix for file in cache.iterdir()] == [".json"], "a whole run needs no list"
+
+
+def test_a_recording_that_cannot_be_used_does_not_end_a_verification(
+    tmp_path: Path, spoken: list[Utterance], capfd: pytest.CaptureFixture[str]
+) -> None:
+    target, reference = tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b")
+    (tmp_path / "bad.wav").write_text("no audio")
+    with (tmp_path / "manifest.jsonl").open("a") as file:
+        file.write('\n{"audio_filepath": "bad.wav", "text": "a b", "duration": 1.0, "target_lang": "en-US"}\n')
+    arguments = ["verify", target.path, "--reference", reference.path, "--manifest", tmp_path / "manifest.jsonl"]
+    done = run_here(capfd, *arguments, "--json", "--report", tmp_path / "report.json")
+    assert done.returncode == NOT_DECIDED
+    assert [line for line in done.error_lines if "bad.wav" in line]
+    result = json.loads(done.stdout)
+    assert (result["utterances"], list(result["unusable"])) == (3, [str(tmp_path / "bad.wav")])
+    assert "1 recordings could not be used: bad.wav" in result["reasons"]
+    assert Report.load(tmp_path / "report.json").reasons == result["reasons"]
+    (tmp_path / "manifest.jsonl").write_text('{"audio_filepath": "bad.wav", "text": "a", "duration": 1.0}\n')
+    none = run_here(capfd, *arguments)
+    assert none.returncode == 2
+    assert "none of 1 recordings can be used" in none.error_lines[-1]
+
+
+def test_what_passed_without_a_recording_is_not_decided(tmp_path: Path, spoken: list[Utterance]) -> None:
+    report = verify_bundle(tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b"), spoken)
+    for passed, expected in ((True, None), (False, False), (None, None)):
+        judged = report.model_copy(update={"passed": passed})
+        assert judged.without({}).passed is passed
+        assert judged.without({"x.wav": "is damaged"}).passed is expected
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, spoken: list[Utterance]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, language_key
+from export.progress import note, task
 from verify.data.audio import audio_seconds
-from verify.data.manifest import Utterance, default_manifest, read_manifest
+from verify.data.manifest import Utterance, default_manifest, load_utterance, read_manifest
 
 Item = TypeVar("Item")
 
@@ -54,6 +56,34 @@ def _stand_in(utterance: Utterance, prompts: Mapping[str, int] | None) -> Uttera
     except ValueError:
         language = DEFAULT_LANGUAGE
     return utterance.model_copy(update={"target_lang": language})
+
+
+def usable(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utterance], dict[str, str]]:
+    """Those whose audio can be used, decoded once to find out, and why each of the others cannot.
+
+    Args:
+        utterances: of a manifest.
+        sample_rate: the model's, in Hz.
+
+    Returns:
+        The usable ones in order, and by audio file one line for each of the others, which are also named on stderr.
+
+    Raises:
+        UserError: none can be used.
+    """
+    good, bad = [], {}
+    with task("reading recordings", total=len(utterances)) as progress:
+        for utterance in utterances:
+            try:
+                load_utterance(utterance, sample_rate)
+                good.append(utterance)
+            except UserError as error:
+                bad[str(utterance.audio_filepath)] = str(error)
+                note(f"error: {error}")
+            progress.advance()
+    if bad and not good:
+        raise UserError(f"none of {len(utterances)} recordings can be used; correct the manifest")
+    return good, bad
 
 
 def spread_seconds(utterances: Sequence[Utterance], seconds: float) -> list[Utterance]:

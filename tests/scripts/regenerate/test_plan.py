@@ -63,6 +63,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             "reasons": [],
             "limits_of": "the test",
             "ties": 0,
+            "unusable": {},
             "languages": ["en-US"],
             "wer_delta_interval": [0.0, 0.0],
             "reference_wer": 5.0,

@@ -1,0 +1,73 @@
+"""Transcripts of a run as they come, so that a run that was stopped goes on from there.
+
+A line holds one utterance's transcript under the utterance's own identity: another manifest with the same recording,
+without one that cannot be used for example, finds it too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from export.errors import UserError
+from export.removal import remove_files
+from verify.runtimes.transcript import Transcript
+
+_TRANSCRIPT = TypeAdapter(Transcript)
+
+
+class Unfinished:
+    """The list of a run that is not through.
+
+    Args:
+        file: its list, which need not exist, named by all that a transcript depends on besides the utterance.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known = _read(file)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, utterance: str) -> Transcript | None:
+        """The transcript of an utterance by its identity, if an earlier run got so far."""
+        return self._known.get(utterance)
+
+    def add(self, utterance: str, transcript: Transcript) -> None:
+        """Keep a transcript.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        facts = {"utterance": utterance, "transcript": _TRANSCRIPT.dump_python(transcript, mode="json")}
+        line = "\n" + json.dumps(facts) + "\n"  # whatever a killed run left half-written ends here
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise UserError(f"{self._file}: cannot be written ({error.strerror}); choose another --cache") from error
+        self._known[utterance] = transcript
+
+    def done(self) -> None:
+        """Remove the list: the run is whole, and is kept as such."""
+        remove_files(self._file.parent, {self._file.name})
+
+
+def _read(file: Path) -> dict[str, Transcript]:
+    """Whole lines of a list; a half-written one is made again."""
+    found: dict[str, Transcript] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        try:
+            facts = json.loads(line)
+            found[facts["utterance"]] = _TRANSCRIPT.validate_python(facts["transcript"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
