@@ -14,14 +14,12 @@ from export.bundle import Bundle
 from export.digest import digest, file_facts
 from export.errors import UserError
 from export.folders import write_atomically
+from export.locks import try_lock
 from export.progress import note
 from scripts.disk import existing_parent
 from scripts.transcribe.formats import row
 from scripts.transcribe.heard import Heard, words_of
 from verify.runtimes.transcript import Transcript
-
-if os.name == "posix":
-    import fcntl
 
 _BEGINNING = b'{"audio_filepath": "'
 """Of each of our lines; by it we know the half one that a killed run left."""
@@ -129,15 +127,9 @@ class Finished:
 
     def _open(self) -> None:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        if os.name != "posix":
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if try_lock(self._descriptor) is False:
             self._close()
-            raise UserError(f"--output {self._path}: another run is writing it; wait for it to end") from error
-        except OSError:  # a file system that knows no locks
-            pass
+            raise UserError(f"--output {self._path}: another run is writing it; wait for it to end")
 
     def _close(self) -> None:
         if self._descriptor >= 0:

@@ -22,7 +22,7 @@ def test_folders_side_by_side_with_one_that_cannot_run(
     small_fp32: Bundle, small_nemo_fp32: Bundle, short_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken = tiny_bundle(tmp_path / "broken").path
-    (broken / graph_file("encoder")).write_text("no graph")
+    (broken / graph_file("encoder")).write_text('<net name="empty" version="11"></net>')
     out, picture = tmp_path / "out.json", tmp_path / "picture.png"
     arguments = [
         "--manifest",

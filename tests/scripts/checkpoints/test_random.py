@@ -115,8 +115,10 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(random_calibration, "calibrate_blank", fail)
     output = tmp_path / "old.nemo"
-    output.write_text("old")
+    with tarfile.open(output, "w") as archive:
+        archive.add(__file__, "model_config.yaml")
+    old = output.read_bytes()
     with pytest.raises(RuntimeError, match="stopped"):
         write_random_checkpoint(output, "small", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["old.nemo"]
-    assert output.read_text() == "old"
+    assert output.read_bytes() == old

@@ -171,13 +171,17 @@ def test_ctrl_c_ends_with_what_was_heard(
         push(stream, samples)
 
     expected = recognizer.transcribe(load_audio(Path(recordings[1]), RATE)[:4800], "en-US", flush=True).tokens
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's & would have ignored
     monkeypatch.setattr(Stream, "push", interrupted)
-    outcome = run(small_fp32, recognizer, recordings, tmp_path / "finished.jsonl")
+    try:
+        outcome = run(small_fp32, recognizer, recordings, tmp_path / "finished.jsonl")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert outcome.interrupted
     assert [round(each.transcript.audio_seconds, 3) for each in outcome.heard] == [1.0, 0.3]
     assert outcome.heard[1].transcript.tokens == expected
     assert len((tmp_path / "finished.jsonl").read_text().splitlines()) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def cut(signal: audio.Audio) -> Iterator[audio.Audio]:
