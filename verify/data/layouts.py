@@ -110,25 +110,25 @@ def _files(place: Path) -> Iterator[Path]:
         yield from (file for name in sorted(names) if (file := Path(folder, name)).is_file())
 
 
-def refuse_data_set(folder: Path) -> None:
-    """Recordings of FLEURS are no recordings of one's own: their split would not be known, and nor would their text.
+def refuse_data_set(folder: Path, files: Sequence[Path]) -> None:
+    """Recordings of FLEURS are no recordings of one's own: nothing would say of which split they are.
 
     Raises:
-        UserError: a recording below the folder belongs to FLEURS, wherever a link to it lies.
+        UserError: one of the files below the folder belongs to FLEURS, wherever a link to it lies.
     """
-    cache, asked = cache_folder().resolve(), set()
-    for file in recordings_in(folder):
-        parents = list(file.resolve().parents)
-        if parents[0] in asked:
-            continue
-        asked.add(parents[0])
-        if cache / "fleurs" in parents or cache / "unpacked" in parents:
-            raise UserError(f"{folder}: holds FLEURS as it was fetched or unpacked; name it: --data fleurs:en_us")
-        for parent in parents[:3]:  # en_us of en_us/audio/test
-            for table in _tables_in(parent):
+    cache = cache_folder().resolve()
+    for place, file in {file.resolve().parent: file for file in files}.items():
+        if {cache / "fleurs", cache / "unpacked"} & {place, *place.parents}:
+            raise UserError(
+                f"{folder}: {file.name} is of FLEURS as it was fetched or unpacked; name it: --data fleurs:en_us"
+            )
+        for above in (place, *list(place.parents)[:2]):  # en_us of en_us/audio/test
+            for table in _tables_in(above):
+                code = above.name if table.name in _TSVS else table.name.removesuffix(".trans.txt")
+                remedy = f"--data {above.parent}" if code == above.name else f"its name would be {code}"
                 raise UserError(
                     f"{folder}: {file.name} belongs to a copy of FLEURS, see {table}; give the folder of its "
-                    f"languages, --data {parent.parent}, so that its split is known"
+                    f"languages, so that its split is known: {remedy}"
                 )
 
 
@@ -235,9 +235,10 @@ def folder_utterances(folder: Path, *, language: str | None = None, text: bool =
         UserError: there is no audio, a recording belongs to FLEURS, or a transcript is missing, empty, of two
             recordings, or cannot be read.
     """
-    refuse_data_set(folder)
+    files = recordings_in(folder)
+    refuse_data_set(folder, files)
     found, transcripts = [], dict[Path, Path]()
-    for file in recordings_in(folder):
+    for file in files:
         first = file.relative_to(folder).parts[0]
         spoken = language or (first if _LOCALE.fullmatch(first) else DEFAULT_LANGUAGE)
         transcript = file.with_suffix(".txt")

@@ -14,7 +14,7 @@ from export.languages import DEFAULT_LANGUAGE, language_key
 from export.progress import note
 from verify.data import hub
 from verify.data.fleurs import MANIFEST, Split, cache_folder, known_prompts, note_other_lengths, prompts_of
-from verify.data.layouts import find_copy, folder_utterances, refuse_data_set
+from verify.data.layouts import find_copy, folder_utterances, recordings_in, refuse_data_set
 from verify.data.manifest import Utterance, read_manifest
 
 HUB_PREFIX = "fleurs:"
@@ -110,7 +110,7 @@ def _utterances(data: DataSet, prompts: Mapping[str, int] | None, text: bool) ->
         languages = prompts_of(codes, prompts, data.given)
         found = {code: copy.utterances(code, cache) for code in codes}
         if copy.left_out and names in ([], [ALL]):
-            note(f"--data {data.given}: left out, not {split} of FLEURS in one layout: {', '.join(copy.left_out)}")
+            note(f"--data {data.given}: left out, not FLEURS' {split} split in one layout: {', '.join(copy.left_out)}")
     utterances = [
         each.model_copy(update={"target_lang": languages[code]}) for code, listed in found.items() for each in listed
     ]
@@ -119,8 +119,8 @@ def _utterances(data: DataSet, prompts: Mapping[str, int] | None, text: bool) ->
     empty = next((each for each in utterances if not each.text.strip()), None) if text else None
     if empty:
         raise UserError(
-            f"--data {data.given}: {empty.audio_filepath} has an empty transcription; copy FLEURS again, or take "
-            "its line out of the table"
+            f"--data {data.given}: {empty.audio_filepath} has an empty transcription; "
+            "take its line out of the table of a local copy: --data DIR"
         )
     note_other_lengths(data.given, utterances)
     return utterances, f"fleurs-{split}-{codes[0] if len(codes) == 1 else f'{len(codes)}-languages'}"
@@ -158,7 +158,7 @@ def _recordings(
 ) -> list[Utterance]:
     """A folder of recordings, in one language where one is named."""
     if data.split is not None:
-        refuse_data_set(directory)
+        refuse_data_set(directory, recordings_in(directory))
         raise UserError(f"--split {data.split}: {directory} is a folder of recordings; leave the option out")
     if len(names) > 1:
         raise UserError(f"--data {data.given}: recordings in one folder have one language; name one")
