@@ -95,12 +95,14 @@ def _utterances(
     from verify.collect import default_utterances
     from verify.data.layouts import folder_utterances
     from verify.data.manifest import read_manifest
-    from verify.data.sets import choose_manifest
+    from verify.data.sets import choose_manifest, refuse_test_manifest
 
     if audio and (manifest or data):
         other = f"--manifest {manifest}" if manifest else f"--data {data.given if data else ''}"
         raise UserError(f"{other} and --audio {audio}: both given; choose one")
     if audio:
         return folder_utterances(audio, language=DEFAULT_LANGUAGE, text=False)
+    if manifest:
+        refuse_test_manifest(manifest)
     manifest = choose_manifest(manifest, data, prompts=prompts, text=False)
     return read_manifest(manifest, text=False, prompts=prompts) if manifest else default_utterances()

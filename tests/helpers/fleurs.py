@@ -51,9 +51,9 @@ RECORDINGS = {
 """By code; sorted by file name neither in the table nor in the archive."""
 
 
-def table(code: str) -> str:
+def table(code: str, samples: int = 4000) -> str:
     return "".join(
-        f"{each.sentence}\t{each.name}\t{each.raw}\t{each.text}\tx | y\t4000\tMALE\n" for each in RECORDINGS[code]
+        f"{each.sentence}\t{each.name}\t{each.raw}\t{each.text}\tx | y\t{samples}\tMALE\n" for each in RECORDINGS[code]
     )
 
 
@@ -67,7 +67,8 @@ def archive(code: str, split: str = "test", *, without: int = 0) -> bytes:
     return file.getvalue()
 
 
-def parquet(code: str) -> bytes:
+def parquet(code: str, **changed: object) -> bytes:
+    """Rows of a language; in the first, columns are changed."""
     import pyarrow as pa
     from pyarrow import parquet as pq
 
@@ -77,6 +78,7 @@ def parquet(code: str) -> bytes:
          "raw_transcription": each.raw, "gender": 0, "lang_id": 19, "language": "x", "lang_group_id": 1}
         for each in RECORDINGS[code]
     ]  # fmt: skip
+    rows[0] |= changed
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
     return file.getvalue()
@@ -113,6 +115,7 @@ class Hub(ThreadingHTTPServer):
         files: content by revision and path.
         cut: how many answers with a part of a file are still cut in the middle; -1 for all.
         busy: how many requests are still answered with 429; -1 for all.
+        down: questions about a file (``HEAD``) are answered with 503.
     """
 
     def __init__(self) -> None:
@@ -120,6 +123,7 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, dict[str, bytes]] = {PARQUET: {}, "main": {}}
         self.requests: list[str] = []
         self.cut = self.busy = 0
+        self.down = False
 
     @property
     def endpoint(self) -> str:
@@ -161,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.busy and self.command == "GET":
             hub.busy -= 1
             return self._send(429, b"{}", {"Retry-After": "0"})
+        if hub.down and self.command == "HEAD":
+            return self._send(503, b"{}", {"Retry-After": "0"})
         return self._answer_api(path, body)
 
     def _answer_api(self, path: str, body: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,9 +29,10 @@ from tests.helpers.fleurs import (
     table,
 )
 from tests.helpers.tiny_bundle import tiny_bundle
-from verify.data.fleurs import Split, language_tag
+from verify.data.fleurs import Split, language_tag, unpacked
+from verify.data.layouts import folder_utterances, recordings_in
 from verify.data.manifest import Utterance, load_utterance, read_manifest
-from verify.data.sets import DataSet, choose_manifest
+from verify.data.sets import DataSet, choose_manifest, refuse_test_manifest
 from verify.runs import manifest_sha256
 
 PROMPTS = {"en-US": 0, "zh-CN": 1, "es-US": 2, "de-DE": 3, "auto": 4}
@@ -139,6 +142,14 @@ def test_splits(tmp_path: Path) -> None:
         read(tmp_path / "mine", "train")
 
 
+def recorded(folder: Path, *, text: str = "hello") -> Path:
+    """One recording ``a.wav`` with its transcript."""
+    folder.mkdir(parents=True)
+    (folder / "a.wav").write_bytes(ENGLISH[0].audio)
+    (folder / "a.txt").write_text(text)
+    return folder
+
+
 def broken(folder: Path) -> dict[str, tuple[str | Path, str]]:
     """Data sets that cannot be used, and what the error names."""
     own = own_layout(folder / "own")
@@ -159,6 +170,16 @@ def broken(folder: Path) -> dict[str, tuple[str | Path, str]]:
     (folder / "silent").mkdir()
     (folder / "silent" / "a.wav").write_bytes(ENGLISH[0].audio)
     (folder / "empty").mkdir()
+    twice, twice_packed = own_layout(folder / "twice"), own_layout(folder / "twice_packed", packed=True)
+    for each in (twice, twice_packed):
+        (each / "data" / "en_us" / "test.tsv").write_text(table("en_us") + "9\t300.wav\tElse.\telse\n")
+    twice_published = published_layout(folder / "twice_published")
+    with (twice_published / "en_us" / "en_us.trans.txt").open("a") as lines:
+        lines.write("300 else\n")
+    untold = own_layout(folder / "untold")
+    (untold / "data" / "en_us" / "test.tsv").write_text(table("en_us").replace("\tsecond one\t", "\t\t"))
+    wordless, doubled = recorded(folder / "wordless", text=" \n"), recorded(folder / "doubled")
+    (doubled / "a.flac").write_bytes(ENGLISH[0].audio)
     return {
         "fields": (own, "en_us/test.tsv, line 1: has 2 fields"),
         "file": (gone, "en_us/test.tsv: lists 200.wav, which is not in"),
@@ -171,6 +192,13 @@ def broken(folder: Path) -> dict[str, tuple[str | Path, str]]:
         "nothing": (folder / "empty", "empty: holds no audio"),
         "nowhere": (folder / "nowhere", "nowhere: no such folder; give one, or fleurs:en_us"),
         "none": ("", "--data : no such folder"),
+        "unset": (":de-DE", "--data :de-DE: no such folder"),
+        "twice": (twice, "en_us/test.tsv, line 4: lists 300.wav a second time"),
+        "twice, packed": (twice_packed, "en_us/test.tsv, line 4: lists 300.wav a second time"),
+        "twice, published": (twice_published, "en_us.trans.txt, line 4: lists 300 a second time"),
+        "empty": (f"{untold}:en_us", "200.wav has an empty transcription"),
+        "empty transcript": (wordless, "a.txt: is empty; write what is said in a.wav"),
+        "one transcript of two": (doubled, "a.txt: is the transcript of a.flac and of a.wav"),
         "two": (f"{folder / 'silent'}:en,de", "recordings in one folder have one language"),
         "unknown": (f"{folder / 'silent'}:xx-XX", "'xx-XX' is no language of this model"),
         "code": (f"{lacking}:fr_fr", "has no fr_fr; it has cmn_hans_cn, en_us"),
@@ -224,6 +252,116 @@ def test_verify_and_calibrate_hear_it(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert json.loads(done.stdout)["recordings"] == 3, done.stderr
     judged = run_here(capfd, *arguments)
     assert judged.returncode in (0, 3), "FP32 itself was not calibrated"
+
+
+def test_calibration_finds_no_evaluation_audio(tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bundle, out = tiny_bundle(tmp_path / "fp32").path, tmp_path / "out"
+    own, published = own_layout(tmp_path / "x" / "google" / "fleurs"), published_layout(tmp_path / "y" / "bench")
+    renamed = tmp_path / "z" / "english"
+    shutil.copytree(published / "en_us", renamed)
+    linked = tmp_path / "w" / "en_us"
+    linked.parent.mkdir()
+    linked.symlink_to(renamed)
+    fetched = cache / "fleurs" / "en_us" / "test"
+    shutil.copytree(published / "en_us", fetched, ignore=shutil.ignore_patterns("*.trans.txt"))
+    (fetched / "manifest.jsonl").write_text('{"audio_filepath": "100.wav"}')
+    made = choose_manifest(None, DataSet(str(own)), prompts=None)
+    test_audio = own / "data" / "en_us" / "audio" / "test"
+    for option, given in [
+        ("--data", tmp_path / "x"), ("--data", tmp_path / "x" / "google"), ("--data", test_audio),
+        ("--data", tmp_path / "y"), ("--data", renamed), ("--data", linked.parent), ("--data", fetched),
+        ("--audio", published), ("--audio", own), ("--audio", cache),
+        ("--manifest", fetched / "manifest.jsonl"), ("--manifest", made),
+    ]:  # fmt: skip
+        assert_user_error(run_here(capfd, "calibrate", bundle, out, option, given), str(given), "FLEURS")
+    assert_user_error(run_here(capfd, "calibrate", bundle, out, "--data", test_audio, "--split", "train"), "FLEURS")
+    assert_user_error(run_here(capfd, "calibrate", bundle, out, "--data", renamed), "its name would be en_us")
+    for other in ("fleurs/en_us/train-9/manifest.jsonl", "manifests/fleurs-validation-en_us-0.jsonl", "mine.jsonl"):
+        refuse_test_manifest(cache / other)
+    assert not out.exists()
+
+
+def test_tables_of_other_corpora_make_no_fleurs(tmp_path: Path) -> None:
+    """Common Voice has a ``test.tsv`` too, LibriSpeech ``*.trans.txt``."""
+    voice, speech = recorded(tmp_path / "cv" / "en" / "clips"), recorded(tmp_path / "LibriSpeech" / "84" / "121123")
+    (voice.parent / "test.tsv").write_text("client_id\tpath\tsentence_id\tsentence\n8f\ta.mp3\t1\thello\n")
+    (speech / "84-121123.trans.txt").write_text("84-121123-0000 GO\n")
+    assert [each.text for folder in (voice, tmp_path / "LibriSpeech") for each in folder_utterances(folder)] == [
+        "hello", "hello",
+    ]  # fmt: skip
+
+
+def test_a_damaged_archive_never_gives_other_audio(tmp_path: Path) -> None:
+    """Bits flipped all over; what is not refused is the same."""
+    tsv, packed, good = tmp_path / "test.tsv", tmp_path / "test.tar.gz", archive("en_us")
+    tsv.write_text(table("en_us"), encoding="utf-8")
+
+    def contents(data: bytes, limit: int | None = None) -> dict[str, bytes]:
+        packed.write_bytes(data)
+        return {name: audio for name, audio, _ in unpacked(tsv, packed, limit)}
+
+    whole = {each.name: each.audio for each in ENGLISH}
+    assert contents(good) == contents(gzip.decompress(good)) == whole, "a plain tar too"
+    assert list(contents(good, limit=2)) == ["300.wav", "100.wav"]
+    refused, places = 0, range(10, len(good), len(good) // 60)
+    for place in places:
+        flipped = bytearray(good)
+        flipped[place] ^= 4
+        try:
+            assert contents(bytes(flipped)) == whole
+        except UserError:
+            refused += 1
+    assert refused > len(places) * 0.9
+    stored = gzip.compress(gzip.decompress(good), compresslevel=0)  # audio as it is: only the checksum can tell
+    at = stored.index(ENGLISH[0].audio[100:200])
+    for limit in (None, 1):
+        with pytest.raises(UserError, match=r"test.tar.gz: is damaged .*CRC"):
+            contents(stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :], limit)
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own, published = own_layout(tmp_path / "own"), published_layout(tmp_path / "published")
+    read(own)
+    read(published)
+    assert "left out" not in capfd.readouterr().err, "nothing is"
+    chinese = own / "data" / "cmn_hans_cn"
+    (chinese / "test.tsv").rename(chinese / "dev.tsv")
+    shutil.copytree(published / "en_us", own / "data" / "de_de")
+    (own / "data" / "de_de" / "en_us.trans.txt").rename(own / "data" / "de_de" / "de_de.trans.txt")
+    for folder in (own, published):
+        recorded(folder / "mine")
+        (folder / "loose.wav").write_bytes(ENGLISH[0].audio)
+        (folder / "papers").mkdir()
+    assert said(read(own)) == FLEURS[2:]
+    told = " ".join(capfd.readouterr().err.split())
+    assert ": data/cmn_hans_cn, data/de_de, loose.wav, mine" in told
+    read(f"{own}:en_us")
+    assert "left out" not in capfd.readouterr().err, "it was not asked for"
+    assert len(read(published)) == 5
+    told = " ".join(capfd.readouterr().err.split())
+    assert told.count("left out") == 1
+    assert ": loose.wav, mine" in told
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    elsewhere, mine = recorded(tmp_path / "elsewhere"), recorded(tmp_path / "mine" / "de-DE")
+    (mine.parent / "linked").symlink_to(elsewhere)
+    (mine / "above").symlink_to(mine.parent)
+    (elsewhere / "back").symlink_to(elsewhere)
+    found = [str(file.relative_to(mine.parent)) for file in recordings_in(mine.parent)]
+    assert found == ["de-DE/a.wav", "linked/a.wav"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cut_recordings_are_named(tmp_path: Path, packed: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    own = own_layout(tmp_path / "own", packed=packed)
+    read(own)
+    assert "not as long" not in capfd.readouterr().err
+    (own / "data" / "en_us" / "test.tsv").write_text(table("en_us", samples=8000), encoding="utf-8")
+    assert len(read(f"{own}:en_us")) == 3
+    told = " ".join(capfd.readouterr().err.split())
+    assert "not as long as FLEURS says" in told
+    assert "(0.25 s, not 0.50 s)" in told
 
 
 # From the Hub.
@@ -294,7 +432,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture
 def hub(client: Client) -> Hub:
     """With the parquet conversion of two languages."""
-    client.hub.cut = client.hub.busy = 0
+    client.hub.cut, client.hub.busy, client.hub.down = 0, 0, False
     client.hub.files = {PARQUET: {f"{code}/test/0000.parquet": parquet(code) for code in RECORDINGS}, "main": {}}
     return client.hub
 
@@ -367,3 +505,37 @@ def test_what_the_hub_does_not_have(client: Client, hub: Hub, cache: Path) -> No
     _, error, _ = client.read("fleurs:en_us", cache)
     assert error.startswith("--data fleurs:en_us: cannot be fetched")
     assert not (cache / "fleurs" / "en_us" / "test").exists()
+
+
+def test_rows_that_lack_something(client: Client, hub: Hub, cache: Path) -> None:
+    place = "en_us/test/0000.parquet"
+    for text, reason in ((None, "holds no transcription for 300.wav"), ("", "300.wav has an empty transcription")):
+        hub.files[PARQUET][place] = parquet("en_us", transcription=text)
+        _, error, _ = client.read("fleurs:en_us", cache)
+        assert reason in error
+        assert (cache / "fleurs" / "en_us" / "test").exists() == (text is not None)
+        shutil.rmtree(cache / "fleurs", ignore_errors=True)
+    hub.files[PARQUET][place] = parquet("en_us", num_samples=9000)
+    lines, error, told = client.read("fleurs:en_us", cache)
+    assert (len(lines), error) == (3, "")
+    assert "300.wav (0.25 s, not 0.56 s); they may be cut" in " ".join(told.split())
+
+
+def test_the_original_from_a_busy_hub_and_damaged(client: Client, hub: Hub, cache: Path) -> None:
+    code, packed = "cmn_hans_cn", archive("cmn_hans_cn")
+    path = f"data/{code}/audio/test.tar.gz"
+    hub.files = {PARQUET: {}, "main": {f"data/{code}/test.tsv": table(code).encode(), path: packed[: len(packed) // 2]}}
+    hub.down = True
+    _, error, _ = client.read(f"fleurs:{code}", cache)
+    assert error.startswith(f"--data fleurs:{code}: cannot be fetched from the Hugging Face Hub (")
+    hub.down = False
+    _, error, _ = client.read(f"fleurs:{code}", cache)
+    assert "test.tar.gz: is damaged" in error
+    hub.files["main"][path] = packed
+    kept = Path(error.split(": delete ")[1].split(", which the Hub's client keeps")[0])
+    assert client.read(f"fleurs:{code}", cache)[1] == error, "the client keeps it"
+    kept.unlink()
+    lines, error, _ = client.read(f"fleurs:{code}", cache, enough=1)
+    assert (len(lines), error) == (1, "")
+    lines, error, _ = client.read(f"fleurs:{code}", cache)
+    assert (len(lines), error) == (2, "")

@@ -7,12 +7,17 @@ Conneau et al., *FLEURS: Few-shot Learning Evaluation of Universal Representatio
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from export.errors import UserError
 from export.folders import new_directory, write_atomically
@@ -20,6 +25,7 @@ from export.languages import language_key
 from export.progress import note, task
 from export.removal import FolderKind
 from verify.data.audio import audio_seconds
+from verify.data.manifest import SLACK, Utterance
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -29,6 +35,10 @@ FILE_NAMES: dict[Split, tuple[str, ...]] = {
 }  # fmt: skip
 """What files of a split are called; FLEURS' own call validation ``dev``."""
 
+RATE = 16000
+"""FLEURS' ``num_samples`` are counted at this rate, Hz."""
+
+CACHE_VARIABLE = "NEMOTRON_OV_CACHE"
 MANIFEST = "manifest.jsonl"
 CACHED = FolderKind("a cached data set", MANIFEST, re.compile(r"[^.].*\.(wav|flac|mp3|ogg|opus)"))
 
@@ -37,6 +47,13 @@ _PROMPTS = {"es_419": "es-US", "cmn_hans_cn": "zh-CN"}
 
 Recording = tuple[str, bytes, dict[str, Any]]
 """A file's name, its bytes, and its line in the manifest."""
+
+
+def cache_folder() -> Path:
+    """Where fetched data lies: ``NEMOTRON_OV_CACHE``, else ``nemotron-ov`` in the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named).expanduser().resolve() if named else base / "nemotron-ov"
 
 
 def language_tag(code: str) -> str:
@@ -89,9 +106,9 @@ def read_tsv(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Rows of FLEURS' own table: an audio file's name, and its line in a manifest.
 
     Raises:
-        UserError: the table cannot be used.
+        UserError: the table cannot be used, or lists a file twice.
     """
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -105,35 +122,81 @@ def read_tsv(path: Path) -> list[tuple[str, dict[str, Any]]]:
                 f"{path}, line {number}: has {len(fields)} fields; FLEURS' tables have id, file, raw transcription and "
                 "transcription, apart by tabs"
             )
-        rows.append((Path(fields[1]).name, manifest_line(fields[0], raw=fields[2], text=fields[3])))
+        name = Path(fields[1]).name
+        if name in rows:
+            raise UserError(f"{path}, line {number}: lists {name} a second time; copy FLEURS again")
+        samples = fields[5] if len(fields) > 5 else None
+        rows[name] = manifest_line(fields[0], raw=fields[2], text=fields[3], samples=samples)
     if not rows:
         raise UserError(f"{path}: holds no recordings; copy FLEURS again")
-    return rows
+    return list(rows.items())
 
 
-def manifest_line(sentence: object, *, raw: str, text: str) -> dict[str, Any]:
-    """What a manifest says of a recording, but for its file."""
-    return {"text": text, "raw_transcription": raw, "sentence_id": str(sentence)}
+def manifest_line(sentence: object, *, raw: str, text: str, samples: object = None) -> dict[str, Any]:
+    """What a manifest says of a recording, but for its file; ``num_samples``, at 16 kHz, where FLEURS says it."""
+    line = {"text": text, "raw_transcription": raw, "sentence_id": str(sentence)}
+    return line | ({"num_samples": int(str(samples))} if str(samples).isdecimal() else {})
 
 
-def unpacked(tsv: Path, archive: Path) -> Iterator[Recording]:
+def note_other_lengths(given: str, utterances: Sequence[Utterance]) -> None:
+    """Say which recordings do not last as long as FLEURS says: they may be cut.
+
+    Raises:
+        UserError: a recording is no audio.
+    """
+    others = []
+    for each in utterances:
+        samples = (each.model_extra or {}).get("num_samples")
+        if isinstance(samples, int):
+            seconds = each.duration or audio_seconds(each.audio_filepath)
+            if abs(seconds - samples / RATE) > SLACK:
+                others.append(f"{each.audio_filepath} ({seconds:.2f} s, not {samples / RATE:.2f} s)")
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        note(f"--data {given}: not as long as FLEURS says: {', '.join(others[:3])}{more}; they may be cut")
+
+
+def unpacked(tsv: Path, archive: Path, limit: int | None = None) -> Iterator[Recording]:
     """Recordings of FLEURS' own archive, in its order; what the table does not list is left out.
+
+    The archive is read to its end, where its checksum is, even where fewer recordings are wanted. A caller keeps
+    nothing before the end.
+
+    Args:
+        tsv: FLEURS' own table.
+        archive: of the recordings that it lists.
+        limit: give only so many recordings; None for all.
 
     Raises:
         UserError: the archive is damaged, or lacks a recording.
     """
     rows = dict(read_tsv(tsv))
+    enough = max(len(rows) - limit, 0) if limit is not None else 0
     try:
-        with tarfile.open(archive, "r|*") as files:
+        with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as files:
             for member in files:
                 name = Path(member.name).name  # wherever the archive would have it
-                file = files.extractfile(member) if member.isfile() and name in rows else None
+                wanted = member.isfile() and name in rows and len(rows) > enough
+                file = files.extractfile(member) if wanted else None
                 if file is not None:
                     yield name, file.read(), rows.pop(name)
-    except (tarfile.TarError, OSError, EOFError) as error:
+            while stream.read(1 << 20):  # tarfile stops at the end of the tar, before the checksum
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive}: is damaged ({error}); copy or fetch it again") from error
-    if rows:
+    if len(rows) > enough:
         raise UserError(f"{archive}: lacks {next(iter(rows))}, which {tsv.name} lists; copy or fetch it again")
+
+
+def _decompressed(archive: Path) -> IO[bytes]:
+    """The tar in an archive. Of gzip, tarfile's own streams never check the checksum."""
+    with archive.open("rb") as file:
+        magic = file.read(6)
+    for start, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\x00", lzma)):
+        if magic.startswith(start):
+            stream: IO[bytes] = module.open(archive)
+            return stream
+    return archive.open("rb")
 
 
 def store(recordings: Iterator[Recording], directory: Path, title: str) -> Path:

@@ -57,8 +57,8 @@ def fetch(code: str, split: Split, cache: Path, limit: int | None = None) -> Pat
     try:
         files = _parquet_files(code, split)
         source = f"{REPOSITORY}@{PARQUET}" if files else f"{REPOSITORY}, data/{code}"
-        recordings = _streamed(files, split) if files else _original(code, split)
-        manifest = store(islice(recordings, limit), directory, f"fetching {name}, {split} split, from {source}")
+        recordings = islice(_streamed(files, split), limit) if files else _original(code, split, limit)
+        manifest = store(recordings, directory, f"fetching {name}, {split} split, from {source}")
     except Exception as error:
         if refusal := _refusal(name, error):
             raise refusal from error
@@ -69,9 +69,9 @@ def fetch(code: str, split: Split, cache: Path, limit: int | None = None) -> Pat
 
 def _refusal(name: str, error: Exception) -> UserError | None:
     """One line for an error while the Hub was read; None where it is such a line, or a bug of ours."""
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if isinstance(error, EntryNotFoundError):
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):  # that one: no answer
         return UserError(f"--data {name}: {REPOSITORY} has no such language; codes are like en_us, es_419, cmn_hans_cn")
     package = type(error).__module__.split(".")[0].rstrip("0123456789")
     if package not in _THEIRS and not isinstance(error, (OSError, EOFError)):
@@ -135,15 +135,19 @@ def recording_of(row: dict[str, Any], source: str) -> Recording:
     try:
         audio = row["audio"]
         name, data = Path(audio["path"]).name, audio["bytes"]
-        line = manifest_line(row["id"], raw=row["raw_transcription"], text=row["transcription"])
+        line = manifest_line(
+            row["id"], raw=row["raw_transcription"], text=row["transcription"], samples=row.get("num_samples")
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{source}: has no {error} in a row; give a local copy: --data DIR") from error
     if not data:
         raise UserError(f"{source}: holds no audio for {name}; give a local copy: --data DIR")
+    if not isinstance(line["text"], str):
+        raise UserError(f"{source}: holds no transcription for {name}; give a local copy: --data DIR")
     return name, data, line
 
 
-def _original(code: str, split: Split) -> Iterator[Recording]:
+def _original(code: str, split: Split, limit: int | None) -> Iterator[Recording]:
     """FLEURS' own table and archive, which the client downloads in whole and keeps too."""
     from huggingface_hub import hf_hub_download
 
@@ -152,4 +156,8 @@ def _original(code: str, split: Split) -> Iterator[Recording]:
         Path(hf_hub_download(REPOSITORY, f"data/{code}/{file}", repo_type="dataset"))
         for file in (f"{name}.tsv", f"audio/{name}.tar.gz")
     )
-    yield from unpacked(tsv, archive)
+    try:
+        yield from unpacked(tsv, archive, limit)
+    except UserError as error:
+        kept = (tsv if str(error).startswith(str(tsv)) else archive).resolve()  # what else there is links to it
+        raise UserError(f"{error}: delete {kept}, which the Hub's client keeps, and run again") from error

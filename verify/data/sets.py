@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,12 @@ from export.folders import write_atomically
 from export.languages import DEFAULT_LANGUAGE, language_key
 from export.progress import note
 from verify.data import hub
-from verify.data.fleurs import Split, known_prompts, prompts_of
-from verify.data.layouts import find_copy, folder_utterances
+from verify.data.fleurs import MANIFEST, Split, cache_folder, known_prompts, note_other_lengths, prompts_of
+from verify.data.layouts import find_copy, folder_utterances, recordings_in, refuse_data_set
 from verify.data.manifest import Utterance, read_manifest
 
 HUB_PREFIX = "fleurs:"
 ALL = "all"
-CACHE_VARIABLE = "NEMOTRON_OV_CACHE"
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,20 @@ def choose_manifest(
     return path
 
 
-def cache_folder() -> Path:
-    """Where fetched data lies: ``NEMOTRON_OV_CACHE``, else ``nemotron-ov`` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named).expanduser().resolve() if named else base / "nemotron-ov"
+def refuse_test_manifest(manifest: Path) -> None:
+    """Calibration audio is no evaluation audio, nor is a manifest that an earlier ``--data`` made of it.
+
+    Raises:
+        UserError: the cache says that the manifest lists FLEURS' test split, or does not say which split it lists.
+    """
+    path = manifest.resolve()
+    made = path.parent == (cache_folder() / "manifests").resolve() and path.name.startswith("fleurs-test-")
+    kept = path.name == MANIFEST and cache_folder().resolve() in path.parents
+    if made or (kept and not path.parent.name.startswith(("train", "validation"))):
+        raise UserError(
+            f"--manifest {manifest}: lists FLEURS' test split, or an archive's of a split not known; results are "
+            "measured on test: calibrate on --data fleurs:en_us --split train or validation"
+        )
 
 
 def _utterances(data: DataSet, prompts: Mapping[str, int] | None, text: bool) -> tuple[list[Utterance], str]:
@@ -102,11 +109,20 @@ def _utterances(data: DataSet, prompts: Mapping[str, int] | None, text: bool) ->
         codes = _chosen(names, list(copy.tables), directory) or known_prompts(list(copy.tables), prompts, data.given)
         languages = prompts_of(codes, prompts, data.given)
         found = {code: copy.utterances(code, cache) for code in codes}
+        if copy.left_out and names in ([], [ALL]):
+            note(f"--data {data.given}: left out, not FLEURS' {split} split in one layout: {', '.join(copy.left_out)}")
     utterances = [
         each.model_copy(update={"target_lang": languages[code]}) for code, listed in found.items() for each in listed
     ]
     if not utterances:
         raise UserError(f"--data {data.given}: no language of it has a prompt; name others")
+    empty = next((each for each in utterances if not each.text.strip()), None) if text else None
+    if empty:
+        raise UserError(
+            f"--data {data.given}: {empty.audio_filepath} has an empty transcription; "
+            "take its line out of the table of a local copy: --data DIR"
+        )
+    note_other_lengths(data.given, utterances)
     return utterances, f"fleurs-{split}-{codes[0] if len(codes) == 1 else f'{len(codes)}-languages'}"
 
 
@@ -123,7 +139,7 @@ def _folder(data: DataSet) -> tuple[Path, list[str]]:
     if data.given and whole.is_dir():
         return whole, []
     folder, colon, names = data.given.rpartition(":")
-    if colon and Path(folder).expanduser().is_dir():
+    if colon and folder and Path(folder).expanduser().is_dir():
         return Path(folder).expanduser(), _names(names, data)
     raise UserError(f"--data {data.given}: no such folder; give one, or fleurs:en_us,es_419 for the Hugging Face Hub")
 
@@ -142,6 +158,7 @@ def _recordings(
 ) -> list[Utterance]:
     """A folder of recordings, in one language where one is named."""
     if data.split is not None:
+        refuse_data_set(directory, recordings_in(directory))
         raise UserError(f"--split {data.split}: {directory} is a folder of recordings; leave the option out")
     if len(names) > 1:
         raise UserError(f"--data {data.given}: recordings in one folder have one language; name one")
