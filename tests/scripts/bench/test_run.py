@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from export.bundle import Bundle, graph_file
+from export.bundle import Bundle, graph_file, write_metadata
 from scripts.bench import onnx_export, worker
 from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -21,8 +21,10 @@ from verify.runtimes.transcript import Transcript
 def test_folders_side_by_side_with_one_that_cannot_run(
     small_fp32: Bundle, small_nemo_fp32: Bundle, short_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    broken = tiny_bundle(tmp_path / "broken").path
+    made = tiny_bundle(tmp_path / "broken")
+    broken = made.path
     (broken / graph_file("encoder")).write_text('<net name="empty" version="11"></net>')
+    write_metadata(broken, made.metadata)  # so that it is as it was written
     out, picture = tmp_path / "out.json", tmp_path / "picture.png"
     arguments = [
         "--manifest",
