@@ -524,7 +524,8 @@ def test_rows_that_lack_something(client: Client, hub: Hub, cache: Path) -> None
 def test_the_original_from_a_busy_hub_and_damaged(client: Client, hub: Hub, cache: Path) -> None:
     code, packed = "cmn_hans_cn", archive("cmn_hans_cn")
     path = f"data/{code}/audio/test.tar.gz"
-    hub.files = {PARQUET: {}, "main": {f"data/{code}/test.tsv": table(code).encode(), path: packed[: len(packed) // 2]}}
+    damaged = packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:]  # its checksum; the ETag stays
+    hub.files = {PARQUET: {}, "main": {f"data/{code}/test.tsv": table(code).encode(), path: damaged}}
     hub.down = True
     _, error, _ = client.read(f"fleurs:{code}", cache)
     assert error.startswith(f"--data fleurs:{code}: cannot be fetched from the Hugging Face Hub (")
