@@ -526,6 +526,82 @@ def test_names_that_git_refuses(publish: Run, hub: Hub) -> None:
         assert REF_NAME.fullmatch(name), name
 
 
+@pytest.mark.parametrize("revision", ["refs/heads/main", "refs/pr/9", "refs/pr/x", "HEAD", "a" * 40, ""])
+def test_revisions_that_are_no_branch(publish: Run, hub: Hub, revision: str) -> None:
+    hub.add(REPO, {})
+    refusal(publish("--revision", revision), hub, f"--revision {revision}")
+
+
+def test_a_tag_is_not_a_branch(publish: Run, hub: Hub) -> None:
+    repo = hub.add(REPO, {})
+    repo.branches["next"] = repo.branches["main"]
+    for tag, more in (("main", ()), ("next", ()), ("other", ("--revision", "other"))):
+        refusal(publish("--tag", tag, *more), hub, f"--tag {tag}: is a branch")
+    refusal(publish("--tag", "refs/tags/x"), hub, "--tag refs/tags/x: is no name of a branch or a tag")
+
+
+def test_a_pull_request_is_gone_on_with(publish: Run, hub: Hub) -> None:
+    repo = hub.add(REPO, {"README.md": b"theirs"})
+    repo.requests[1] = repo.branches["main"]
+    done = publish("--revision", "refs/pr/1", "--dry-run")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_commit_after_the_plan_is_refused(publish: Run, hub: Hub) -> None:
+    """Between the comparison and the first byte, too."""
+    assert publish().returncode == 0
+    repo = hub.repos[REPO]
+    old = repo.branches["main"] = repo.commit(repo.tree() | {"LICENSE": Stored(b"old", large=False)})
+    asked, compared = hub.fault, []
+
+    def meddle(request: str) -> object:
+        if compared and repo.branches["main"] == old:
+            repo.branches["main"] = repo.commit(repo.tree() | {"README.md": Stored(b"newer", large=False)})
+        compared.extend(request for _ in range(request.startswith("GET") and "/tree/" in request))
+        return asked(request)
+
+    hub.fault = meddle  # type: ignore[method-assign,assignment]
+    assert_user_error(publish(), "412")
+    assert repo.tree()["LICENSE"].content == b"old"
+    assert repo.tree()["README.md"].content == b"newer"
+
+
+def test_what_is_replaced_and_what_stays_is_said(publish: Run, hub: Hub) -> None:
+    hub.add(REPO, {"LICENSE": b"theirs", "int4/metadata.json": b"{}", "int4/nemotron_joint.bin": b"0"})
+    for more in (("--dry-run",), ()):
+        done = publish(*more)
+        assert "int4 stays beside the new build" in " ".join(done.stdout.split())
+    assert "replaces what is there with other content: LICENSE" in done.stderr
+    assert publish("--json").returncode == 0
+
+
+@pytest.mark.parametrize("answer", ["{}", "[]", "<html>", "[" * 100_000], ids=["object", "list", "page", "deep"])
+@pytest.mark.parametrize(
+    "request_pattern", ["/whoami-v2", f"GET /api/models/{REPO}$", "/refs$", "/preupload/", "/batch"]
+)
+def test_answers_that_are_no_hubs(publish: Run, hub: Hub, request_pattern: str, answer: str) -> None:
+    hub.add(REPO, {"README.md": b"theirs"})
+    hub.fail(request_pattern, "answer", message=answer, times=-1)
+    assert_user_error(publish(), REPO)
+    assert hub.repos[REPO].tree()["README.md"].content == b"theirs"
+
+
+@pytest.mark.parametrize("endpoint", ["http://host:abc", "http://[bad", "nonsense"])
+def test_endpoints_that_are_none(publish: Run, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert_user_error(publish(), REPO)
+
+
+@pytest.mark.parametrize("token", ["hf_oauth_SECRETSECRET", "hf_jwt_eyJhbGciOiJ.x.y", "plainsecrettoken123"])
+def test_tokens_of_any_form_are_hidden(publish: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setattr("tests.helpers.hub.TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.fail("POST /api/repos/create", 400, message=f"bad token {token}")
+    done = publish()
+    assert_user_error(done, "bad token")
+    assert token.rpartition("_")[2] not in done.stderr
+
+
 @pytest.mark.parametrize("repo_id", ["asr", "a/b/c", "someone/a b", "someone/.."])
 def test_no_repository_id(made: Path, hub: Hub, repo_id: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert_user_error(run_here(capfd, "publish", made, repo_id, *MODEL), repo_id)
