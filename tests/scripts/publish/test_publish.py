@@ -552,7 +552,8 @@ def test_a_commit_after_the_plan_is_refused(publish: Run, hub: Hub) -> None:
     assert publish().returncode == 0
     repo = hub.repos[REPO]
     old = repo.branches["main"] = repo.commit(repo.tree() | {"LICENSE": Stored(b"old", large=False)})
-    asked, compared = hub.fault, []
+    asked = hub.fault
+    compared: list[str] = []
 
     def meddle(request: str) -> object:
         if compared and repo.branches["main"] == old:
@@ -577,7 +578,7 @@ def test_what_is_replaced_and_what_stays_is_said(publish: Run, hub: Hub) -> None
 
 @pytest.mark.parametrize("answer", ["{}", "[]", "<html>", "[" * 100_000], ids=["object", "list", "page", "deep"])
 @pytest.mark.parametrize(
-    "request_pattern", ["/whoami-v2", f"GET /api/models/{REPO}$", "/refs$", "/preupload/", "/batch"]
+    "request_pattern", ["/whoami-v2", f"GET /api/models/{REPO}$", "/refs$", "/preupload/", "/batch", "/commit/"]
 )
 def test_answers_that_are_no_hubs(publish: Run, hub: Hub, request_pattern: str, answer: str) -> None:
     hub.add(REPO, {"README.md": b"theirs"})
