@@ -210,8 +210,8 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files in the folder."""
-        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+        """Bytes of the folder's own files, whatever else lies beside them."""
+        return sum((self.path / name).stat().st_size for name in FILES)
 
     @classmethod
     def whole(cls, path: Path) -> Bundle | None:

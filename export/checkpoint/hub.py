@@ -13,16 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from export.bundle import FILES, METADATA, Bundle
 from export.checkpoint.config import RANDOM_WEIGHTS, Checkpoint
+from export.digest import file_facts
 from export.errors import NemotronOVError, UserError
 from export.progress import console, note
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]{40})/")
@@ -31,6 +34,8 @@ _CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revisi
 SCHEME = "hf://"
 
 _TRIES, _LONGEST_WAIT = 4, 300.0
+
+_SHORTEST_TOKEN = 6
 
 Answer = TypeVar("Answer")
 
@@ -98,7 +103,9 @@ class RemoteFolder:
             UserError: it is no such address.
         """
         found = re.fullmatch(
-            r"hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?P<early>@[^@/]+)?(?P<folder>(/[\w.-]+)*)/?(?P<late>@[^@]+)?", text
+            r"hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?P<early>@(?:refs/(?:pr|convert)/\w+|[^@/\s]+))?"
+            r"(?P<folder>(/[\w.-]+)*)/?(?P<late>@[^@\s]+)?",
+            text,
         )
         if not found or (found["early"] and found["late"]) or {".", ".."} & set(found["folder"].split("/")):
             raise UserError(f"{text}: no address of a folder; give hf://OWNER/NAME/FOLDER@REVISION")
@@ -127,14 +134,58 @@ def local_folder(folder: str | Path) -> Path:
     path = snapshot / remote.folder
     if not (path / METADATA).is_file():
         raise UserError(f"{remote}: holds no {METADATA}; give one of the repository's folders, as in {SCHEME}…/int8")
+    entries = _entries(remote, snapshot.name)
+    small = [name for name, entry in entries.items() if not entry.lfs and not is_hubs(path / name, entry)]
+    _refuse_damaged(remote, snapshot, small)  # its metadata among them, before they are read
     bundle = Bundle.open(path)
-    damaged = bundle.damaged_files()
-    if damaged:
-        raise UserError(
-            f"{remote}: {', '.join(damaged)} differ from what {METADATA} says; delete {path} and fetch it again, "
-            "or report it to the repository's owner"
-        )
+    large = [name for name, entry in entries.items() if entry.lfs and entry.lfs.sha256 != bundle.hashes[name]]
+    _refuse_damaged(remote, snapshot, large or bundle.damaged_files())
     return path
+
+
+def _entries(remote: RemoteFolder, commit: str) -> dict[str, RepoFile]:
+    """What the Hub says of the folder's files, by name; nothing where it cannot be asked."""
+    try:
+        there = remote_files(hub_api(), remote.repo_id, commit)
+    except client_errors() as error:
+        if isinstance(error, UnexpectedAnswerError) or 400 <= (status(error) or 0) < 500:
+            raise UserError(f"{remote}: cannot be compared with the Hub ({reason(error)}); run again") from error
+        return {}
+    prefix = f"{remote.folder}/" if remote.folder else ""
+    return {name: there[prefix + name] for name in FILES if prefix + name in there}
+
+
+def _refuse_damaged(remote: RemoteFolder, snapshot: Path, names: list[str]) -> None:
+    if names:
+        raise UserError(
+            f"{remote}: {', '.join(names)} differ from what the Hub or {METADATA} says; delete "
+            f"{snapshot.parents[1]} and run again, or report it to the repository's owner"
+        )
+
+
+def remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
+    """Every file of a revision, by path, with its size and checksum."""
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = patiently(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision)))
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def commit_of(api: HfApi, repo_id: str, revision: str | None) -> str:
+    """The commit that a revision is now."""
+    sha = patiently(lambda: api.repo_info(repo_id, revision=revision)).sha
+    if not sha:
+        raise UnexpectedAnswerError(f"the Hub names no commit of {repo_id}")
+    return sha
+
+
+def is_hubs(file: Path, entry: RepoFile) -> bool:
+    """Whether a file has the Hub's size and checksum."""
+    if not file.is_file() or file.stat().st_size != entry.size:
+        return False
+    if entry.lfs:
+        return bool(file_facts(file)["sha256"] == entry.lfs.sha256)
+    return git_sha1(file.read_bytes()) == entry.blob_id
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str], instead: str) -> Path:
@@ -143,7 +194,11 @@ def _snapshot(repo_id: str, revision: str | None, patterns: list[str], instead: 
 
     remedy = f"check the id, the revision, the network and HF_TOKEN, or give {instead}"
     with hub_errors(f"{repo_id}: cannot be fetched from the Hugging Face Hub", remedy):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, endpoint=endpoint()))
+        return Path(
+            patiently(
+                lambda: snapshot_download(repo_id, revision=revision, allow_patterns=patterns, endpoint=endpoint())
+            )
+        )
 
 
 def endpoint() -> str | None:
@@ -186,7 +241,13 @@ def client_errors() -> tuple[type[Exception], ...]:
     """What the client raises: errors of its HTTP library, httpx or httpx2, of the system, and of what it was told."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, ValueError))
+    bases = HfHubHTTPError.__bases__
+    library = import_module(bases[0].__module__.partition(".")[0])
+    return cast("tuple[type[Exception], ...]", (*bases, ValueError, library.InvalidURL))
+
+
+class UnexpectedAnswerError(ValueError):
+    """The Hub, or what stands for it, answered something that the client cannot read."""
 
 
 @contextmanager
@@ -217,14 +278,22 @@ def patiently(call: Callable[[], Answer]) -> Answer:
     """
     for _ in range(_TRIES):
         try:
-            return call()
+            return _asked(call)
         except client_errors() as error:
             wait = _seconds_to_wait(error)
             if wait is None:
                 raise
             note(f"the Hub asks to wait {wait:g} s ({status(error)})")
             time.sleep(wait)
-    return call()
+    return _asked(call)
+
+
+def _asked(call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise UnexpectedAnswerError(f"its answer is not what was asked for ({found}); is it a Hub?") from error
 
 
 def _seconds_to_wait(error: BaseException) -> float | None:
@@ -263,8 +332,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text without anything that looks like a token, or a query after an address, which may be a signature."""
-    return re.sub(r"(https?://[^\s?]+)\?[^\s']+", r"\1", re.sub(r"\b(hf|api)_[A-Za-z0-9]{6,}", r"\1_…", text))
+    """A text without the token, what looks like another, and what an address may hold: passwords and signatures."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token and len(token) >= _SHORTEST_TOKEN:
+        text = text.replace(token, "…")
+    text = re.sub(r"\b(hf|api)_[\w.-]{6,}", r"\1_…", text)
+    text = re.sub(r"(https?://)[^\s/]*@", r"\1…@", text)
+    return re.sub(r"(https?://[^\s?]+)\?[^\s']+", r"\1", text)
 
 
 class _Hush(logging.Filter):

@@ -66,7 +66,12 @@ def publish(
     require_publishable(plans)
     done = [run(api, plan) for plan in plans]
     lines = [f"{each.url}: {each.did}" + (f", tag {each.tag}" if each.tag else "") for each in done]
+    lines += [f"{each.repo_id}: {name}" for each in done for name in map(_stale, each.stale)]
     return Result({"repositories": [vars(each) for each in done]}, lambda: options.escaped(lines), as_json)
+
+
+def _stale(folder: str) -> str:
+    return f"{folder} stays beside the new build and its page says nothing of it; delete it there if it is stale"
 
 
 def _shown(plans: list[Plan]) -> list[Any]:
@@ -89,6 +94,7 @@ def _shown(plans: list[Plan]) -> list[Any]:
         marked = f"tag {plan.tag}" if plan.tag else "no tag"
         summary = f"{megabytes(repository.size_bytes)}, {megabytes(plan.to_send)} to send; {marked}"
         parts += [table, escape(summary + ("; nothing to do" if plan.nothing_to_do else "")), escape(repository.card)]
+        parts += [escape(_stale(folder)) for folder in plan.stale_folders]
         parts += [f"[bold]in the way:[/] {escape(reason)}" for reason in plan.reasons]
     return parts
 
@@ -105,11 +111,19 @@ def fetch(
     as_json: options.Json = False,
 ) -> Result:
     """Get one folder of a repository, whole and with the Hub's checksums, or not at all."""
+    from dataclasses import replace
+
     from export.checkpoint.hub import SCHEME, RemoteFolder
+    from export.errors import UserError
     from scripts.publish.fetch import fetch_folder
 
     address = SCHEME + repository.removeprefix(SCHEME) + (f"/{precision}" if precision else "")
-    bundle = fetch_folder(RemoteFolder.parse(address + (f"@{revision}" if revision else "")), directory, force=force)
+    remote = RemoteFolder.parse(address)
+    if revision:  # not as a part of the address, where what follows a slash is a folder
+        if remote.revision:
+            raise UserError(f"--revision {revision}: {repository} names {remote.revision} already; leave one out")
+        remote = replace(remote, revision=revision)
+    bundle = fetch_folder(remote, directory, force=force)
     metadata = bundle.metadata
     data = {"folder": str(bundle.path), "bytes": bundle.size_bytes, "files": bundle.hashes}
     facts = {

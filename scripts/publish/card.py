@@ -1,21 +1,25 @@
 """The repository's page: rendered from facts, and checked against them after somebody edited it.
 
-What a page *claims* are its lines with a number or a word of judgement, and the header's results, licence and base
-model. Such a line is supported where the page that today's reports give has the same line under the same heading.
+What a page *claims* are its lines with a digit or a word of judgement, and the header's results, licence and base
+model. Such a line is supported where the page that today's reports give has the same line under the same heading, and
+a table's row where the sentence above the table and the table's head are the same too. Numbers in words are not found.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from export.errors import UserError
 from scripts.publish.facts import Facts
 from scripts.publish.page import Page
 from scripts.publish.results import eval_results
 from scripts.publish.sections import sections
+from scripts.publish.table import cell
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -38,6 +42,7 @@ def render_card(facts: Facts, page: Page) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701  # Markdown
     )
+    environment.filters["cell"] = cell
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(header=_header(facts, page), **sections(facts, page))
     return str(ModelCard(re.sub(r"\n{3,}", "\n\n", text)))
@@ -47,7 +52,7 @@ def _header(facts: Facts, page: Page) -> str:
     """The YAML header."""
     from huggingface_hub import ModelCardData
 
-    results = eval_results(facts, page)
+    results = eval_results(facts)
     base = page.base(facts)
     more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
     data = ModelCardData(
@@ -68,11 +73,11 @@ _JUDGEMENT = re.compile(
     r"\b(accurate|best|equals?|fast(er|est)?|identical|lossless|match(es)?|measured|passe[sd]|proven|tested|verified)\b",
     re.IGNORECASE,
 )
-_NO_CLAIM = re.compile(r"<!--.*?-->|https?://\S+|`[\w./:@-]*[A-Za-z_][\w./:@-]*`|\b\d{4}-\d\d-\d\d\b|^\s*\d+\.\s")
-"""Comments, addresses, names in code, dates, and the numbers of lists."""
+_NAME = r"`(?!.*?(?:WER|CER|RTF))[A-Za-z_/][\w/:@-]*(?:\.[A-Za-z_]\w*)*`"
+_NO_CLAIM = re.compile(rf"(?<=\])\(https?://[^\s)]+\)|{_NAME}|\b\d{{4}}-\d\d-\d\d\b|^\s*\d+\.\s", re.ASCII)
+"""Where links lead, names in code, dates, and the numbers of lists."""
 
-_IN_CODE = re.compile(r"\d\s*(%|×|ms\b|[MG]i?B\b)|\b(WER|CER|RTFx?)\b")
-"""What claims something in a block of code, where other numbers are part of the code."""
+_COMMENT = re.compile(r"<!--.*?(-->|\Z)", re.DOTALL)
 
 
 def unsupported(text: str, facts: Facts, page: Page) -> list[str]:
@@ -92,17 +97,27 @@ def unsupported(text: str, facts: Facts, page: Page) -> list[str]:
     for number, heading, line in _lines(text):
         if (heading, line) not in known and _claims(heading, line):
             problems.append(f"line {number}: {line}")
-    said = {line for _, _, line in _lines(text)}
-    problems += [f"missing: {line}" for _, _, line in _lines(rendered) if line.startswith("> **") and line not in said]
-    return problems
+    return problems + _missing_notice(text, rendered)
+
+
+def _missing_notice(text: str, rendered: str) -> list[str]:
+    """What must be seen first of all: title and notice of a page that is not a model's, outside of comments."""
+    first = [found[1:] for found in _lines(rendered)][:2]
+    shown = _COMMENT.sub("", text) if text.startswith("---\n") else ""
+    (_, title), (_, notice) = first
+    if not notice.startswith("> **") or [found[1:] for found in _lines(shown)][:2] == first:
+        return []
+    return [f"missing: {notice} (below the title, {title!r})"]
 
 
 def _claims(heading: str, line: str) -> bool:
     """Whether a line says what must be measured."""
-    if heading == _CODE:
-        return _IN_CODE.search(line) is not None
-    plain = _NO_CLAIM.sub("", line)
-    return re.search(r"\d", plain) is not None or _JUDGEMENT.search(plain) is not None
+    shown = html.unescape(line) if heading == _CODE else _NO_CLAIM.sub("", html.unescape(line))
+    return any(category(letter) in _DIGITS for letter in shown) or _JUDGEMENT.search(shown) is not None
+
+
+_DIGITS = ("Nd", "Nl", "No")
+"""Unicode's categories of digits, numerals and fractions."""
 
 
 _CODE = "```"
@@ -110,8 +125,11 @@ _CODE = "```"
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, str]]:
-    """Lines of prose and tables: number, heading above, and text with single spaces; no header."""
-    heading, fenced, header = "", False, text.startswith("---\n")
+    """Lines of prose and tables: number, where, and text with single spaces; no header.
+
+    Where: the heading above; of a table's row also the sentence above the table, and the table's head.
+    """
+    heading, caption, head, fenced, header = "", "", "", False, text.startswith("---\n")
     for number, line in enumerate(text.splitlines(), 1):
         if header:
             header = number == 1 or line != "---"
@@ -120,9 +138,17 @@ def _lines(text: str) -> Iterator[tuple[int, str, str]]:
         if words.startswith(_CODE):
             fenced = not fenced
         elif words:
-            if words.startswith("#") and not fenced:
-                heading = words
-            yield number, _CODE if fenced else heading, words
+            if fenced:
+                yield number, _CODE, words
+            elif words.startswith("|"):
+                head = head or words
+                yield number, "\n".join((heading, caption, head)), words
+            else:
+                heading = words if words.startswith("#") else heading
+                caption, head = words, ""
+                yield number, heading, words
+        else:
+            head = ""
 
 
 def _header_problems(text: str, rendered: str) -> list[str]:
@@ -134,7 +160,7 @@ def _header_problems(text: str, rendered: str) -> list[str]:
         results = sorted(_results(said) - _results(known))
     except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the card's header cannot be read ({str(error).splitlines()[0]}); correct it") from error
-    problems = [f"header: {config}: {name} {value}" for config, name, value in results]
+    problems = ["header: " + ": ".join(result) for result in results]
     languages = said.get("language") or []
     listed = languages if isinstance(languages, list) else [languages]
     problems += [f"header: language {each}" for each in listed if each not in (known.get("language") or [])]
@@ -144,10 +170,15 @@ def _header_problems(text: str, rendered: str) -> list[str]:
     return problems
 
 
-def _results(header: dict[str, Any]) -> set[tuple[str, str, str]]:
-    """The header's results: configuration of the data set, name, value."""
+def _results(header: dict[str, Any]) -> set[tuple[str, ...]]:
+    """The header's results: model, data set and its configuration, metric, its name, value."""
     return {
-        (str(result["dataset"].get("config")), str(metric.get("name", metric["type"])), str(metric["value"]))
+        (
+            str(model.get("name")),
+            *(str(result["dataset"].get(key)) for key in ("type", "name", "config")),
+            *(str(metric.get(key)) for key in ("type", "name")),
+            str(metric["value"]),
+        )
         for model in header.get("model-index") or []
         for result in model["results"]
         for metric in result["metrics"]

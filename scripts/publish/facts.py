@@ -6,6 +6,7 @@ other files, an earlier build's among them, are left out and named.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from scripts.publish.reports import Measurement, Verification, read_report
 from verify.runs import Side
 
 FP32 = "fp32"
+
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ class Facts:
             found = [f"{each.file.name} {each.shortcoming}" for each in folder.verifications if each.shortcoming]
             beside = f" ({', '.join(found)})" if found else ""
             reasons.append(f"{place}no report in which exactly these files passed against {what}{beside}; run `verify`")
+        if not self.origin.sha256:
+            reasons.append(
+                f"{place}records no SHA-256 of its checkpoint, so nobody knows which model it is; export it anew"
+            )
         if self.origin.kind == "random":
             reasons.append(f"{place}comes from random weights, whose tokens say nothing")
         return reasons
@@ -201,6 +208,9 @@ def _bundles(root: Path, names: Sequence[str]) -> dict[str, Bundle]:
     missing = [name for name in names if name not in there]
     if missing:
         raise UserError(f"{root}: has no folder {', '.join(missing)}; it has {', '.join(there) or 'none'}")
+    odd = [name for name in names or there if not FOLDER_NAME.fullmatch(name)]
+    if odd:
+        raise UserError(f"{root / odd[0]}: folders are published by names of letters, digits, '.', '_', '-'; rename it")
     bundles = {name: Bundle.open(root / name) for name in names or there}
     if not bundles:
         raise UserError(f"{root}: holds no finished folders; give what `regenerate` wrote")

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.bundle import BUNDLE, FILES, METADATA, Bundle
-from export.checkpoint.hub import RemoteFolder, git_sha1, hub_api, hub_errors, patiently
+from export.checkpoint.hub import RemoteFolder, commit_of, hub_api, hub_errors, is_hubs, patiently, remote_files
 from export.contract import contract_problems
-from export.digest import file_facts
 from export.errors import ParityError, UserError
 from export.folders import new_directory, refuse_existing
 from export.progress import note
 from export.removal import scratch_folder
 from scripts.disk import SLACK, require_room
-from scripts.publish.plan import remote_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,14 +35,14 @@ def fetch_folder(remote: RemoteFolder, directory: Path, *, force: bool = False) 
     api = hub_api()
     remedy = "check the id, --precision, --revision, the network and HF_TOKEN, then run again"
     with hub_errors(f"{remote}: cannot be fetched from the Hugging Face Hub", remedy):
-        commit = patiently(lambda: api.repo_info(remote.repo_id, revision=remote.revision)).sha
-        files = _wanted(remote, remote_files(api, remote.repo_id, str(commit)))
+        commit = commit_of(api, remote.repo_id, remote.revision)
+        files = _wanted(remote, remote_files(api, remote.repo_id, commit))
         require_room([(directory, SLACK + sum(file.size for file in files.values()))], "or choose another folder")
         with (
             new_directory(directory, kind=BUNDLE, force=force) as temporary,
             scratch_folder(directory.absolute()) as incoming,
         ):
-            _download(api, remote, str(commit), files, incoming, temporary)
+            _download(api, remote, commit, files, incoming, temporary)
             bundle = Bundle.open(temporary)
             problems = [f"{name}: differs from {METADATA}" for name in bundle.damaged_files()]
             problems = problems or contract_problems(bundle)
@@ -70,21 +68,21 @@ def _wanted(remote: RemoteFolder, there: dict[str, RepoFile]) -> dict[str, RepoF
 def _download(
     api: HfApi, remote: RemoteFolder, commit: str, files: dict[str, RepoFile], incoming: Path, folder: Path
 ) -> None:
-    """Get every file into ``incoming``, and move it to ``folder`` when its checksum is the Hub's."""
+    """Get every file into ``incoming``, and move it to ``folder`` when its checksum is the Hub's.
+
+    Nothing is taken from the client's own cache, where a file that came corrupted would stay.
+    """
     total, done = sum(file.size for file in files.values()), 0
     for name, file in files.items():
         note(f"fetching {file.path}, {file.size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB are here")
         came = Path(
             patiently(
                 lambda file=file: api.hf_hub_download(  # type: ignore[misc]
-                    remote.repo_id, file.path, revision=commit, local_dir=incoming
+                    remote.repo_id, file.path, revision=commit, local_dir=incoming, cache_dir=incoming / "cache"
                 )
             )
         )
-        same = file.size == came.stat().st_size and (
-            file_facts(came)["sha256"] == file.lfs.sha256 if file.lfs else git_sha1(came.read_bytes()) == file.blob_id
-        )
-        if not same:
+        if not is_hubs(came, file):
             raise ParityError(f"{remote}: {file.path} came with another checksum than the Hub's; run again")
         came.rename(folder / name)
         done += file.size

@@ -7,7 +7,17 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from export.checkpoint.hub import client_errors, hub_errors, patiently, reason, status
+from export.bundle import METADATA
+from export.checkpoint.hub import (
+    UnexpectedAnswerError,
+    client_errors,
+    commit_of,
+    hub_errors,
+    patiently,
+    reason,
+    remote_files,
+    status,
+)
 from export.errors import UserError
 from scripts.publish.repository import Repository
 
@@ -21,6 +31,9 @@ MAIN, PULL = "main", "refs/pr/"
 
 REF_NAME = re.compile(r"(?!.*(\.\.|//|/\.|\.lock$))[A-Za-z0-9_][\w./-]*(?<![./])", re.ASCII)
 """Names of branches and tags that Git takes, and no stranger ones."""
+
+_NO_BRANCH = re.compile(r"refs/(?!pr/[1-9]\d*$).*|HEAD|[0-9a-f]{40}", re.ASCII)
+"""What Git or the Hub reads as something else than a branch or a tag."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Plan:
         repository: what it will hold.
         target: where.
         exists: whether the repository does.
-        has_branch: whether the branch does.
+        head: the commit that the branch was when it was compared; None where there is no branch.
         changes: by path.
         stays: files of the repository that are not ours, which stay as they are.
         published: where all files are already, a branch or a pull request; None where something is to be sent.
@@ -53,7 +66,7 @@ class Plan:
     repository: Repository
     target: Target
     exists: bool
-    has_branch: bool
+    head: str | None
     changes: dict[str, Change]
     stays: tuple[str, ...]
     published: str | None
@@ -65,6 +78,16 @@ class Plan:
     def to_send(self) -> int:
         """Bytes of files that are new or changed."""
         return sum(file.size for file in self.repository.files if self.changes[file.path] != "same")
+
+    @property
+    def stale_folders(self) -> list[str]:
+        """Finished folders of the repository that are not of this build."""
+        return [path.removesuffix(f"/{METADATA}") for path in self.stays if path.endswith(f"/{METADATA}")]
+
+    @property
+    def replaced(self) -> list[str]:
+        """Files that are there with other content."""
+        return [path for path, change in self.changes.items() if change == "changed"]
 
     @property
     def nothing_to_do(self) -> bool:
@@ -88,6 +111,7 @@ class Plan:
                 for file in self.repository.files
             ],
             "stays": list(self.stays),
+            "stale_folders": self.stale_folders,
             "card": self.repository.card,
             "reasons": list(self.reasons),
         }
@@ -105,8 +129,9 @@ def make_plan(api: HfApi, repository: Repository, target: Target) -> Plan:
         who, reasons = _who(api)
         remote = _Remote.read(api, repo_id, target, signed_in=who is not None)
         reasons += [*_permission(api, who, repo_id, remote, target), *_header_errors(api, repository, who)]
-        on_branch = remote.files(api, target.revision) if remote.has_branch else {}
-        published = target.revision if remote.has_branch and not differing(repository, on_branch) else None
+        head = remote.heads.get(target.revision)
+        on_branch = remote.files(api, head) if head else {}
+        published = target.revision if head and not differing(repository, on_branch) else None
         if target.pr and published is None:
             published = remote.same_pull_request(api, repository)
         tag = None if target.pr or target.revision.startswith(PULL) else target.tag or repository.default_tag
@@ -123,7 +148,7 @@ def make_plan(api: HfApi, repository: Repository, target: Target) -> Plan:
         repository,
         target,
         remote.exists,
-        remote.has_branch,
+        head,
         changes,
         tuple(sorted(set(on_branch) - set(changes))),
         published,
@@ -151,14 +176,6 @@ def differing(repository: Repository, remote: dict[str, RepoFile]) -> list[str]:
     return [file.path for file in repository.files if file.path not in remote or not file.is_same(remote[file.path])]
 
 
-def remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
-    """Every file of a revision, by path, with its size and checksum."""
-    from huggingface_hub.hf_api import RepoFile
-
-    entries = patiently(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision)))
-    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-
-
 @dataclass(frozen=True)
 class _Remote:
     """What the Hub has under the id."""
@@ -166,7 +183,7 @@ class _Remote:
     repo_id: str
     exists: bool
     private: bool
-    has_branch: bool
+    heads: dict[str, str]  # commits by branch, and by the pull request that is asked for
     tags: dict[str, str]
 
     @classmethod
@@ -178,11 +195,16 @@ class _Remote:
         except client_errors() as error:
             if status(error) not in ((404,) if signed_in else (401, 404)):
                 raise
-            return cls(repo_id, exists=False, private=target.private, has_branch=False, tags={})
-        branches = {ref.name for ref in refs.branches}
-        has_branch = target.revision in branches or target.revision.startswith(PULL)
+            return cls(repo_id, exists=False, private=target.private, heads={}, tags={})
+        heads = {ref.name: ref.target_commit for ref in refs.branches}
+        if target.revision.startswith(PULL):
+            try:
+                heads[target.revision] = commit_of(api, repo_id, target.revision)
+            except client_errors() as error:
+                if status(error) != 404:
+                    raise
         tags = {ref.name: ref.target_commit for ref in refs.tags}
-        return cls(repo_id, exists=True, private=bool(info.private), has_branch=has_branch, tags=tags)
+        return cls(repo_id, exists=True, private=bool(info.private), heads=heads, tags=tags)
 
     def files(self, api: HfApi, revision: str) -> dict[str, RepoFile]:
         """See :func:`remote_files`."""
@@ -209,7 +231,10 @@ def _who(api: HfApi) -> tuple[dict[str, Any] | None, list[str]]:
     from huggingface_hub.errors import LocalTokenNotFoundError
 
     try:
-        return patiently(api.whoami), []
+        who = patiently(api.whoami)
+        if not isinstance(who, dict) or not isinstance(who.get("name"), str):
+            raise UnexpectedAnswerError("it does not say whose the token is; is it a Hub?")
+        return who, []
     except LocalTokenNotFoundError:
         return None, ["there is no token; set HF_TOKEN, or run `hf auth login`"]
     except client_errors() as error:
@@ -223,11 +248,7 @@ def _permission(api: HfApi, who: dict[str, Any] | None, repo_id: str, remote: _R
     reasons = []
     if remote.exists and target.private and not remote.private:
         reasons.append(f"{repo_id}: exists and is public, and --private does not change that; leave it out")
-    for option, name in (("--tag", target.tag), ("--revision", target.revision)):
-        if name is not None and not REF_NAME.fullmatch(name):
-            reasons.append(f"{option} {name}: Git allows no such name; use letters, digits, '.', '_' and '-'")
-    if target.revision in remote.tags:
-        reasons.append(f"--revision {target.revision}: is a tag; give a branch")
+    reasons += _names(remote, target)
     if target.pr and not remote.exists:
         reasons.append(f"{repo_id}: does not exist, so nobody can be asked to take a pull request; leave --pr out")
     if who is None:
@@ -245,6 +266,23 @@ def _permission(api: HfApi, who: dict[str, Any] | None, repo_id: str, remote: _R
             reasons.append(f"{repo_id}: {user} may not write there ({reason(error)}); ask its owner, or use --pr")
     elif not remote.exists and not _may_create(who, owner):
         reasons.append(f"{repo_id}: {user} may not create repositories of {owner}; choose another name")
+    return reasons
+
+
+def _names(remote: _Remote, target: Target) -> list[str]:
+    """What is wrong with the names of branch and tag."""
+    reasons = []
+    for option, name in (("--tag", target.tag), ("--revision", target.revision)):
+        if name is not None and not REF_NAME.fullmatch(name):
+            reasons.append(f"{option} {name}: Git allows no such name; use letters, digits, '.', '_' and '-'")
+        elif name is not None and _NO_BRANCH.fullmatch(name):
+            reasons.append(f"{option} {name}: is no name of a branch or a tag; choose another")
+    if target.revision.startswith(PULL) and target.revision not in remote.heads:
+        reasons.append(f"--revision {target.revision}: there is no such pull request; give a branch, or use --pr")
+    if target.tag is not None and target.tag in {*remote.heads, target.revision}:
+        reasons.append(f"--tag {target.tag}: is a branch; choose another name")
+    if target.revision in remote.tags:
+        reasons.append(f"--revision {target.revision}: is a tag; give a branch")
     return reasons
 
 

@@ -8,15 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE
+from quantize.recipe import Tolerance
 from quantize.recipes import RECIPES
-from verify.limits import limits_for
+from scripts.publish.table import plain
+from verify.limits import Limits, limits_for
 from verify.report import Report
+from verify.runs import Side
 
 DEMO_AUDIO = "the toolkit's demo recordings (synthetic speech)"
 
@@ -47,23 +50,18 @@ class Verification:
         return self.report.reference.runtime == "nemo-streaming"
 
     @property
-    def by_other_limits(self) -> bool:
-        """Whether a built-in recipe, or FP32, was judged by limits that are not its own."""
-        target, own = self.report.target, {recipe.hash for recipe in RECIPES.values()}
-        is_ours = target.recipe.get("hash") in {None, *own}
-        return is_ours and self.report.limits != limits_for(target, self.report.reference).tolerance
-
-    @property
     def shortcoming(self) -> str | None:
         """Why it does not let a folder be published though nothing failed; None where it does, or it failed."""
-        if self.report.passed is None:
-            return "has too few utterances to decide"
-        return "passed by other limits than the recipe's" if self.report.passed and self.by_other_limits else None
+        return "has too few utterances to decide" if self.report.passed is None else None
 
     @property
     def passed(self) -> bool:
         """Whether the report lets a folder be published."""
-        return self.report.passed is True and not self.by_other_limits
+        return self.report.passed is True
+
+
+Figure = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+"""What can have been measured."""
 
 
 class Measurement(BaseModel, frozen=True):
@@ -73,9 +71,9 @@ class Measurement(BaseModel, frozen=True):
     machine: str
     loop: str
     precision: str
-    encoder_step_ms: float | None
-    times_real_time: float | None
-    peak_rss_mb: float | None
+    encoder_step_ms: Figure | None
+    times_real_time: Figure | None
+    peak_rss_mb: Figure | None
 
 
 def read_report(file: Path) -> tuple[list[Verification], list[tuple[dict[str, str], Measurement]]]:
@@ -90,21 +88,56 @@ def read_report(file: Path) -> tuple[list[Verification], list[tuple[dict[str, st
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); give a report of verify, regenerate or bench"
         ) from error
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     try:
         if isinstance(content, dict) and "rows" in content:
-            return [Verification(file, Report.load(file))], []
+            return [_verified(file, content)], []
         if isinstance(content, dict) and "folders" in content:
             return [], list(_regenerated(file, content))
         if isinstance(content, dict) and "builds" in content:
             return [], list(_benched(file, content))
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be used ({found}); make the report again") from error
     raise UserError(f"{file}: is no report of verify, regenerate or bench; move it away, or give another")
+
+
+def _verified(file: Path, content: dict[str, Any]) -> Verification:
+    """A comparison, judged anew: what a report says of its own limits is not believed."""
+    target, reference = (Side.model_validate(content[side]) for side in ("target", "reference"))
+    machine_name(target.machine), machine_name(reference.machine)
+    stored = Tolerance.model_validate(content["limits"])
+    return Verification(file, Report.load(file, limits=_limits(target, reference, stored)))
+
+
+def _limits(target: Side, reference: Side, stored: Tolerance) -> Limits:
+    """This toolkit's; the stored ones of a recipe that is not built-in, where they are not wider than int4's."""
+    name, made_by = target.recipe.get("name"), target.recipe.get("hash")
+    ours = limits_for(target, reference)
+    is_ours = not made_by or made_by in {recipe.hash for recipe in RECIPES.values()}
+    if is_ours or reference.runtime == "nemo-streaming" or is_wider(stored, RECIPES["int4"].tolerance):
+        return ours
+    return Limits(stored, f"the publisher's recipe {name}")
+
+
+def is_wider(one: Tolerance, other: Tolerance) -> bool:
+    """Whether limits let anything pass that others do not."""
+
+    def beyond(value: float | None, limit: float | None) -> bool:
+        return value is not None and (limit is None or value > limit)
+
+    language, limit = (
+        each.wer_delta if each.language_wer_delta is None else each.language_wer_delta for each in (one, other)
+    )
+    return (
+        one.exact_match < other.exact_match
+        or one.wer_delta > other.wer_delta
+        or language > limit
+        or beyond(one.wer_between, other.wer_between)
+    )
 
 
 def _regenerated(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, str], Measurement]]:
@@ -130,13 +163,23 @@ def _benched(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, st
             Measurement(
                 file=file,
                 machine=machine_name(content["machine"]),
-                loop=row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else ""),
+                loop=_loop(row, content["machine"].get("threads")),
                 precision=row["precision"],
                 encoder_step_ms=row["encoder_step_ms"],
                 times_real_time=row["pipeline_rtfx"],
                 peak_rss_mb=row["peak_rss_mb"],
             ),
         )
+
+
+def _loop(row: dict[str, Any], threads: int | None) -> str:
+    """How a build ran, with what is not so in all reports: batch, device, threads."""
+    device = row.get("device", "CPU")
+    threads = row.get("threads", threads)
+    more = [f"batch {row['batch']}"] if row["batch"] > 1 else []
+    more += [str(device)] if device != "CPU" else []
+    more += [f"threads {int(threads)}"] if threads is not None else []
+    return ", ".join([row["runtime"], *more])
 
 
 @functools.cache
@@ -149,6 +192,17 @@ def _demo_sha256(count: int, languages: frozenset[str]) -> str:
     return manifest_sha256(choose_utterances(None, count, prompts=prompts))
 
 
+class _Machine(BaseModel, strict=True):
+    cpu: Annotated[str, Field(min_length=1)]
+    cores: Annotated[int, Field(gt=0)]
+    flags: list[str]
+
+
 def machine_name(facts: dict[str, Any]) -> str:
-    """A machine as the card names it."""
-    return f"{facts['cpu']}, {facts['cores']} cores ({' '.join(facts['flags'])})"
+    """A machine as the card names it.
+
+    Raises:
+        ValueError: it has no name, or what it has is no machine's.
+    """
+    machine = _Machine.model_validate(facts)
+    return plain(f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)})")

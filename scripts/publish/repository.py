@@ -139,14 +139,21 @@ def _repository(facts: Facts, file: Path, page: Page, license_file: Path | None)
             "`card --check`, and write the page again with `card --force`"
         )
     identifier = page.licence_of(facts)
-    text = licence_text(identifier, license_file)
+    text, beside = licence_text(identifier, license_file), facts.root / LICENSE
+    if text is None and beside.is_file():
+        text = licence_text(identifier, beside)
+    elif license_file is None and text is not None and _differs(beside, text):
+        reasons.append(f"{beside}: is not the text of {identifier}; give it with --license-file, or move it away")
     if identifier is None:
         reasons.append(f"{facts.root}: the licence of the weights is not known; give --license, or --base-model")
     elif text is None:
         reasons.append(f"--license {identifier}: its text is not known; give --license-file")
     files = [File.of_text(CARD, card)]
     files += [File.of_text(LICENSE, text)] if text is not None else []
-    files.append(File.of_text(CONFIG, as_json(repository_config(facts))))
+    config = as_json(repository_config(facts))
+    files.append(File.of_text(CONFIG, config))
+    if not page.in_root and _differs(facts.root / CONFIG, config):
+        reasons.append(f"{facts.root / CONFIG}: is not what these folders say; write it again with `card --force`")
     for folder in facts.folders:
         files += _folder_files(folder, "" if page.in_root else f"{folder.name}/")
     return Repository(str(page.repo_id), card, tuple(files), tuple(reasons))
@@ -155,7 +162,13 @@ def _repository(facts: Facts, file: Path, page: Page, license_file: Path | None)
 def _folder_files(folder: Folder, prefix: str) -> Iterator[File]:
     for name in FILES:
         path = folder.bundle.path / name
-        yield File(prefix + name, path, path.stat().st_size, folder.hashes[name])
+        if path.suffix == ".bin":  # sent from the disk, after its hash was compared once more
+            yield File(prefix + name, path, path.stat().st_size, folder.hashes[name])
+            continue
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != folder.hashes[name]:
+            raise UserError(f"{path}: was changed while it was read; wait for what writes it, then run again")
+        yield File(prefix + name, content, len(content), folder.hashes[name])
     yield File.of_text(prefix + OPENVINO_CONFIG, as_json(openvino_config(folder)))
 
 
@@ -165,9 +178,14 @@ def _card(facts: Facts, file: Path, page: Page) -> tuple[str, list[str]]:
     if not file.is_file():
         return rendered, []
     text = read_card(file)
+    edited = text.replace(ANY_REPOSITORY, page.repo_id or ANY_REPOSITORY)
     if text == render_card(facts, replace(page, repo_id=None)):  # as `card` wrote it
         return rendered, []
-    return text, unsupported(text, facts, page)
+    return edited, unsupported(edited, facts, page)
+
+
+def _differs(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_bytes() != text.encode()
 
 
 def read_card(file: Path) -> str:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from scripts.publish.facts import FP32, Facts, Folder
 from scripts.publish.page import Page
 from scripts.publish.reports import DEMO_AUDIO, Measurement, Verification, machine_name
-from scripts.publish.table import NOT_MEASURED, Table, figure
+from scripts.publish.table import NOT_MEASURED, Table, code, figure, plain
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+    from verify.report import Report
     from verify.runs import Side
 
 
@@ -24,15 +25,26 @@ def verdicts(facts: Facts) -> list[str]:
     for folder in facts.folders:
         for each in folder.verifications:
             report = each.report
-            reference = "NeMo" if each.by_nemo else report.reference.recipe.get("name", "its reference")
+            reference = "NeMo" if each.by_nemo else plain(report.reference.recipe.get("name", "its reference"))
             lines.append(
                 f"`{folder.name}` against {reference}, {report.utterances} utterances of {each.audio}, "
                 f"{report.target.runtime} loop: {words[report.passed]}; {figure(100 * report.exact_match, 1)} % of the "
-                f"utterances with identical tokens; limits: {report.limits_of}"
+                f"utterances with identical tokens; limits: {_limits(report)}"
             )
         if not folder.verifications:
             lines.append(f"`{folder.name}`: not verified")
     return lines
+
+
+def _limits(report: Report) -> str:
+    """Whose the limits are, and what they are."""
+    limits = report.limits
+    language = limits.wer_delta if limits.language_wer_delta is None else limits.language_wer_delta
+    text = "" if limits.wer_between is None else f", {limits.wer_between:g} % of text that differs"
+    return (
+        f"{plain(report.limits_of)} ({100 * limits.exact_match:g} % identical, {limits.wer_delta:g} points more, "
+        f"{language:g} in one language{text})"
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def _error_rates(facts: Facts, page: Page, evaluation: Evaluation) -> Table:
     rows = []
     for language, score in report.per_language.items():
         rates = cells({name: column.rates[language] for name, column in columns.items() if language in column.rates})
-        rows.append([language, score.metric.upper(), *rates, str(score.utterances)])
+        rows.append([plain(language), score.metric.upper(), *rates, str(score.utterances)])
     if len(rows) > 1:
         weighted = {
             name: sum(counts[language] * rate for language, rate in column.rates.items()) / sum(counts.values())
@@ -101,24 +113,25 @@ def _error_rates(facts: Facts, page: Page, evaluation: Evaluation) -> Table:
         rows.append([f"average of {len(report.languages)} languages", "", *average, str(report.utterances)])
         rows.append(["weighted by utterances", "", *cells(weighted), str(report.utterances)])
     own = report.language == "manifest"
-    prompted = "each utterance prompted with its language" if own else f"prompt {report.language}"
+    prompted = "each utterance prompted with its language" if own else f"prompt {plain(report.language)}"
     return Table(
         ["language", "metric", *(f"{name} %" for name in names), "n"],
         rows,
-        f"{_audio(evaluation.example, page)}, {side.runtime} loop, computed in {side.precision} on {side.device} of "
-        f"{machine_name(side.machine)}, greedy, {prompted}. Errors over words (WER) or characters (CER).",
+        f"{_audio(evaluation.example, page)}, {side.runtime} loop, computed in {plain(side.precision)} on "
+        f"{plain(side.device)} of {machine_name(side.machine)}, greedy, {prompted}. "
+        "Errors over words (WER) or characters (CER).",
         figures=True,
     )
 
 
-def eval_results(facts: Facts, page: Page) -> list[EvalResult]:
-    """The same rates for the page's header, on audio that has a name."""
+def eval_results(facts: Facts) -> list[EvalResult]:
+    """The same rates for the page's header, on the demo recordings: reports name no other audio."""
     from huggingface_hub import EvalResult
 
     found = []
     for evaluation in evaluations(facts):
-        side, demo = evaluation.side, evaluation.example.audio == DEMO_AUDIO
-        if not (demo or page.dataset):
+        side = evaluation.side
+        if evaluation.example.audio != DEMO_AUDIO:
             continue
         for name, column in evaluation.columns.items():
             for language, score in evaluation.example.report.per_language.items():
@@ -127,8 +140,8 @@ def eval_results(facts: Facts, page: Page) -> list[EvalResult]:
                 found.append(
                     EvalResult(
                         task_type="automatic-speech-recognition",
-                        dataset_type="nemotron-ov-demo" if demo else str(page.dataset),
-                        dataset_name=DEMO_AUDIO if demo else str(page.dataset),
+                        dataset_type="nemotron-ov-demo",
+                        dataset_name=DEMO_AUDIO,
                         dataset_config=language,
                         metric_type=score.metric,
                         metric_value=round(column.rates[language], 2),
@@ -139,7 +152,11 @@ def eval_results(facts: Facts, page: Page) -> list[EvalResult]:
 
 
 def _audio(each: Verification, page: Page) -> str:
-    named = f" ({page.dataset})" if page.dataset and not each.audio.startswith("the toolkit's") else ""
+    named = (
+        f" ({plain(page.dataset)}, named by the publisher)"
+        if page.dataset and not each.audio.startswith("the toolkit's")
+        else ""
+    )
     return f"{each.audio[0].upper()}{each.audio[1:]}{named}"
 
 
@@ -150,7 +167,7 @@ def throughput(facts: Facts) -> list[Table]:
         Table(
             ["folder", "loop", "precision", "encoder step ms", "× real time", "peak memory MB"],
             [
-                [f"`{folder.name}`", each.loop, each.precision, *_costs(each)]
+                [f"`{folder.name}`", plain(each.loop), plain(each.precision), *_costs(each)]
                 for folder in facts.folders
                 for each in folder.measurements
                 if each.machine == machine
@@ -174,12 +191,16 @@ def quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:
     recipe = dict(folder.bundle.metadata.recipe)
     known = RECIPES.get(folder.recipe)
     same = known is not None and known.hash == recipe.get("hash")
-    description = str(recipe.get("description", "")) or (known.description if known and same else "")
-    kind = "the built-in recipe" if same else "a recipe of the publisher's"
+    if known and same:
+        made = f"Made by the built-in recipe {code(known.name)}: {known.description}."
+    else:
+        said = plain(recipe.get("description", ""))
+        made = f"Made by a recipe of the publisher's, {code(folder.recipe)}"
+        made += f", who says of it: “{said}”" if said else ", without a description."
     return {
-        "title": folder.bundle.metadata.precision + ("" if len(facts.folders) == 1 else f" (`{folder.name}/`)"),
+        "title": plain(folder.bundle.metadata.precision) + ("" if len(facts.folders) == 1 else f" (`{folder.name}/`)"),
         "suffix": f" of {folder.name}",
-        "description": f"Made by {kind} `{folder.recipe}`: {description or 'without a description'}.",
+        "description": made,
         "comparisons": [_comparison(facts, each, folder, page) for each in folder.verifications if not each.by_nemo],
         "costs": _size_and_speed(facts, folder),
         "parameters": _parameters(recipe),
@@ -188,14 +209,14 @@ def quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:
 
 def _comparison(facts: Facts, each: Verification, folder: Folder, page: Page) -> Table:
     report = each.report
-    reference = str(report.reference.recipe.get("name", "reference"))
+    reference = plain(report.reference.recipe.get("name", "reference"))
     if facts.full is None or report.reference.files != facts.full.hashes:
         reference += " of another build"
     rows = []
     scores = [*report.per_language.items(), *([("average", report)] if len(report.per_language) > 1 else [])]
     for language, score in scores:
         metric = getattr(score, "metric", "").upper()
-        row = [language, metric, str(score.utterances), figure(100 * score.exact_match, 1)]
+        row = [plain(language), metric, str(score.utterances), figure(100 * score.exact_match, 1)]
         if each.has_text:
             interval = score.wer_delta_interval
             between = NOT_MEASURED if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
@@ -206,11 +227,13 @@ def _comparison(facts: Facts, each: Verification, folder: Folder, page: Page) ->
     texts = [f"{reference} %", f"{folder.name} %", "points more", "95 % interval"]
     texts = texts if each.has_text else [f"differs from {reference} %"]
     target, other = report.target, report.reference
+    ran = [f"{plain(side.device)} of {machine_name(side.machine)}" for side in (target, other)]
+    where = f"on {ran[0]}" if ran[0] == ran[1] else f"{folder.name} on {ran[0]}, {reference} on {ran[1]}"
     return Table(
         ["language", "metric", "n", "identical tokens %", *texts],
         rows,
-        f"{_audio(each, page)}, {target.runtime} loop, {folder.name} in {target.precision}, {reference} in "
-        f"{other.precision}, on {target.device} of {machine_name(target.machine)}.",
+        f"{_audio(each, page)}, {target.runtime} loop, {folder.name} in {plain(target.precision)}, {reference} in "
+        f"{plain(other.precision)}, {where}.",
         figures=True,
     )
 
@@ -235,7 +258,11 @@ def _size_and_speed(facts: Facts, folder: Folder) -> Table:
     ]
     names = ("encoder step ms", "× real time", "peak memory MB")
     speeds = [list(row) for row in zip(names, _costs(beside), _costs(chosen), strict=True)]
-    where = f"Speed and memory in the {chosen.loop} loop, in {chosen.precision}, on {chosen.machine}." if chosen else ""
+    where = (
+        f"Speed and memory in the {plain(chosen.loop)} loop, in {plain(chosen.precision)}, on {chosen.machine}."
+        if chosen
+        else ""
+    )
     beside_it = FP32 if full in facts.folders else f"{FP32} (not in this repository)"
     return Table(["", beside_it, folder.name], [*sizes, *speeds], where, figures=True)
 
@@ -255,7 +282,8 @@ def compatibility(facts: Facts) -> Table:
         for each in folder.verifications:
             side: Side = each.report.target
             version = side.versions.get("openvino", "unknown")
-            key = (version, side.device, side.runtime, side.precision or "unknown", machine_name(side.machine))
+            ran = (plain(version), plain(side.device), side.runtime, plain(side.precision or "unknown"))
+            key = (*ran, machine_name(side.machine))
             found.setdefault(key, []).append(folder.name)
     rows = [[*key, ", ".join(dict.fromkeys(names))] for key, names in found.items()]
     return Table(["OpenVINO", "device", "loop", "precision", "machine", "folders"], rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
+from urllib.parse import quote
 
 from export.bundle import GRAPHS, METADATA
 from export.contract import expected_ports
@@ -10,7 +12,7 @@ from export.profiles import CUSTOM
 from scripts.publish.facts import FP32, Facts
 from scripts.publish.page import ANY_REPOSITORY, Page
 from scripts.publish.results import accuracy, compatibility, quantized, throughput, verdicts
-from scripts.publish.table import Table, figure
+from scripts.publish.table import Table, code, figure, plain
 
 
 def sections(facts: Facts, page: Page) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def sections(facts: Facts, page: Page) -> dict[str, Any]:
     repo_id = page.repo_id or ANY_REPOSITORY
     prompts = metadata.prompt_dictionary or {}
     return {
-        "title": f"{facts.origin.name}: OpenVINO",
+        "title": f"{plain(facts.origin.name)}: OpenVINO",
         "notice": _notice(facts),
         "described": _described(facts, page),
         "prompts": bool(prompts),
@@ -41,7 +43,7 @@ def sections(facts: Facts, page: Page) -> dict[str, Any]:
         "cache_time": metadata.cache_time_shape,
         "repo_id": repo_id,
         "option": "" if page.in_root else f" --precision {shown.name}",
-        "language": f" --language {next(iter(prompts))}" if prompts else "",
+        "language": f" --language {_word(next(iter(prompts)))}" if prompts else "",
         "address": f"hf://{repo_id}" + ("" if page.in_root else f"/{shown.name}"),
         "prompt_input": ', "prompt_id": np.array([meta["default_prompt_id"]], "i4")' if prompts else "",
         "made": _made(facts, page),
@@ -68,9 +70,9 @@ def _notice(facts: Facts) -> str | None:
 def _described(facts: Facts, page: Page) -> str:
     base = page.base(facts)
     if base:
-        return f"[{base}](https://huggingface.co/{base})"
+        return f"[{plain(base)}](https://huggingface.co/{quote(base)})"
     kind = {"demo": "the demo checkpoint", "random": "a checkpoint with random weights", "model": "the checkpoint"}
-    return f"{kind[facts.origin.kind]} `{facts.origin.file or facts.origin.name}`"
+    return f"{kind[facts.origin.kind]} {code(facts.origin.file or facts.origin.name)}"
 
 
 def _contents(facts: Facts, page: Page) -> Table:
@@ -78,7 +80,7 @@ def _contents(facts: Facts, page: Page) -> Table:
     for folder in facts.folders:
         place = "this repository" if page.in_root else f"`{folder.name}/`"
         size = figure(folder.bundle.size_bytes / 1e6, 1)
-        rows.append([place, folder.bundle.metadata.precision, folder.recipe, size])
+        rows.append([place, plain(folder.bundle.metadata.precision), plain(folder.recipe), size])
     return Table(["folder", "precision", "recipe", "MB"], rows)
 
 
@@ -156,13 +158,13 @@ def _made(facts: Facts, page: Page) -> Table:
     origin, metadata = facts.origin, facts.first.bundle.metadata
     unknown = "not recorded"
     rows = [
-        *([["base model", f"`{page.base_model}`, named by the publisher"]] if page.base_model else []),
-        ["checkpoint", f"`{origin.source or unknown}`"],
-        ["its file", f"`{origin.file or unknown}`"],
-        ["its revision", f"`{origin.revision or unknown}`"],
-        ["its SHA-256", f"`{origin.sha256 or unknown}`"],
-        ["made with", ", ".join(f"{name} {version}" for name, version in metadata.tools.items()) or unknown],
-        ["profile", metadata.profile],
+        *([["base model", f"{code(page.base_model)}, named by the publisher"]] if page.base_model else []),
+        ["checkpoint", code(origin.source or unknown)],
+        ["its file", code(origin.file or unknown)],
+        ["its revision", code(origin.revision or unknown)],
+        ["its SHA-256", code(origin.sha256 or unknown)],
+        ["made with", ", ".join(plain(f"{name} {version}") for name, version in metadata.tools.items()) or unknown],
+        ["profile", plain(metadata.profile)],
         *([f"SHA-256 of {each.name}'s `{METADATA}`", f"`{each.hashes[METADATA]}`"] for each in facts.folders),
     ]
     return Table(["", ""], rows)
@@ -172,23 +174,29 @@ def _commands(facts: Facts) -> str:
     origin, metadata = facts.origin, facts.first.bundle.metadata
     source = "demo" if origin.kind == "demo" else origin.source if origin.revision else origin.file
     settings = (
-        [f"--profile {metadata.profile}"]
+        [f"--profile {_word(metadata.profile)}"]
         if metadata.profile != CUSTOM
-        else [f"--lookahead {metadata.lookahead} --chunk-ms {metadata.chunk_ms:g} --cache {metadata.cache}"]
+        else [f"--lookahead {metadata.lookahead} --chunk-ms {metadata.chunk_ms:g} --cache {_word(metadata.cache)}"]
     )
-    settings += [f"--encoder {metadata.encoder}"] if metadata.encoder != "rewritten" else []
-    settings += [f"--revision {origin.revision}"] if origin.revision else []
+    settings += [f"--encoder {_word(metadata.encoder)}"] if metadata.encoder != "rewritten" else []
+    settings += [f"--revision {_word(origin.revision)}"] if origin.revision else []
     pruned = metadata.vocabulary
     if pruned:
         asked = pruned.get("languages")
-        settings.append(f"--languages {','.join(asked)}" if asked else f"--scripts {','.join(pruned['scripts'])}")
-    lines = [f"$ nemotron-ov export {source or 'CHECKPOINT'} {FP32} {' '.join(settings)}"]
+        option, names = ("languages", asked) if asked else ("scripts", pruned["scripts"])
+        settings.append(f"--{option} {_word(','.join(names))}")
+    lines = [f"$ nemotron-ov export {_word(source or 'CHECKPOINT')} {FP32} {' '.join(settings)}"]
     for folder in facts.folders:
         if folder.is_quantized:
             recipe = folder.bundle.metadata.recipe
             calibrated = " --calibration CALIBRATION" if recipe.get("calibration_audio_sha256") else ""
-            lines.append(f"$ nemotron-ov quantize {FP32} {folder.name} --recipe {folder.recipe}{calibrated}")
+            lines.append(f"$ nemotron-ov quantize {FP32} {folder.name} --recipe {_word(folder.recipe)}{calibrated}")
     return "\n".join(lines)
+
+
+def _word(value: object) -> str:
+    """A value that somebody else wrote, as one word of a command."""
+    return shlex.quote(" ".join(str(value).split()))
 
 
 def _parity(facts: Facts) -> Table:
@@ -220,7 +228,7 @@ def _limitations(facts: Facts, page: Page) -> list[str]:
         "The clients set no precision: where the processor has bf16, OpenVINO computes in it, whatever the folder "
         "holds, and a few tokens change. `INFERENCE_PRECISION_HINT` set to `f32` keeps the folder's own.",
         "Greedy decoding only, one stream a step in the clients' loop.",
-        *metadata.warnings,
+        *map(plain, metadata.warnings),
         *(["Accuracy and limits of the base model are on its own page."] if page.base(facts) else []),
     ]
 
@@ -229,5 +237,5 @@ def _licence(facts: Facts, page: Page) -> str:
     identifier = page.licence_of(facts)
     if identifier is None:
         return "The licence of the weights is not recorded."
-    whose = page.base(facts) or "the checkpoint"
-    return f"The weights are under `{identifier}`, the licence of {whose}; its text is in `LICENSE`."
+    whose = plain(page.base(facts) or "the checkpoint")
+    return f"The weights are under {code(identifier)}, the licence of {whose}; its text is in `LICENSE`."

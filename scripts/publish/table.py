@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,25 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
     figures: bool = False  # columns after the first hold numbers
+
+
+def plain(value: object) -> str:
+    """A value that somebody else wrote, as text of one line in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*#\[\]<>|])", r"\\\1", _line(value))
+
+
+def code(value: object) -> str:
+    """A value that somebody else wrote, as code of one line."""
+    return f"`{_line(value).replace('`', chr(39))}`"
+
+
+def cell(value: str) -> str:
+    """The text of a cell, whose bars do not end it."""
+    return re.sub(r"(?<!\\)\|", r"\|", _line(value))
+
+
+def _line(value: object) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
 
 
 def figure(value: float | None, digits: int = 2, sign: str = "") -> str:

@@ -9,10 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.checkpoint.hub import client_errors, hub_errors, patiently, reason
+from export.checkpoint.hub import (
+    client_errors,
+    commit_of,
+    hub_errors,
+    patiently,
+    reason,
+    remote_files,
+    without_secrets,
+)
 from export.errors import ParityError, UserError
 from export.progress import note
-from scripts.publish.plan import MAIN, PULL, Plan, differing, make_plan, remote_files
+from scripts.publish.plan import MAIN, PULL, Plan, differing, make_plan
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -32,6 +40,7 @@ class Published:
     url: str
     tag: str | None
     did: str
+    stale: tuple[str, ...]  # finished folders of the repository that are not of this build
 
 
 def publish(api: HfApi, plan: Plan) -> Published:
@@ -47,7 +56,7 @@ def publish(api: HfApi, plan: Plan) -> Published:
         if plan.nothing_to_do:
             return _published(api, plan, str(plan.published), "nothing to do")
         revision = plan.published or _send(api, plan)
-        commit = str(patiently(lambda: api.repo_info(repo_id, revision=revision)).sha)
+        commit = commit_of(api, repo_id, revision)
         wrong = differing(plan.repository, remote_files(api, repo_id, commit))
         if wrong:
             raise ParityError(
@@ -62,7 +71,8 @@ def publish(api: HfApi, plan: Plan) -> Published:
 def _published(api: HfApi, plan: Plan, revision: str, did: str) -> Published:
     repo_id = plan.repository.repo_id
     place = f"discussions/{revision.rsplit('/', 1)[1]}" if revision.startswith(PULL) else f"tree/{revision}"
-    return Published(repo_id, revision, f"{api.endpoint}/{repo_id}/{place}", plan.tag, did)
+    url = without_secrets(f"{api.endpoint}/{repo_id}/{place}")
+    return Published(repo_id, revision, url, plan.tag, did, tuple(plan.stale_folders))
 
 
 def _send(api: HfApi, plan: Plan) -> str:
@@ -72,12 +82,17 @@ def _send(api: HfApi, plan: Plan) -> str:
     repo_id, target = plan.repository.repo_id, plan.target
     if not plan.exists:
         patiently(lambda: api.create_repo(repo_id, private=target.private, exist_ok=True))
-    if not plan.has_branch and target.revision != MAIN:
+    if plan.head is None and target.revision != MAIN:
         patiently(lambda: api.create_branch(repo_id, branch=target.revision, exist_ok=True))
-    head = patiently(lambda: api.repo_info(repo_id, revision=target.revision)).sha
+    head = plan.head or commit_of(api, repo_id, target.revision)  # another one is refused by the Hub
     changed = [file for file in plan.repository.files if plan.changes[file.path] != "same"]
     # The client hashes once more what it sends, so that a file which has changed since does not pass for ours.
     additions = [CommitOperationAdd(file.path, file.source) for file in changed]
+    for file, addition in zip(changed, additions, strict=True):
+        if addition.upload_info.sha256.hex() != file.sha256:
+            raise UserError(f"{file.source!s}: was changed while it was published; verify the folder, then run again")
+    if plan.replaced:
+        note(f"{repo_id}: replaces what is there with other content: {', '.join(plan.replaced)}")
     _send_large_files(api, plan, additions)
     try:
         commit = patiently(
@@ -108,12 +123,14 @@ def _send_large_files(api: HfApi, plan: Plan, additions: list[CommitOperationAdd
         note(
             f"sending {addition.path_in_repo}, {size / 1e6:.1f} MB; {done / 1e6:.1f} of {total / 1e6:.1f} MB are there"
         )
-        api.preupload_lfs_files(
-            plan.repository.repo_id,
-            [addition],
-            revision=plan.target.revision,
-            create_pr=plan.target.pr,
-            free_memory=False,
+        patiently(
+            lambda addition=addition: api.preupload_lfs_files(  # type: ignore[misc]
+                plan.repository.repo_id,
+                [addition],
+                revision=plan.target.revision,
+                create_pr=plan.target.pr,
+                free_memory=False,
+            )
         )
         done += size
     if large:

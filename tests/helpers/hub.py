@@ -75,7 +75,7 @@ class Fault:
     Attributes:
         request: pattern of ``METHOD /path``.
         how: a status; ``cut``: no answer; ``half``: half of the body; ``lost``: done, and no answer; ``corrupt``: the
-            content is changed on its way.
+            content is changed on its way; ``answer``: the message is the answer.
         headers: of the answer with a status.
         message: of the answer with a status.
         times: how often; -1 for always.
@@ -184,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _CutError
             if self.fault == "corrupt" and self.body:
                 self.body = bytes([self.body[0] ^ 1]) + self.body[1:]
+            if fault and fault.how == "answer":
+                return self._send(200, fault.message.encode(), {"Content-Type": "application/json"})
             if fault and isinstance(fault.how, int):
                 return self._json(fault.how, {"error": fault.message or "injected"}, fault.headers)
             self._answer()

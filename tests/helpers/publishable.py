@@ -32,7 +32,7 @@ def publishable(root: Path, checkpoint: dict[str, Any] | None = None, *, verifie
     facts = checkpoint or CHECKPOINT
     tools = {"openvino": "2026.4.1", "nemotron-ov": "0.1.0"}
     fp32 = tiny_bundle(root / "fp32", checkpoint=facts, tools=tools)
-    other = tiny_bundle(root / "int8", checkpoint=facts, recipe=INT8, precision="INT8", tools=tools, **int8)
+    other = tiny_bundle(root / "int8", checkpoint=facts, **{"recipe": INT8, "precision": "INT8", "tools": tools} | int8)
     if verified:
         write_reports(root, fp32, other)
     return root

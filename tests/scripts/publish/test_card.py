@@ -22,7 +22,7 @@ from scripts.publish.facts import gather
 from scripts.publish.licences import licence_text
 from scripts.publish.page import Page
 from tests.helpers.command import ROOT, assert_user_error, run_here
-from tests.helpers.publishable import CHECKPOINT, publishable
+from tests.helpers.publishable import CHECKPOINT, INT8, publishable
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.report import Report
 
@@ -104,8 +104,22 @@ def header(card: str) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def demo_audio(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reports' audio is the demo recordings'."""
+    sha256 = Report.load(made / "reports" / "int8.json").manifest_sha256
+    monkeypatch.setattr("scripts.publish.reports._demo_sha256", lambda *_: sha256)
+
+
+def test_a_data_set_that_only_the_publisher_names_gets_no_results(made: Path) -> None:
+    card = card_of(made, base_model=REAL, dataset="google/fleurs")
+    assert "model-index" not in header(card)
+    assert "(google/fleurs, named by the publisher)" in section(card, "Accuracy")
+
+
+@pytest.mark.usefixtures("demo_audio")
 def test_the_header(made: Path) -> None:
-    found = header(card_of(made, base_model=REAL, dataset="google/fleurs"))
+    found = header(card_of(made, base_model=REAL))
     assert (found["license"], found["library_name"], found["base_model"]) == ("openmdw-1.1", "openvino", REAL)
     assert found["pipeline_tag"] == "automatic-speech-recognition"
     assert found["base_model_relation"] == "quantized"
@@ -119,7 +133,6 @@ def test_the_header(made: Path) -> None:
         if "int8" in metric["name"]
     }
     assert rates == {(language, round(score.wer or 0.0, 2)) for language, score in report.per_language.items()}
-    assert "model-index" not in header(card_of(made, base_model=REAL)), "audio without a name"
 
 
 def test_norwegian_stays_a_word(made: Path) -> None:
@@ -137,6 +150,16 @@ def test_demo_and_random_pages_say_so(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert_user_error(run_here(capfd, "card", root, "--base-model", REAL), "holds demo weights")
     without = card.replace("> **This is nemotron-ov's demo checkpoint", "This is")
     assert any("missing: > **" in problem for problem in unsupported(without, gather(root), Page()))
+    line = next(line for line in card.splitlines() if line.startswith("> **"))
+    title = "# tiny: OpenVINO\n"
+    assert title in card
+    for hidden in (
+        card.replace(line, f"<!--\n{line}\n-->"),
+        card.replace(line, f"```\n{line}\n```"),
+        card.replace(title, f"{title}\nA recognizer.\n"),
+        card.replace(title, "# Nemotron: OpenVINO\n"),
+    ):
+        assert any("missing: > **" in problem for problem in unsupported(hidden, gather(root), Page()))
     root = publishable(tmp_path / "random", CHECKPOINT | {"random_weights": True}, verified=False)
     assert "> **These weights are random." in card_of(root)
 
@@ -161,17 +184,48 @@ def test_what_a_page_claims_without_a_report(output: Path) -> None:
     assert unsupported(text.replace("## Throughput\n", f"## Throughput\n\n{row}\n"), facts, page), (
         "another section's row"
     )
-    free = "\n```python\nrate = 16000\n```\nWritten by us on 2026-11-26, see https://example.org/v2 and `config2`.\n"
+    free = "\n```python\nrate = RATE\n```\nWritten on 2026-11-26, see [us](https://example.org/v2) and `config2`.\n"
     assert unsupported(text + free, facts, page) == []
+    for claim in (
+        "```text\nerror rate 1.9 percent, 40 times real time\n```",
+        "The rates are `WER:3` and `RTFx:40`.",
+        "A rate of `1.9percent`.",
+        "[1.9 percent](https://example.org)",
+        "see https://example.org/WER-1.9",
+        "½ of the errors",
+        "error rate ①",
+        "&frac12; of the errors",
+        "`<!-- 1.9 -->`",
+    ):
+        assert unsupported(f"{text}\n{claim}\n", facts, page), claim
 
 
+def test_figures_stay_with_their_caption_and_head(output: Path) -> None:
+    report = json.loads((output / "report.json").read_text())
+    report["machine"]["cpu"] = "Huge Server"
+    for row in report["folders"]:
+        row["times_real_time"] = 999.0
+    (output / "reports" / "two.json").write_text(json.dumps(report))
+    facts, page = gather(output), Page(base_model=REAL)
+    text = render_card(facts, page)
+    small, huge = (f"Measured on {name}, 2 cores (avx2):" for name in ("Test CPU", "Huge Server"))
+    assert unsupported(text, facts, page) == []
+    swapped = text.replace(small, "@").replace(huge, small).replace("@", huge)
+    assert any("999.0" in problem for problem in unsupported(swapped, facts, page))
+    assert unsupported(text.replace(huge, ""), facts, page)
+    head = "| encoder step ms | × real time |"
+    assert unsupported(text.replace(head, "| × real time | encoder step ms |"), facts, page)
+
+
+@pytest.mark.usefixtures("demo_audio")
 def test_results_in_the_header_are_claims(made: Path) -> None:
-    facts, page = gather(made), Page(base_model=REAL, dataset="google/fleurs")
+    facts, page = gather(made), Page(base_model=REAL)
     text = render_card(facts, page)
     (first, *_) = re.findall(r"value: [\d.]+", text)
     (problem,) = unsupported(text.replace(first, "value: 1.25", 1), facts, page)
     assert problem.startswith("header: ")
     assert problem.endswith(" 1.25")
+    assert unsupported(text.replace("type: nemotron-ov-demo", "type: google/fleurs", 1), facts, page)
     without = re.sub(r"model-index:\n(?:(?!---)[- ].*\n)*", "", text)
     assert "metrics:" not in without
     assert unsupported(without, facts, page) == []
@@ -229,6 +283,55 @@ def test_the_lines_of_cpp_compile(made: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_references_machine_and_threads_are_named(output: Path) -> None:
+    file = output / "reports" / "int8.json"
+    report = json.loads(file.read_text())
+    report["reference"] |= {"machine": {"cpu": "Other CPU", "cores": 64, "flags": ["amx"]}, "device": "GPU"}
+    file.write_text(json.dumps(report))
+    row = {
+        "runtime": "generation1", "batch": 1, "precision": "f32", "encoder_step_ms": 7.0, "pipeline_rtfx": 9.0,
+        "peak_rss_mb": 8.0, "files": Bundle.open(output / "int8").hashes,
+    }  # fmt: skip
+    machine = {"cpu": "Test CPU", "cores": 2, "flags": ["avx2"]}
+    for threads in (1, 2):
+        bench = {"builds": {"int8": row | {"device": "GPU"}}, "machine": machine | {"threads": threads}}
+        (output / "reports" / f"bench{threads}.json").write_text(json.dumps(bench))
+    card = card_of(output)
+    assert re.search(r"int8 on CPU of .*, fp32 on GPU of Other CPU, 64 cores \(amx\)\.", section(card, "INT8"))
+    for threads in (1, 2):
+        assert f"| `int8` | generation1, GPU, threads {threads} | f32 | 7.0" in section(card, "Throughput")
+
+
+def test_values_of_strangers_are_text(tmp_path: Path) -> None:
+    """No markup, no line of one's own, no command."""
+    checkpoint = CHECKPOINT | {"file": "a`b; touch x\n```\n.nemo"}
+    recipe = INT8 | {"hash": "f" * 64, "name": "a|b <b>\n# c", "description": "Passed.\n\n## Accuracy\n\nWER 1.9 %"}
+    root = publishable(tmp_path / "out", checkpoint, recipe=recipe)
+    plain = publishable(tmp_path / "plain", recipe=INT8 | {"hash": "f" * 64, "name": "c", "description": "d"})
+    card, other = card_of(root), card_of(plain)
+
+    def headings(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("#")]
+
+    assert headings(card) == headings(other)
+    assert len(re.findall(r"^```", card, re.MULTILINE)) == len(re.findall(r"^```", other, re.MULTILINE))
+    assert "who says of it: “Passed. \\#\\# Accuracy WER 1.9 %”" in card
+    assert "| a\\|b \\<b\\> \\# c |" in section(card, "Contents")
+    assert "$ nemotron-ov export 'a`b; touch x ``` .nemo' fp32" in card
+    assert "--recipe 'a|b <b> # c'" in card
+
+
+def test_names_of_folders(output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (output / "int8").rename(output / "int8 $(x)")
+    assert_user_error(run_here(capfd, "card", output), "int8 $(x)", "rename it")
+
+
+def test_what_lies_beside_a_folders_files_has_no_size(output: Path) -> None:
+    before = Bundle.open(output / "int8").size_bytes
+    (output / "int8" / ".DS_Store").write_bytes(bytes(1000))
+    assert Bundle.open(output / "int8").size_bytes == before
+
+
 BAD: list[tuple[str, tuple[str, ...]]] = [
     ("absent", ("no such folder",)),
     ("out/int8", ("is one folder", "--precision int8")),
@@ -253,6 +356,19 @@ def test_bad_reports_and_names(output: Path, capfd: pytest.CaptureFixture[str]) 
     for content in ("{", "[]", '{"rows": 3}', '{"folders": 3}', '{"folders": [{}]}', wordy, '{"builds": {"a": {}}}'):
         bad.write_text(content)
         assert_user_error(run_here(capfd, "card", output), bad.name)
+    report = json.loads((output / "report.json").read_text())
+    for value in ("12", float("nan"), float("inf"), -5, 0, True, [1]):
+        rows = [row | {"encoder_step_ms": value} for row in report["folders"]]
+        bad.write_text(json.dumps(report | {"folders": rows}))
+        assert_user_error(run_here(capfd, "card", output), bad.name, "encoder_step_ms")
+    for machine in ({"cpu": "", "cores": 2, "flags": []}, {"cpu": "a", "cores": 2, "flags": [1]}, {}, None):
+        bad.write_text(json.dumps(report | {"machine": machine}))
+        assert_user_error(run_here(capfd, "card", output), bad.name)
+    compared = json.loads((output / "reports" / "int8.json").read_text())
+    bad.write_text(json.dumps(compared | {"target": compared["target"] | {"machine": {}}}))
+    assert_user_error(run_here(capfd, "card", output), bad.name)
+    bad.write_text("[" * 100_000)
+    assert_user_error(run_here(capfd, "card", output), bad.name)
     bad.unlink()
     assert_user_error(run_here(capfd, "card", output, "--report", output / "none.json"), "none.json")
     tiny_bundle(output / "other", checkpoint={"sha256": "d" * 64})

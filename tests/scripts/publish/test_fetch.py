@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 
 from export.bundle import FILES, Bundle
 from export.checkpoint import open_checkpoint
-from export.checkpoint.hub import RemoteFolder, checkpoint_facts
+from export.checkpoint.hub import RemoteFolder, checkpoint_facts, without_secrets
 from export.errors import UserError
 from tests.helpers.command import Done, assert_user_error, run_here
 from tests.helpers.hub import Hub, Stored
@@ -143,6 +144,45 @@ def test_without_a_network_the_cache_serves(
     assert_user_error(run_here(capfd, "inspect", f"hf://{REPO}/fp32"), REPO)
 
 
+def test_metadata_that_came_corrupted(published: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The cache keeps them; the Hub's checksum says it, and deleting what is named heals it."""
+    for name in ("metadata.json", "nemotron_encoder.bin"):
+        published.fail(rf"GET .*/resolve/.*int8/{name}", "corrupt")
+        for _ in range(2):
+            done = run_here(capfd, "inspect", f"hf://{REPO}/int8")
+            assert_user_error(done, name, "differ from what the Hub or")
+        done = run_here(capfd, "fetch", REPO, tmp_path / name, "--precision", "int8")
+        assert done.returncode == 0, "the client's cache is not used"
+        named = re.search(r"delete (\S+) and run again", run_here(capfd, "inspect", f"hf://{REPO}/int8").stderr)
+        assert named is not None
+        assert Path(named[1]).name == "models--someone--asr-ov"
+        shutil.rmtree(named[1])
+        assert run_here(capfd, "inspect", f"hf://{REPO}/int8").returncode == 0
+        shutil.rmtree(named[1])
+
+
+def test_a_valid_metadata_of_other_content(published: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    """No hash in the folder is about its metadata."""
+    assert run_here(capfd, "inspect", f"hf://{REPO}/int8").returncode == 0
+    entry = published.repos[REPO].tree()["int8/metadata.json"]
+    published.repos[REPO].tree()["int8/metadata.json"] = Stored(entry.content + b"\n", large=False)
+    assert_user_error(run_here(capfd, "inspect", f"hf://{REPO}/int8"), "metadata.json differ from what the Hub")
+
+
+def test_pull_requests_and_branches_with_slashes(fetch: Run, published: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    repo = published.repos[REPO]
+    repo.requests[1] = repo.branches["feature/x"] = repo.branches["main"]
+    for revision in ("refs/pr/1", "feature/x"):
+        assert fetch("--precision", "int8", "--force", "--revision", revision).returncode == 0
+    assert run_here(capfd, "inspect", f"hf://{REPO}@refs/pr/1/int8").returncode == 0
+    done = run_here(capfd, "fetch", f"{REPO}@main", "x", "--revision", "v1")
+    assert_user_error(done, "names main already")
+
+
+def test_passwords_of_addresses_are_hidden() -> None:
+    assert without_secrets("to http://user:PASS@word@host/x?sig=1") == "to http://…@host/x"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -151,6 +191,8 @@ def test_without_a_network_the_cache_serves(
         ("hf:/a/b/int8@v1.0", ("a/b", "int8", "v1.0")),
         ("hf://a/b@main/x/int8", ("a/b", "x/int8", "main")),
         ("hf://a/b/int8@refs/pr/3", ("a/b", "int8", "refs/pr/3")),
+        ("hf://a/b@refs/pr/3", ("a/b", "", "refs/pr/3")),
+        ("hf://a/b@refs/pr/3/int8", ("a/b", "int8", "refs/pr/3")),
     ],
 )
 def test_addresses(text: str, expected: tuple[str, str, str | None]) -> None:

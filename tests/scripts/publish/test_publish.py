@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from export.bundle import FILES, Bundle
+from quantize.recipes import RECIPES
 from scripts.publish.plan import REF_NAME
+from scripts.publish.reports import is_wider
 from tests.helpers.command import Done, assert_user_error, run_here, run_process
 from tests.helpers.hub import TOKEN, Hub, Stored
-from tests.helpers.publishable import CHECKPOINT, publishable, write_reports
+from tests.helpers.publishable import CHECKPOINT, INT8, publishable, write_reports
 from tests.scripts.publish.test_card import write_card
 
 REPO = "someone/asr-ov"
@@ -284,21 +286,31 @@ def test_somebody_elses_commit_meanwhile(publish: Run, hub: Hub, made: Path) -> 
     assert all_there(hub, made)
 
 
-@pytest.mark.parametrize("name", ["nemotron_vocab.json", "nemotron_joint.bin"])
-def test_a_file_that_changes_meanwhile_is_noticed(publish: Run, hub: Hub, output: Path, name: str) -> None:
+@pytest.mark.parametrize("when", ["POST .*/preupload/", "GET .*/whoami"])
+@pytest.mark.parametrize("name", ["metadata.json", "nemotron_encoder.xml", "nemotron_joint.bin"])
+def test_a_file_that_changes_meanwhile_is_not_published(
+    publish: Run, hub: Hub, output: Path, made: Path, name: str, when: str
+) -> None:
+    """What was verified is sent, or nothing is tagged."""
     asked = hub.fault
 
     def meddle(request: str) -> object:
-        if request.startswith("POST") and "/preupload/" in request:
+        if re.match(when, request):
             file = output / "int8" / name
             file.write_bytes(bytes(file.stat().st_size))
         return asked(request)
 
     hub.fault = meddle  # type: ignore[method-assign,assignment]
     done = publish(output=output)
-    assert done.returncode in (1, 2)
-    assert name in done.error_lines[0]
-    assert not hub.repos[REPO].tags
+    if name.endswith(".bin"):
+        assert done.returncode in (1, 2)
+        assert name in done.error_lines[0]
+        assert not hub.repos[REPO].tags
+        if "whoami" in when:
+            assert not all_there(hub, made), "the hash was compared before the first byte"
+    else:
+        assert done.returncode == 0, done.stderr
+        assert all_there(hub, made)
 
 
 def test_the_tag_marks_what_was_compared(publish: Run, hub: Hub) -> None:
@@ -381,12 +393,80 @@ def test_a_report_against_itself_proves_nothing(publish: Run, hub: Hub, output: 
     refusal(publish(output=output), hub, "passed against a reference that itself passed against NeMo")
 
 
-def test_a_built_in_recipe_passes_by_its_own_limits_only(publish: Run, hub: Hub, output: Path) -> None:
-    file = output / "reports" / "int8.json"
+WIDE = {"exact_match": 0.0, "wer_delta": 100.0, "language_wer_delta": 100.0, "wer_between": 100.0}
+
+
+def with_limits(root: Path, limits: dict[str, float]) -> None:
+    """As if the report of int8 had been judged by these."""
+    file = root / "reports" / "int8.json"
     stored = json.loads(file.read_text())
-    stored["limits"]["wer_delta"] = stored["limits"]["language_wer_delta"] = 90.0
-    file.write_text(json.dumps(stored))
-    refusal(publish(output=output), hub, "int8.json passed by other limits than the recipe's")
+    file.write_text(json.dumps(stored | {"limits": limits, "limits_of": "the built-in recipe int8"}))
+
+
+def test_what_a_report_says_of_its_limits_is_not_believed(
+    hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A broken folder, with the limits of a built-in recipe and of the publisher's own edited."""
+    for name, recipe in (("built-in", INT8), ("own", INT8 | {"hash": "f" * 64, "name": "mine"})):
+        root = publishable(tmp_path / name, encoder_gain=0.0, recipe=recipe)
+        with_limits(root, WIDE)
+        refusal(run_here(capfd, "publish", root, REPO, *MODEL), hub, "int8.json: FAILED")
+
+
+def test_limits_of_a_recipe_of_ones_own_are_on_the_page(tmp_path: Path) -> None:
+    """Where they are not wider than int4's; else this toolkit's count."""
+    root = publishable(tmp_path / "out", recipe=INT8 | {"hash": "f" * 64, "name": "mine"})
+    with_limits(root, {"exact_match": 0.6, "wer_delta": 0.4, "language_wer_delta": 1.5, "wer_between": 4.5})
+    said = "limits: the publisher's recipe mine (60 % identical, 0.4 points more, 1.5 in one language, 4.5 % of text"
+    assert said in write_card(root).read_text()
+    with_limits(root, WIDE)
+    assert "limits: ours for an unknown recipe, mine" in write_card(root).read_text()
+
+
+INT4 = RECIPES["int4"].tolerance
+
+
+@pytest.mark.parametrize(
+    ("change", "wider"),
+    [
+        ({}, False),
+        ({"exact_match": 0.4}, True),
+        ({"wer_delta": 1.1}, True),
+        ({"language_wer_delta": 2.1}, True),
+        ({"language_wer_delta": None}, False),
+        ({"wer_between": 6.1}, True),
+        ({"wer_between": None}, False),
+    ],
+)
+def test_wider_limits(change: dict[str, float | None], wider: bool) -> None:
+    assert is_wider(INT4.model_copy(update=change), INT4) is wider
+
+
+def test_a_folder_of_an_unknown_checkpoint_is_refused(
+    hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = publishable(tmp_path / "out", {"source": "model.nemo"})
+    refusal(run_here(capfd, "publish", root, REPO, *MODEL), hub, "records no SHA-256 of its checkpoint")
+
+
+def test_files_that_were_edited_beside_the_folders(publish: Run, hub: Hub, output: Path) -> None:
+    (output / "LICENSE").write_text("my own licence")
+    (output / "config.json").write_text('{"mine": 1}')
+    refusal(publish(output=output), hub, "LICENSE: is not the text of openmdw-1.1", "config.json: is not what")
+    (output / "config.json").unlink()
+    done = publish("--license", "other", output=output)
+    assert done.returncode == 0, done.stderr
+    assert hub.repos[REPO].tree()["LICENSE"].content == b"my own licence"
+
+
+def test_an_edited_page_names_its_repository(publish: Run, hub: Hub, output: Path) -> None:
+    card = write_card(output)
+    card.write_text(card.read_text() + "\nThanks to my colleagues.\n")
+    assert publish(output=output).returncode == 0
+    text = hub.repos[REPO].tree()["README.md"].content.decode()
+    assert "Thanks to my colleagues" in text
+    assert f"nemotron-ov fetch {REPO} model" in text
+    assert "OWNER/NAME" not in text
 
 
 def test_too_few_utterances_decide_nothing(publish: Run, hub: Hub, output: Path) -> None:
@@ -444,6 +524,83 @@ def test_names_that_git_refuses(publish: Run, hub: Hub) -> None:
         assert not REF_NAME.fullmatch(name), name
     for name in ("v1.0-int8", "refs/pr/3", "build-22f247fdd77e", "x_y/z"):
         assert REF_NAME.fullmatch(name), name
+
+
+@pytest.mark.parametrize("revision", ["refs/heads/main", "refs/pr/9", "refs/pr/x", "HEAD", "a" * 40, ""])
+def test_revisions_that_are_no_branch(publish: Run, hub: Hub, revision: str) -> None:
+    hub.add(REPO, {})
+    refusal(publish("--revision", revision), hub, f"--revision {revision}")
+
+
+def test_a_tag_is_not_a_branch(publish: Run, hub: Hub) -> None:
+    repo = hub.add(REPO, {})
+    repo.branches["next"] = repo.branches["main"]
+    for tag, more in (("main", ()), ("next", ()), ("other", ("--revision", "other"))):
+        refusal(publish("--tag", tag, *more), hub, f"--tag {tag}: is a branch")
+    refusal(publish("--tag", "refs/tags/x"), hub, "--tag refs/tags/x: is no name of a branch or a tag")
+
+
+def test_a_pull_request_is_gone_on_with(publish: Run, hub: Hub) -> None:
+    repo = hub.add(REPO, {"README.md": b"theirs"})
+    repo.requests[1] = repo.branches["main"]
+    done = publish("--revision", "refs/pr/1", "--dry-run")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_commit_after_the_plan_is_refused(publish: Run, hub: Hub) -> None:
+    """Between the comparison and the first byte, too."""
+    assert publish().returncode == 0
+    repo = hub.repos[REPO]
+    old = repo.branches["main"] = repo.commit(repo.tree() | {"LICENSE": Stored(b"old", large=False)})
+    asked = hub.fault
+    compared: list[str] = []
+
+    def meddle(request: str) -> object:
+        if compared and repo.branches["main"] == old:
+            repo.branches["main"] = repo.commit(repo.tree() | {"README.md": Stored(b"newer", large=False)})
+        compared.extend(request for _ in range(request.startswith("GET") and "/tree/" in request))
+        return asked(request)
+
+    hub.fault = meddle  # type: ignore[method-assign,assignment]
+    assert_user_error(publish(), "412")
+    assert repo.tree()["LICENSE"].content == b"old"
+    assert repo.tree()["README.md"].content == b"newer"
+
+
+def test_what_is_replaced_and_what_stays_is_said(publish: Run, hub: Hub) -> None:
+    hub.add(REPO, {"LICENSE": b"theirs", "int4/metadata.json": b"{}", "int4/nemotron_joint.bin": b"0"})
+    for more in (("--dry-run",), ()):
+        done = publish(*more)
+        assert "int4 stays beside the new build" in " ".join(done.stdout.split())
+    assert "replaces what is there with other content: LICENSE" in done.stderr
+    assert publish("--json").returncode == 0
+
+
+@pytest.mark.parametrize("answer", ["{}", "[]", "<html>", "[" * 100_000], ids=["object", "list", "page", "deep"])
+@pytest.mark.parametrize(
+    "request_pattern", ["/whoami-v2", f"GET /api/models/{REPO}$", "/refs$", "/preupload/", "/batch", "/commit/"]
+)
+def test_answers_that_are_no_hubs(publish: Run, hub: Hub, request_pattern: str, answer: str) -> None:
+    hub.add(REPO, {"README.md": b"theirs"})
+    hub.fail(request_pattern, "answer", message=answer, times=-1)
+    assert_user_error(publish(), REPO)
+    assert hub.repos[REPO].tree()["README.md"].content == b"theirs"
+
+
+@pytest.mark.parametrize("endpoint", ["http://host:abc", "http://[bad", "nonsense"])
+def test_endpoints_that_are_none(publish: Run, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert_user_error(publish(), REPO)
+
+
+@pytest.mark.parametrize("token", ["hf_oauth_SECRETSECRET", "hf_jwt_eyJhbGciOiJ.x.y", "plainsecrettoken123"])
+def test_tokens_of_any_form_are_hidden(publish: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setattr("tests.helpers.hub.TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.fail("POST /api/repos/create", 400, message=f"bad token {token}")
+    done = publish()
+    assert_user_error(done, "bad token")
+    assert token.rpartition("_")[2] not in done.stderr
 
 
 @pytest.mark.parametrize("repo_id", ["asr", "a/b/c", "someone/a b", "someone/.."])
