@@ -146,7 +146,9 @@ def local_folder(folder: str | Path) -> Path:
 def _entries(remote: RemoteFolder, commit: str) -> dict[str, RepoFile]:
     """What the Hub says of the folder's files, by name; nothing where it cannot be asked."""
     try:
-        there = remote_files(hub_api(), remote.repo_id, commit)
+        api = hub_api()
+        commit_of(api, remote.repo_id, commit)  # fails at once without a network, where the next tries for long
+        there = remote_files(api, remote.repo_id, commit)
     except client_errors() as error:
         if isinstance(error, UnexpectedAnswerError) or 400 <= (status(error) or 0) < 500:
             raise UserError(f"{remote}: cannot be compared with the Hub ({reason(error)}); run again") from error
