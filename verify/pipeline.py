@@ -18,6 +18,7 @@ from verify.margins import margins_at, parting_cell
 from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, score_rows, speed_ratios
 from verify.runs import (
     MANIFEST_LANGUAGE,
+    RUNTIMES,
     Run,
     Runtime,
     Side,
@@ -80,6 +81,11 @@ def verify_bundle(
         folders = [target, reference] if isinstance(reference, Bundle) else [target]
         nemo_start = nemo_start or not all(folder.metadata.knows_short_leads for folder in folders)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
+    if isinstance(reference, Run) and reference.side.runtime not in ("nemo-streaming", runtime):
+        raise UserError(
+            f"{reference.side.name}: was recorded in the {reference.side.runtime} loop, and {target.path} would run in "
+            f"the {runtime} one; give --runtime {reference.side.runtime}"
+        )
     if isinstance(reference, Run) and reference.side.runtime == runtime and reference.side.nemo_start != nemo_start:
         other = "add --nemo-start" if reference.side.nemo_start else "leave --nemo-start out"
         raise UserError(f"{reference.side.name}: its recorded streams begin otherwise than {target.path}'s; {other}")
@@ -89,7 +95,7 @@ def verify_bundle(
         if not isinstance(reference, Bundle):
             raise UserError(f"--divergence {divergence}: needs a folder as --reference; give one, or leave it out")
         chosen = spread(utterances, divergence)
-        found = divergence_between(reference, target, chosen, threads=threads)
+        found = divergence_between(reference, target, chosen, threads=threads, config=config)
         logits = LogitDivergence(utterances=len(chosen), **vars(found))
     by_nemo = not isinstance(reference, Bundle) and not _is_recorded_folder(reference)
     exact = reference if isinstance(reference, Bundle) else target if by_nemo else None
@@ -155,9 +161,13 @@ def check_unheard(target: Bundle, utterances: Sequence[Utterance]) -> None:
     Raises:
         UserError: naming the recordings.
     """
-    seen = heard(
-        set(target.metadata.recipe.get("calibration_audio_sha256", ())), utterances, target.metadata.sample_rate
-    )
+    hashes = target.metadata.recipe.get("calibration_audio_sha256", [])
+    if not isinstance(hashes, list) or not all(isinstance(each, str) for each in hashes):
+        raise UserError(
+            f"{target.path}: its metadata name calibration audio by something else than hashes, so nobody can tell "
+            "whether the folder would be judged by it; quantize it again"
+        )
+    seen = heard(set(hashes), utterances, target.metadata.sample_rate)
     if seen:
         raise UserError(
             f"{target.path}: was calibrated with audio that it would be judged by, {seen}; "
@@ -179,10 +189,10 @@ def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime
     Against NeMo by the streaming runtime, where its graph allows that; against a recorded run as that was made; else
     by the generation-1 loop, which is what clients run.
     """
-    recorded = reference.side.runtime if isinstance(reference, Run) else None
-    if isinstance(reference, Checkpoint) or recorded in ("nemo-streaming", "streaming"):
+    if isinstance(reference, Checkpoint) or (isinstance(reference, Run) and reference.side.runtime == "nemo-streaming"):
         return best_runtime(target)
-    return "generation1"
+    recorded = reference.side.runtime if isinstance(reference, Run) else "generation1"
+    return recorded if recorded in RUNTIMES else "generation1"
 
 
 def require_same_audio(target: Run, reference: Run, utterances: Sequence[Utterance]) -> None:

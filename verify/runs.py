@@ -309,8 +309,11 @@ def load_transcripts(path: Path) -> Run:
         UserError: the file is missing or is no recorded run.
     """
     try:
-        return Run.model_validate_json(path.read_text(encoding="utf-8"))
+        run = Run.model_validate_json(path.read_text(encoding="utf-8"))
+        if any(len(each.tokens) != len(each.frames) for each in run.transcripts):
+            raise UserError(f"{path}: has a transcript whose tokens and frames differ in number; record it again")
+        return run
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); record the reference again") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no recorded run; delete it and record the reference again") from error
+        raise UserError(f"{path}: is no recorded run; give what `verify --cache` kept, or a folder") from error

@@ -110,6 +110,11 @@ def test_the_reference_decides_the_runtime(
     assert runtime_for(small_fp32, tiny) == "generation1"
     run = record_bundle(tiny, spoken)
     assert runtime_for(small_fp32, run) == "generation1"
+    with pytest.raises(UserError, match=r"recorded in the generation1 loop, .* --runtime generation1"):
+        verify_bundle(tiny, run, spoken, runtime="generation2")
+    second = record_bundle(tiny, spoken, runtime="generation2")
+    assert runtime_for(tiny, second) == "generation2"
+    assert verify_bundle(tiny, second, spoken).target.runtime == "generation2"
     nemo = run.model_copy(update={"side": checkpoint_side(small_checkpoint, 0, 14)})
     assert runtime_for(small_fp32, nemo) == "streaming"
     assert nemo.side.chunk_ms == 1120
@@ -147,6 +152,14 @@ def test_the_references_run_is_reused(tmp_path: Path, spoken: list[Utterance], m
 
 class StoppedError(Exception):
     """What ends a run in the middle."""
+
+
+@pytest.mark.parametrize("hashes", [5, None, [[1]], "abc", {"a": 1}])
+def test_calibration_hashes_that_are_none_are_refused(tmp_path: Path, spoken: list[Utterance], hashes: object) -> None:
+    folder = tiny_bundle(tmp_path / "a")
+    changed = folder.metadata.model_copy(update={"recipe": {"calibration_audio_sha256": hashes}})
+    with pytest.raises(UserError, match="something else than hashes"):
+        verify_bundle(Bundle(folder.path, changed), folder, spoken)
 
 
 def test_a_run_that_was_stopped_goes_on(
@@ -286,6 +299,9 @@ def test_the_divergence_of_logits_is_a_level_of_the_report(
     assert report.divergence is not None
     assert 1e-6 < report.divergence.kl < 0.1
     assert report.divergence.cells == same.cells > 50
+    half = verify_bundle(demo_int8, demo_fp32, utterances, divergence=3, config={"INFERENCE_PRECISION_HINT": "bf16"})
+    assert half.divergence is not None
+    assert half.divergence.kl != report.divergence.kl, "in the precision that the folder is verified in"
     report.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").divergence == report.divergence
     with pytest.raises(UserError, match="--divergence 3: needs a folder as --reference"):

@@ -25,7 +25,7 @@ from export.languages import prompt_id_for
 from export.progress import task
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.graph import Graph, properties
+from verify.runtimes.graph import Config, Graph, properties
 from verify.runtimes.transcript import MAX_SYMBOLS
 
 Array = NDArray[Any]
@@ -143,21 +143,21 @@ def joint_shapes(bundle: Bundle) -> dict[str, list[int]]:
     return {port.name: [-1, *port.shape[1:]] for port in expected_ports(bundle.metadata)["joint"].inputs}
 
 
-def open_transducer(bundle: Bundle, threads: int | None) -> Transducer:
+def open_transducer(bundle: Bundle, threads: int | None, config: Config | None = None) -> Transducer:
     """A folder's decoder and joint."""
     import openvino as ov
 
-    core, config = ov.Core(), properties(threads, None)
-    decoder = Graph.load(core, bundle, "decoder", "CPU", config)
-    joint = Graph.load(core, bundle, "joint", "CPU", config, shapes=joint_shapes(bundle))
+    core, wanted = ov.Core(), properties(threads, config)
+    decoder = Graph.load(core, bundle, "decoder", "CPU", wanted)
+    joint = Graph.load(core, bundle, "joint", "CPU", wanted, shapes=joint_shapes(bundle))
     return Transducer(decoder, joint, bundle.metadata.blank_idx)
 
 
-def open_encoder(bundle: Bundle, threads: int | None) -> Graph:
+def open_encoder(bundle: Bundle, threads: int | None, config: Config | None = None) -> Graph:
     """A folder's encoder."""
     import openvino as ov
 
-    return Graph.load(ov.Core(), bundle, "encoder", "CPU", properties(threads, None))
+    return Graph.load(ov.Core(), bundle, "encoder", "CPU", properties(threads, config))
 
 
 def encode(encoder: Graph, reference_path: ReferencePath) -> Array:
@@ -249,9 +249,21 @@ def diverge(
 
 
 def divergence_between(
-    reference: Bundle, target: Bundle, utterances: Sequence[Utterance], *, threads: int | None = None
+    reference: Bundle,
+    target: Bundle,
+    utterances: Sequence[Utterance],
+    *,
+    threads: int | None = None,
+    config: Config | None = None,
 ) -> Divergence:
     """How far a folder's logits are from a reference folder's along the reference's own path.
+
+    Args:
+        reference: in FP32.
+        target: the folder.
+        utterances: what is transcribed, by the clients' loop.
+        threads: of OpenVINO.
+        config: OpenVINO properties of the target; None for FP32.
 
     Raises:
         UserError: the folders' steps or vocabularies differ, or audio cannot be read.
@@ -267,8 +279,8 @@ def divergence_between(
         directory = Path(folder) / "paths"
         record_reference_paths(reference, utterances, directory, threads=threads)
         paths = list(read_reference_paths(directory))
-    encoder = open_encoder(target, threads)
-    return diverge(paths, [encode(encoder, path) for path in paths], open_transducer(target, threads))
+    encoder = open_encoder(target, threads, config)
+    return diverge(paths, [encode(encoder, path) for path in paths], open_transducer(target, threads, config))
 
 
 def kl(reference: Array, other: Array) -> Array:
