@@ -76,6 +76,12 @@ def expected_ports(metadata: Metadata) -> dict[str, Ports]:
     }
 
 
+def folder_problems(bundle: Bundle) -> list[str]:
+    """What `inspect` says of a folder: damaged files, else what breaks the contract; empty when it is good."""
+    damaged = [f"{name}: differs from what was written" for name in bundle.damaged_files()]
+    return damaged or contract_problems(bundle)
+
+
 def contract_problems(bundle: Bundle) -> list[str]:
     """Everything about a folder that would stop a published client, as one line each; empty when it conforms."""
     metadata = bundle.metadata

@@ -56,26 +56,22 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     """
     clear_leftovers(beside.parent, beside.name)
     folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent))
-    lock = _lock(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+    with _held(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def scratch_file(beside: Path) -> Iterator[tuple[int, Path]]:
     """A locked temporary file's descriptor and path, as :func:`scratch_folder`."""
     descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent)
-    lock = _lock(Path(name))
-    try:
-        yield descriptor, Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-        if lock is not None:
-            os.close(lock)
+    with _held(Path(name)):
+        try:
+            yield descriptor, Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
@@ -161,6 +157,17 @@ def remove_files(folder: Path, names: Iterable[str] | re.Pattern[str]) -> None:
             entry.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """A file or folder that no other run takes for a leftover."""
+    lock = _lock(path)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _lock(path: Path) -> int | None:

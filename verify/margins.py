@@ -8,7 +8,6 @@ nothing about a build.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from export.languages import prompt_language
 from export.progress import task
 from verify.compare import first_divergence
 from verify.data.manifest import Utterance, load_utterance
-from verify.runs import RUNTIMES, Runtime, prompt_of
+from verify.runs import Runtime, open_runtime, prompt_of
 from verify.runtimes.graph import Graph, Observer
 from verify.runtimes.transcript import MAX_SYMBOLS, Transcript
 
@@ -98,8 +97,7 @@ def margins_at(
         return {}
     language = prompt_language(language, bundle.metadata.prompt_dictionary)
     observer = MarginObserver(bundle.metadata.blank_idx)
-    options: dict[str, Any] = {"nemo_start": True} if nemo_start else {}
-    recognizer = RUNTIMES[runtime](bundle, threads=threads, observer=observer, **options)
+    recognizer = open_runtime(bundle, runtime, threads=threads, observer=observer, nemo_start=nemo_start)
     found: dict[int, float] = {}
     with task(f"margins of {bundle.path.name} where tokens differ", len(cells)) as progress:
         for number, cell in cells.items():

@@ -52,6 +52,20 @@ RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {
 }
 
 
+def open_runtime(bundle: Bundle, runtime: Runtime, *, nemo_start: bool = False, **options: Any) -> Recognizer:
+    """A folder under a runtime.
+
+    Args:
+        bundle: the folder.
+        runtime: a name of :data:`RUNTIMES`.
+        nemo_start: begin streams as NeMo does; only the streaming runtime can.
+        options: of every runtime.
+    """
+    if nemo_start:
+        options["nemo_start"] = True
+    return RUNTIMES[runtime](bundle, **options)
+
+
 def best_runtime(bundle: Bundle) -> Runtime:
     """The streaming runtime where a folder's graph knows how streams begin, else the clients' loop."""
     return "streaming" if bundle.metadata.lead_mel_frames else "generation1"
@@ -199,9 +213,8 @@ def record_bundle(
     side = side.model_copy(update={"files": bundle.hashes})
 
     def make(unfinished: Unfinished | None) -> list[Transcript]:
-        options: dict[str, Any] = {"nemo_start": True} if nemo_start else {}
         return transcribe_manifest(
-            RUNTIMES[runtime](bundle, device=device, threads=threads, config=config, **options),
+            open_runtime(bundle, runtime, device=device, threads=threads, config=config, nemo_start=nemo_start),
             utterances,
             sample_rate=bundle.metadata.sample_rate,
             language=prompt_language(language, bundle.metadata.prompt_dictionary),

@@ -67,12 +67,11 @@ def quantize(
 def inspect(directory: options.Finished, as_json: options.Json = False) -> Result:
     """Show what a folder holds and check it: file hashes, tensor names, shapes, metadata, vocabulary."""
     from export.bundle import Bundle
-    from export.contract import contract_problems
+    from export.contract import folder_problems
 
     bundle = Bundle.open(directory)
     metadata = bundle.metadata
-    problems = [f"{name}: differs from what was written" for name in bundle.damaged_files()]
-    problems = problems or contract_problems(bundle)
+    problems = folder_problems(bundle)
     data: dict[str, Any] = {
         "folder": str(bundle.path),
         "bytes": bundle.size_bytes,

@@ -16,7 +16,7 @@ from typing import Literal
 from export import demo
 from export.bundle import METADATA, Bundle
 from export.checkpoint.config import RANDOM_WEIGHTS
-from export.contract import contract_problems
+from export.contract import folder_problems
 from export.digest import file_facts
 from export.errors import UserError
 from export.languages import LANGUAGE_TAG
@@ -57,8 +57,7 @@ class Folder:
     @cached_property
     def problems(self) -> list[str]:
         """What `inspect` says of it."""
-        damaged = [f"{name}: differs from what was written" for name in self.bundle.damaged_files()]
-        return damaged or contract_problems(self.bundle)
+        return folder_problems(self.bundle)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.errors import UserError
+from verify.data.layouts import AUDIO_SUFFIXES
 
 STANDARD_INPUT = "-"
 
-SUFFIXES = frozenset({
-    ".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au",
-    ".snd", ".caf", ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".mov", ".wma", ".amr", ".3gp",
-})  # fmt: skip
+SUFFIXES = AUDIO_SUFFIXES | {
+    ".wave", ".oga", ".mp2", ".aifc", ".snd",
+    ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".mov", ".wma", ".amr", ".3gp",
+}  # fmt: skip
 """What audio files in folders are called: what libsndfile reads, and FFmpeg where it is installed."""
 
 

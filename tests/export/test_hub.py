@@ -12,14 +12,15 @@ import pytest
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.hub import checkpoint_facts
-from tests.helpers.hub import TOKEN, Hub, running
+from tests.helpers.hub import TOKEN, Hub
+from tests.helpers.serving import serving
 
 REPOSITORY = "someone/streaming-asr"
 
 
 @pytest.fixture
 def hub(small_checkpoint: Checkpoint) -> Iterator[Hub]:
-    with running(Hub()) as server:
+    with serving(Hub()) as server:
         server.add(REPOSITORY, {"README.md": b"card", "model.nemo": small_checkpoint.path.read_bytes()}, private=True)
         yield server
 

@@ -11,8 +11,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -138,17 +137,6 @@ class Hub(ThreadingHTTPServer):
     def sent(self, pattern: str) -> list[str]:
         """Requests like this so far."""
         return [request for request in self.requests if re.search(pattern, request)]
-
-
-@contextmanager
-def running(hub: Hub) -> Iterator[Hub]:
-    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.shutdown()
-        hub.server_close()
 
 
 class _CutError(Exception):

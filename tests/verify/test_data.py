@@ -25,9 +25,9 @@ from tests.helpers.fleurs import (
     own_layout,
     parquet,
     published_layout,
-    running_hub,
     table,
 )
+from tests.helpers.serving import serving
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.data.fleurs import Split, language_tag, unpacked
 from verify.data.layouts import folder_utterances, recordings_in
@@ -414,7 +414,7 @@ for line in sys.stdin:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     pytest.importorskip("datasets")
     folder = tmp_path_factory.mktemp("hub")
-    with running_hub() as hub:
+    with serving(Hub()) as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1"}
         environment |= {"HF_DATASETS_OFFLINE": "0", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
         process = subprocess.Popen(

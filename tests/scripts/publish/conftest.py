@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hub import TOKEN, Hub, running
+from tests.helpers.hub import TOKEN, Hub
 from tests.helpers.publishable import publishable
+from tests.helpers.serving import serving
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with running(Hub()) as server:
+    with serving(Hub()) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
 

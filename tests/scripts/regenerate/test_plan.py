@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,9 @@ def test_only_the_asked_recipes(options: Options, calls: Calls) -> None:
     assert calls == everything(("int8",))
 
 
-@pytest.mark.parametrize("stop", range(10))
-def test_continues_after_a_stop_anywhere(
-    options: Options, calls: Calls, stop: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every stage runs in the first or the second run, and none in both."""
+@contextmanager
+def stopped_at(stop: int, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stage after so many fails, in the body, whose run must end by that."""
     stand_in: Callable[..., dict[str, Any]] = stages.run_verb
 
     def stopping(*arguments: Any, **keywords: Any) -> dict[str, Any]:
@@ -128,9 +127,18 @@ def test_continues_after_a_stop_anywhere(
 
     monkeypatch.setattr(stages, "run_verb", stopping)
     with pytest.raises(ChildError):
+        yield
+    monkeypatch.setattr(stages, "run_verb", stand_in)
+
+
+@pytest.mark.parametrize("stop", range(10))
+def test_continues_after_a_stop_anywhere(
+    options: Options, calls: Calls, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage runs in the first or the second run, and none in both."""
+    with stopped_at(stop, calls, monkeypatch):
         regenerate(options)
     assert not (options.output / REPORT).exists()
-    monkeypatch.setattr(stages, "run_verb", stand_in)
     regenerate(options)
     assert sorted(calls) == sorted(everything())
 
@@ -195,22 +203,13 @@ def test_force_keeps_what_is_there_until_the_new_is_whole(
     before = {path: path.stat().st_ctime_ns for path in options.output.glob("*/*.bin")}
     report = (options.output / REPORT).read_bytes()
     calls.clear()
-    stand_in: Callable[..., dict[str, Any]] = stages.run_verb
-
-    def stopping(*arguments: Any, **keywords: Any) -> dict[str, Any]:
-        if len(calls) == stop:
-            raise ChildError("stopped")
-        return stand_in(*arguments, **keywords)
-
-    monkeypatch.setattr(stages, "run_verb", stopping)
-    with pytest.raises(ChildError):
+    with stopped_at(stop, calls, monkeypatch):
         regenerate(replace(options, force=True))
     assert all(Bundle.whole(options.output / name) for name in ("fp32", "fp16", "int8"))
     replaced = {path.parent.name for path, made in before.items() if path.stat().st_ctime_ns != made}
     assert replaced == set(["fp32", "fp16", "int8"][:stop])
     assert (options.output / REPORT).exists() == (not replaced)
     assert replaced or (options.output / REPORT).read_bytes() == report
-    monkeypatch.setattr(stages, "run_verb", stand_in)
     regenerate(options)
     assert calls == everything()
 
