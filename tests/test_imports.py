@@ -143,7 +143,7 @@ def test_finished_folders_need_neither_torch_nor_nemo(demo_fp32: Bundle, demo_fp
     for arguments in (
         ["inspect", demo_fp16.path],
         ["transcribe", demo_fp16.path, first_audio()],
-        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "40"],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "60"],
         ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
     ):
         done = run_and_list_modules([str(argument) for argument in arguments])
@@ -170,7 +170,7 @@ def test_finished_folders_work_where_torch_and_nemo_are_not_installed(
     for arguments in (
         ["inspect", demo_fp16.path],
         ["transcribe", demo_fp16.path, first_audio()],
-        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "40"],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "60"],
         ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
     ):
         done = subprocess.run(

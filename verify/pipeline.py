@@ -15,7 +15,7 @@ from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
 from verify.margins import margins_at, parting_cell
-from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, score_rows, speed_ratios
+from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, scored, speed_ratios
 from verify.runs import (
     MANIFEST_LANGUAGE,
     RUNTIMES,
@@ -102,7 +102,13 @@ def verify_bundle(
     exact = exact if exact is not None and _is_fp32(exact) else None
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
-        require_comparable(side, bundle_side(reference, runtime=runtime))
+        theirs = bundle_side(reference, runtime=runtime, threads=threads, nemo_start=nemo_start)
+        require_comparable(side, theirs)
+        if target.hashes == reference.hashes and (side.device, side.config) == (theirs.device, theirs.config):
+            raise UserError(
+                f"{reference.path}: holds the files of {target.path} and would run as they do, so nothing would be "
+                "compared; give the folder or the checkpoint that they were made from"
+            )
         reference = record_bundle(
             reference,
             utterances,
@@ -260,7 +266,7 @@ def compare_runs(
         )
     ]
     return Report(
-        **dict(score_rows(rows, limits.tolerance, target.side.lang_tag_token_ids, normalizer=normalizer)),
+        **scored(rows, limits.tolerance, target.side, reference.side, normalizer=normalizer),
         limits=limits.tolerance,
         limits_of=limits.whose,
         target=target.side,

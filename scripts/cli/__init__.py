@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from export.errors import NemotronOVError, UserError
+from export.errors import NemotronOVError, UserError, require_utf8
 from scripts.extras import missing_extra
 
 _REMEDIES = {
@@ -35,8 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     from scripts.cli.app import app
 
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="nemotron-ov")
+        if not {"transcribe", "inspect"} & set(given[:1]):  # these write no document that names its inputs
+            for argument in given:
+                require_utf8(argument)
+        app(args=given, prog_name="nemotron-ov")
     except NemotronOVError as error:
         _print_error(str(error))  # empty where a stage's own process has printed the line already
         sys.exit(error.exit_code)

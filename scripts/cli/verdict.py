@@ -41,6 +41,7 @@ def comparison(report: Report) -> list[RenderableType]:
     lines += [_timed(side, speed) for side, speed in (("", report.speed), ("reference: ", report.reference_speed))]
     lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
     lines += [_parted(each) for each in report.first_divergences[:_SHOWN]]
+    lines += [f"note: {each}" for each in report.notes]
     if report.ties:
         lines.append(f"near ties, which do not count: {report.ties}")
     mean = ", means of the utterances' rates" if report.rate == "mean" else ""

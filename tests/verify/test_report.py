@@ -145,7 +145,7 @@ def test_rescore_gives_what_was_stored(
     spoken = [
         each.model_copy(update={"sentence_id": number}) for number, each in enumerate(utterances(tmp_path) * times)
     ]
-    tolerance = Limits(Tolerance(exact_match=limits[0], wer_delta=limits[1]), "the test")
+    tolerance = Limits(Tolerance(exact_match=limits[0], wer_delta=limits[1], wer_between=limits[1]), "the test")
     report = compare_runs(run(TARGET * times), run(REFERENCE * times), spoken, limits=tolerance)
     stored, copy = tmp_path / "stored.json", tmp_path / "copy.json"
     report.save(stored)

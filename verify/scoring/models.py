@@ -142,6 +142,7 @@ class Scores(Rates):
     rate: RateKind = "corpus"  # what a language's number is
     passed: bool | None  # None: not decided by these utterances
     reasons: list[str]  # why not passed
+    notes: list[str] = Field(default_factory=list)  # what a reader of the verdict must know besides
     checks: list[Check]  # every limit with its answer
     languages: list[str]  # that the rates average: those with enough speech, or all where none has enough
     wer_weighted: float | None = None  # mean of all languages' numbers, weighted by utterances
