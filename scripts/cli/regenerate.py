@@ -56,20 +56,13 @@ def regenerate(
             checkpoint=checkpoint,
             revision=revision,
             recipes=tuple(recipe or ()),
-            profile=profile,
-            lookahead=lookahead,
-            chunk_ms=chunk_ms,
-            cache=cache.value if cache else None,
-            encoder=encoder.value,
-            languages=options.names(languages),
-            scripts=options.names(scripts),
+            asked=options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts),
             manifest=manifest,
             data=options.data_set(data, split),
             limit=limit,
             nemo_limit=nemo_limit,
             precision=precision.value,
             force=force,
-            force_lookahead=force_lookahead,
         )
     )
     return Result(report, lambda: tables(report), as_json, exit_code=exit_status(report["passed"]))

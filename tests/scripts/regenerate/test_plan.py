@@ -15,6 +15,7 @@ import pytest
 from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED, UserError
+from export.profiles import Asked
 from quantize.recipes import get_recipe
 from scripts.disk import SLACK
 from scripts.processes import ChildError
@@ -182,7 +183,7 @@ def test_output_of_other_inputs_needs_force(options: Options, calls: Calls, fini
     regenerate(options)
     state = options.output / STATE
     state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": finished}))
-    other = replace(options, recipes=("fp16",), lookahead=13)
+    other = replace(options, recipes=("fp16",), asked=Asked(lookahead=13))
     with pytest.raises(UserError, match=f"{article} run with another lookahead, recipes"):
         regenerate(other)
     calls.clear()
@@ -371,8 +372,13 @@ def test_a_data_set_is_a_manifest(options: Options, tmp_path: Path, monkeypatch:
 def test_identity_covers_what_results_depend_on(options: Options, short_manifest: Path) -> None:
     inputs = make_plan(options).inputs
     assert make_plan(options).inputs == inputs
-    for change in ({"lookahead": 13}, {"encoder": "nemo"}, {"recipes": ("fp16",)}, {"limit": 1}, {"chunk_ms": 560}):
-        assert make_plan(replace(options, **change)).inputs != inputs, change
+    changes = (
+        *(replace(options, asked=asked) for asked in (Asked(lookahead=13), Asked(encoder="nemo"), Asked(chunk_ms=560))),
+        replace(options, recipes=("fp16",)),
+        replace(options, limit=1),
+    )
+    for changed in changes:
+        assert make_plan(changed).inputs != inputs, changed
     short_manifest.write_text(short_manifest.read_text().splitlines()[0])
     assert make_plan(options).inputs != inputs
 
