@@ -63,11 +63,11 @@ def test_verbs_on_finished_folders_need_no_extra(command: Path, demo_fp32: Bundl
 
     assert call("recipes")["recipes"]
     assert call("inspect", demo_fp32.path)["problems"] == []
-    call("quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8")
-    (transcript,) = call("transcribe", tmp_path / "int8", audio)["transcripts"]
+    call("quantize", demo_fp32.path, tmp_path / "fp16", "--recipe", "fp16")
+    (transcript,) = call("transcribe", tmp_path / "fp16", audio)["transcripts"]
     assert transcript["text"] == "Do not forget the yellow mirror."
-    report = call("verify", tmp_path / "int8", "--reference", demo_fp32.path, "--limit", "40")
-    assert (report["passed"], report["utterances"]) == (True, 40)
+    report = call("verify", tmp_path / "fp16", "--reference", demo_fp32.path, "--limit", "60")
+    assert (report["passed"], report["utterances"]) == (True, 60)
 
 
 def test_verbs_that_read_checkpoints_name_the_extra(command: Path, tmp_path: Path) -> None:

@@ -102,13 +102,7 @@ def verify_bundle(
     exact = exact if exact is not None and _is_fp32(exact) else None
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
-        theirs = bundle_side(reference, runtime=runtime, threads=threads, nemo_start=nemo_start)
-        require_comparable(side, theirs)
-        if target.hashes == reference.hashes and (side.device, side.config) == (theirs.device, theirs.config):
-            raise UserError(
-                f"{reference.path}: holds the files of {target.path} and would run as they do, so nothing would be "
-                "compared; give the folder or the checkpoint that they were made from"
-            )
+        require_comparable(side, bundle_side(reference, runtime=runtime))
         reference = record_bundle(
             reference,
             utterances,

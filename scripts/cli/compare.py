@@ -115,6 +115,11 @@ def verify(
     manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
     utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
     utterances, unusable = usable(utterances, bundle.metadata.sample_rate)
+    if precision is options.Precision.f32 and _graphs(opened) == _graphs(bundle):
+        raise UserError(
+            f"{reference}: has the graphs of {directory}, so nothing would be compared; give the folder or the "
+            "checkpoint that they were made from"
+        )
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(
         bundle,
@@ -130,6 +135,15 @@ def verify(
         normalizer=normalizer or DEFAULT_NORMALIZER,
     )
     return _judged(result.without(unusable), report, transcripts, as_json)
+
+
+def _graphs(side: Bundle | Checkpoint | Run) -> dict[str, str]:
+    """Hashes of a folder's files without its metadata; empty where no folder ran."""
+    from export.bundle import METADATA, Bundle
+    from verify.runs import Run
+
+    files = side.hashes if isinstance(side, Bundle) else side.side.files if isinstance(side, Run) else {}
+    return {name: sha256 for name, sha256 in files.items() if name != METADATA}
 
 
 def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:

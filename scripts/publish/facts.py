@@ -119,11 +119,20 @@ class Facts:
             what, proven = "NeMo", any(each.by_nemo for each in passed)
         else:
             what = "a reference that itself passed against NeMo" if passed else "their reference"
-            proven = any(each.by_nemo or self._is_good(each.report.reference) for each in passed)
+            # What the clients' loop may differ from NeMo is far more than a recipe may lose.
+            strict = [each for each in passed if not each.by_nemo or each.report.target.runtime == "streaming"]
+            proven = any(each.by_nemo or self._is_good(each.report.reference) for each in strict)
         if not proven:
             found = [f"{each.file.name} {each.shortcoming}" for each in folder.verifications if each.shortcoming]
             beside = f" ({', '.join(found)})" if found else ""
             reasons.append(f"{place}no report in which exactly these files passed against {what}{beside}; run `verify`")
+        enough = max((each.report.utterances for each in passed), default=0)
+        reasons += [
+            f"{place}{each.file.name} does not decide by {each.report.utterances} utterances, and no report of as many "
+            "passed; run `verify` on more"
+            for each in folder.verifications
+            if passed and each.report.passed is None and each.report.utterances > enough
+        ]
         if not self.origin.sha256:
             reasons.append(
                 f"{place}records no SHA-256 of its checkpoint, so nobody knows which model it is; export it anew"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -320,15 +319,6 @@ def test_audio_that_a_folder_was_calibrated_with_does_not_judge_it(tmp_path: Pat
     with pytest.raises(UserError, match=r"was calibrated with audio that it would be judged by, copy\.wav; leave"):
         verify_bundle(target, reference, [spoken[0], copy])
     assert verify_bundle(target, reference, [spoken[0], spoken[2]]).exact_match == 1.0
-
-
-def test_a_folder_is_not_its_own_reference(tmp_path: Path, spoken: list[Utterance]) -> None:
-    folder = tiny_bundle(tmp_path / "a")
-    copy = Bundle.open(shutil.copytree(folder.path, tmp_path / "copy"))
-    with pytest.raises(UserError, match=r"copy: holds the files of .*a and would run as they do, so nothing"):
-        verify_bundle(folder, copy, spoken)
-    other = verify_bundle(folder, copy, spoken, config={"INFERENCE_PRECISION_HINT": "bf16"})
-    assert other.utterances == len(spoken), "in another precision it is a question"
 
 
 def test_what_a_verdict_does_not_say_is_noted(tmp_path: Path, spoken: list[Utterance]) -> None:

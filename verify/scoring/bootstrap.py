@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from verify.scoring.rates import Score, mean_rate, total
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+MISSED = 3
+"""Errors that may have been missed where none was seen: the 97.5 % quantile of a Poisson of mean one."""
 _BATCH = 1000  # resamples in memory at a time
 
 Array = NDArray[Any]
@@ -48,6 +51,11 @@ class Sample:
     def rate(self, name: str, kind: RateKind) -> float:
         """A rate in percent."""
         return self.totals[name].rate if kind == "corpus" else mean_rate(self.scores[name])
+
+    def error(self, name: str, kind: RateKind) -> float:
+        """Points that a single error more adds to that rate."""
+        scores = [self.totals[name]] if kind == "corpus" else self.scores[name]
+        return fmean(100.0 / max(score.units, 1) for score in scores) / len(scores)
 
     def drawn(self, name: str, kind: RateKind) -> Array | None:
         """That rate of :data:`RESAMPLES` sets of as many sentences, [:data:`RESAMPLES`]; None for fewer than two."""
@@ -85,7 +93,7 @@ def resample(columns: Array, sentences: Sequence[Hashable], seed: int) -> Array 
     Returns:
         [columns, :data:`RESAMPLES`], or None where fewer than two sentences leave nothing to draw from.
     """
-    numbers = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
+    numbers = {sentence: number for number, sentence in enumerate(sorted(set(sentences), key=str))}  # in any order
     count = len(numbers)
     if count < 2:
         return None

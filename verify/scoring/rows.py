@@ -14,7 +14,7 @@ import numpy as np
 from export.languages import DEFAULT_LANGUAGE, is_same
 from quantize.recipe import Tolerance
 from verify.compare import exact_match, first_divergence, text_diff
-from verify.scoring.bootstrap import Array, Sample, interval
+from verify.scoring.bootstrap import MISSED, Array, Sample, interval
 from verify.scoring.models import (
     METRICS,
     SIDES,
@@ -30,7 +30,7 @@ from verify.scoring.models import (
 )
 from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS, Normalizer, RateKind
 from verify.scoring.rates import ErrorKind, Metric, Score, metric_for, score_words
-from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, UNHEARD, Measured, judge, passed
+from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, UNHEARD, Check, Measured, judge, passed
 
 _Limited = Literal["wer_delta", "wer_between"]
 
@@ -52,8 +52,8 @@ def score_rows(
     chosen = NORMALIZERS[normalizer]
     divergences = [first_divergence(row.reference.tokens, row.target.tokens) for row in rows]
     tags = [_language(row) for row in rows]
-    languages = [tag if tag == row.language else f"{tag} ({row.language})" for tag, row in zip(tags, rows, strict=True)]
     metrics = [metric_for(tag) for tag in tags]
+    languages = _groups(rows, tags)
     names = sorted(set(languages))
     spoken = {language for language, row in zip(languages, rows, strict=True) if row.text}  # the others have no text
     scored = [
@@ -83,7 +83,7 @@ def score_rows(
             limit_name="exact_match",
             scope=ALL,
             value=kept,
-            sentences=sum(part.sentences for part in parts.values()),
+            sentences=sum(part.with_tokens for part in parts.values()),
         ),
         _measured(judged, MACRO),
     ]
@@ -97,12 +97,7 @@ def score_rows(
         rate=chosen.kind,
         passed=passed(checks) if rows else False,
         reasons=reasons if rows else ["no utterances were compared"],
-        notes=[
-            f"{name}: the reference gets {part.rate('reference'):.0f} % of the text wrong, so the target is judged by "
-            "its distance to the reference's text"
-            for name, part in parts.items()
-            if part.with_text and not part.is_heard
-        ],
+        notes=_notes(parts, judged, checks),
         checks=checks,
         languages=averaged,
         wer_weighted=_weighted([parts[name] for name in alike], "target"),
@@ -118,6 +113,20 @@ def score_rows(
     )
 
 
+def _notes(parts: Mapping[str, _Part], judged: Sequence[_Part], checks: Sequence[Check]) -> list[str]:
+    notes = [
+        f"{name}: the reference gets {part.rate('reference'):.0f} % of the text wrong, so the target is judged by its "
+        "distance to the reference's text"
+        for name, part in parts.items()
+        if part.with_text and not part.is_heard
+    ]
+    limit = next(check.limit for check in checks if check.scope == MACRO)
+    missed = 100.0 * MISSED / (len(judged) * min(part.sentences for part in judged)) if judged else 0.0
+    if limit is not None and missed > limit:
+        notes.append(f"up to {min(missed, 100.0):.1f} points that are lost as whole sentences may not show in so few")
+    return notes
+
+
 def _measured(parts: Sequence[_Part], scope: str) -> Measured:
     """What is limited of these languages: points lost, or where no text can be lost the distance to the reference's."""
     by_text = any(part.is_heard for part in parts)
@@ -129,7 +138,7 @@ def _measured(parts: Sequence[_Part], scope: str) -> Measured:
         value=value,
         interval=_interval(distribution, _error(parts, name), signed=by_text),
         resampled=_interval(distribution, 0.0, signed=by_text),
-        units=sum(part.units(name) for part in parts),
+        units=sum(max(part.units(name), part.units("wer_delta") if part.with_text else 0) for part in parts),
         sentences=sum(part.sentences for part in parts),
     )
 
@@ -137,6 +146,17 @@ def _measured(parts: Sequence[_Part], scope: str) -> Measured:
 def _language(row: Row) -> str:
     """What a row's rates are counted with: the manifest's language, or where it names none, the reference's tag."""
     return (row.reference.language if row.language == DEFAULT_LANGUAGE else None) or row.language
+
+
+def _groups(rows: Sequence[Row], tags: Sequence[str]) -> list[str]:
+    """What each row is counted with: its language, apart where only the tag says so or the text alone is missing."""
+    with_text = {tag for tag, row in zip(tags, rows, strict=True) if row.text}
+    return [
+        tag
+        + ("" if tag == row.language else f" ({row.language})")
+        + (" without text" if tag in with_text and not row.text else "")
+        for tag, row in zip(tags, rows, strict=True)
+    ]
 
 
 def _row_scores(row: Row, normalizer: Normalizer, language: str, with_text: bool) -> dict[str, Score]:
@@ -168,10 +188,15 @@ class _Part:
         with_text: bool,
     ) -> None:
         # Where nothing says which recordings are of a sentence, copies of a recording, and of silence, are alike here.
-        sentences = [row.sentence or row.text or row.reference.text for row in rows]
+        known: dict[tuple[str, float], str] = {}  # a recording is one sentence, whatever that is called
+        places = [(row.audio_filepath or row.audio, row.offset) for row in rows]
+        names = [row.sentence or row.text or row.reference.text for row in rows]
+        sentences = [known.setdefault(place, name) for place, name in zip(places, names, strict=True)]
         self._divergences, self._metric, self.with_text = divergences, metric_for(_language(rows[0])), with_text
         self.kind: RateKind = kind
         self.utterances, self.sentences = len(rows), len(set(sentences))
+        said = {each for each, row in zip(sentences, rows, strict=True) if row.reference.tokens or row.target.tokens}
+        self.with_tokens = len(said)  # silence that stays silent keeps none
         counts = {name: [each[name] for each in scored] for name in scored[0]}
         self.sample = Sample(counts, sentences, seed=crc32(language.encode()))  # languages vary independently
 
@@ -226,24 +251,24 @@ class _Part:
         )
 
     def _rate(self, name: str) -> Rate:
-        sample, error = self.sample, 100.0 / max(self.sample.totals[name].units, 1)
+        sample = self.sample
         return Rate(
             corpus=sample.rate(name, "corpus"),
-            corpus_interval=_interval(sample.drawn(name, "corpus"), error),
+            corpus_interval=_interval(sample.drawn(name, "corpus"), sample.error(name, "corpus")),
             mean=sample.rate(name, "mean"),
-            mean_interval=_interval(sample.drawn(name, "mean"), error),
+            mean_interval=_interval(sample.drawn(name, "mean"), sample.error(name, "mean")),
             errors=_error_parts([[sample.totals[name]]]),
             units=sample.totals[name].units,
         )
 
     def _difference(self, name: str) -> Difference:
         (corpus, corpus_drawn), (mean, mean_drawn) = self.worse("corpus", name), self.worse("mean", name)
-        error = 100.0 / max(self.sample.totals[f"target{name}"].units, 1)
+        sample = self.sample
         return Difference(
             corpus=corpus,
-            corpus_interval=_interval(corpus_drawn, error, signed=True),
+            corpus_interval=_interval(corpus_drawn, sample.error(f"target{name}", "corpus"), signed=True),
             mean=mean,
-            mean_interval=_interval(mean_drawn, error, signed=True),
+            mean_interval=_interval(mean_drawn, sample.error(f"target{name}", "mean"), signed=True),
         )
 
 
@@ -275,7 +300,8 @@ def _limited(parts: Sequence[_Part], name: _Limited) -> tuple[float, Array | Non
 
 def _error(parts: Sequence[_Part], name: _Limited) -> float:
     """What one error more adds to the languages' average, where it adds most."""
-    return max((100.0 / max(part.units(name), 1) for part in parts), default=0.0) / max(len(parts), 1)
+    counted = "target" if name == "wer_delta" else "between"
+    return max((part.sample.error(counted, part.kind) for part in parts), default=0.0) / max(len(parts), 1)
 
 
 def _average(parts: Sequence[_Part]) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED
 from tests.helpers.command import ROOT, Done, run_process
 
-QUICK = ("--limit", "40")
-
 
 def regenerate(*arguments: object) -> Done:
     return run_process("regenerate", *arguments, "--json")
@@ -27,7 +25,7 @@ def regenerate(*arguments: object) -> Done:
 
 def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = regenerate("--output", out, *QUICK)
+    done = regenerate("--output", out)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((out / "report.json").read_text())
@@ -35,9 +33,9 @@ def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
     assert [(row["judged"], row["passed"]) for row in report["folders"]] == [(True, True)] * 3
     fp32, fp16, int8 = report["folders"]
     assert fp32["bytes"] > fp16["bytes"] > int8["bytes"] > 0
-    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 40)
+    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 165)
     assert (fp32["exact_match"], fp32["reference"], fp32["runtime"]) == (1.0, "NeMo", "streaming")
-    assert fp32["scored_utterances"] == 40
+    assert fp32["scored_utterances"] == 165
     for row in report["folders"]:
         assert row["encoder_step_ms"] > 0
         assert row["peak_rss_mb"] > 0
