@@ -131,15 +131,16 @@ def test_a_wrong_loop_is_found(demo_fp32: Bundle, tmp_path: Path, error: str) ->
     assert differences(broken, demo_fp32, recordings(tmp_path, 12), 1, "f32")
 
 
-@pytest.mark.parametrize("fixture", ["small_fp32", "small_80ms_fp32"])
-def test_random_weights_and_short_chunks(
+@pytest.mark.parametrize("fixture", ["small_fp32", "small_80ms_fp32", "small_english_fp32"])
+def test_random_weights_short_chunks_and_no_prompt(
     client: Path, request: pytest.FixtureRequest, tmp_path: Path, fixture: str
 ) -> None:
     bundle: Bundle = request.getfixturevalue(fixture)
     file = tmp_path / "noise.wav"
     samples = speechlike(2.0, 3)
     soundfile.write(file, samples, RATE, subtype="FLOAT")
-    assert differences(client, bundle, {file: samples}, 1, "f32") == []
+    for generation in RUNTIMES:
+        assert differences(client, bundle, {file: samples}, generation, "f32") == []
 
 
 @pytest.mark.parametrize(
