@@ -22,30 +22,31 @@ def quantize_verify_transcribe_and_describe(fp32: Bundle, output: Path, capfd: p
     shutil.copytree(fp32.path, output / "fp32")
     full, small = output / "fp32", output / "int8"
 
-    def call(status: int, *arguments: object) -> str:
+    def call(*arguments: object, status: tuple[int, ...] = (0,)) -> str:
         done = run_here(capfd, *map(str, arguments))
-        assert done.returncode == status, (arguments, done.stderr)
+        assert done.returncode in status, (arguments, done.stderr)
         return done.stdout
 
-    call(0, "quantize", full, small, "--recipe", "int8")
+    call("quantize", full, small, "--recipe", "int8")
     for folder in (full, small):
-        found = json.loads(call(0, "inspect", folder, "--device", "NPU", "--json"))
+        found = json.loads(call("inspect", folder, "--device", "NPU", "--json"))
         assert (found["problems"], found["devices"]["NPU"]["findings"]) == ([], [])
         assert device_findings(Bundle.open(folder))["GPU"] == []
     report = output / "reports" / "int8.json"
     report.parent.mkdir()
     for runtime in ("streaming", "generation1", "generation2"):
         arguments = ("--limit", 3, "--runtime", runtime, "--report", report)
-        call(NOT_DECIDED, "verify", small, "--reference", full, *arguments)
-    assert json.loads(report.read_text())["target"]["runtime"] == "generation2"
-    assert json.loads(call(0, "transcribe", small, AUDIO, "--json"))["transcripts"][0]["tokens"]
-    call(0, "card", output)
+        call("verify", small, "--reference", full, *arguments, status=(1, NOT_DECIDED))  # nearly tied logits
+        found = json.loads(report.read_text())
+        assert (found["target"]["runtime"], len(found["rows"])) == (runtime, 3)
+    assert json.loads(call("transcribe", small, AUDIO, "--json"))["transcripts"][0]["tokens"]
+    call("card", output)
     card = (output / "README.md").read_text()
     assert "prompt_id" not in card
     assert "language prompt" not in card
     assert f"[1, {fp32.metadata.cache_channel_shape[1]}, 70, {fp32.metadata.encoder_dim}]" in card
     assert " --language" not in card
-    call(0, "card", output, "--check")
+    call("card", output, "--check")
 
 
 def test_every_verb(small_english_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
