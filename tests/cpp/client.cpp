@@ -283,6 +283,13 @@ Options options_of(int count, char** arguments) {
     return options;
 }
 
+/// One line on stderr, whatever a library says.
+int fail(std::string reason) {
+    std::replace(reason.begin(), reason.end(), '\n', ' ');
+    std::cerr << "error: " << reason << std::endl;
+    return 2;
+}
+
 } // namespace
 
 int main(int count, char** arguments) {
@@ -301,10 +308,8 @@ int main(int count, char** arguments) {
         }
         return 0;
     } catch (const json::exception& error) {
-        std::cerr << "error: metadata.json or nemotron_vocab.json: " << error.what() << std::endl;
-        return 2;
+        return fail(std::string("metadata.json or nemotron_vocab.json: ") + error.what());
     } catch (const std::exception& error) {
-        std::cerr << "error: " << error.what() << std::endl;
-        return 2;
+        return fail(error.what());
     }
 }

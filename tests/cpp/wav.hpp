@@ -32,7 +32,7 @@ inline std::vector<float> read(const std::string& path, std::uint32_t sample_rat
     for (std::size_t at = 12; at + 8 <= bytes.size();) {
         const std::string name = bytes.substr(at, 4);
         const std::size_t begin = at + 8;
-        const std::size_t size = std::min<std::size_t>(little_endian(bytes, at + 4, 4), bytes.size() - begin);
+        const std::size_t promised = little_endian(bytes, at + 4, 4), size = std::min(promised, bytes.size() - begin);
         if (name == "fmt " && size >= 16) {
             format = little_endian(bytes, begin, 2);
             channels = little_endian(bytes, begin + 2, 2);
@@ -41,6 +41,9 @@ inline std::vector<float> read(const std::string& path, std::uint32_t sample_rat
             if (format == 0xFFFE && size >= 26) // "extensible": the format is the first part of its identifier
                 format = little_endian(bytes, begin + 24, 2);
         } else if (name == "data") {
+            if (size < promised && promised < 0xFFFFFF00) // recorders that do not know the length write the largest
+                throw std::runtime_error(path + ": ends after " + std::to_string(size) + " of " +
+                                         std::to_string(promised) + " bytes; get the whole file");
             const bool is_float = format == 3 && bits == 32;
             const bool is_integer = format == 1 && (bits == 16 || bits == 24 || bits == 32);
             if (channels != 1 || rate != sample_rate || !(is_float || is_integer))
