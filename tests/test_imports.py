@@ -75,6 +75,7 @@ BETWEEN_ROOMS = {
     "verify.references": {"verify.runtimes"},
     "verify.scoring": {"verify.data", "verify.runtimes"},
     "scripts.bench": set(),
+    "scripts.compatibility": set(),
     "scripts.publish": set(),
     "scripts.regenerate": set(),
     "scripts.sweep": {"scripts.bench"},

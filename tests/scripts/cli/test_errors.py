@@ -16,7 +16,6 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.demo import MANIFEST
 from export.errors import NOT_DECIDED
-from export.pipeline import export_checkpoint
 from quantize.pipeline import quantize_bundle
 from quantize.recipes import get_recipe
 from tests.helpers.command import assert_user_error, run_here, run_process
@@ -330,9 +329,9 @@ def test_names_of_languages_are_understood(small_fp32: Bundle, capfd: pytest.Cap
 
 
 def test_a_folder_without_prompts_takes_no_language(
-    small_english_checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    small_english_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = export_checkpoint(small_english_checkpoint, tmp_path / "fp32").path
+    folder = small_english_fp32.path
     assert_user_error(run_here(capfd, "transcribe", folder, AUDIO, "--language", "de-DE"), folder, "takes no language")
     assert run_here(capfd, "transcribe", folder, AUDIO).returncode == 0
     manifest = tmp_path / "manifest.jsonl"
