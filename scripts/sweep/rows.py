@@ -16,6 +16,7 @@ from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES
 from scripts.bench.report import load_average
 from scripts.bench.rounds import time_left
+from scripts.outputs import check_page
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import recipe_identity
 from scripts.sweep.options import Options, Plan
@@ -26,7 +27,7 @@ from scripts.sweep.trial import BASE, Trial
 from verify.scoring.normalization import DEFAULT_NORMALIZER
 from verify.verdict import Measured, judge, passed
 
-REPORT, PICTURE, RECIPE_FILES = "sweep.json", "sweep.png", "recipes"
+REPORT, PAGE, PICTURE, RECIPE_FILES = "sweep.json", "sweep.html", "sweep.png", "recipes"
 REPORT_VERSION = 3
 
 Row = dict[str, Any]
@@ -52,6 +53,7 @@ def sweep(options: Options) -> dict[str, Any]:
     start, load = time.monotonic(), load_average()
     plan = make_plan(options)
     check_room(plan, _missing(plan))
+    check_page("--output", plan.output / PAGE)
     with claimed(plan) as store:
         if any(variant.recipe is not None and variant.recipe.needs_calibration for variant in plan.variants):
             plan = with_calibration(plan)
@@ -80,6 +82,7 @@ def sweep(options: Options) -> dict[str, Any]:
         report = _report(plan, rows, failed, {"seconds": round(time.monotonic() - start, 1), "load_average": load})
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         _draw(plan, report)
+        _show(plan)
     return report
 
 
@@ -136,6 +139,7 @@ def _row(plan: Plan, trial: Trial) -> Row:
         "computed": trial.computed,
         "recipe": trial.recipe.as_table(),
         "path": str(trial.folder),
+        "report": None if trial.report is None else str(trial.report.relative_to(plan.output)),
     }
     if plan.options.kl:
         row |= {name: value for name, value in trial.diverged().items() if name != "cells"}
@@ -197,6 +201,14 @@ def _keep_winners(plan: Plan, trials: Sequence[Trial], rows: Sequence[Row], fail
         except NemotronOVError as error:
             row["path"] = None
             failed[row["name"]] = f"its folder could not be made again: {error}"
+
+
+def _show(plan: Plan) -> None:
+    """The page; imported here, because it draws the same Pareto front."""
+    from scripts.page.render import write_page
+    from scripts.page.sources import read_sources
+
+    write_page(read_sources([plan.output / REPORT]), plan.output / PAGE)
 
 
 def _draw(plan: Plan, report: Mapping[str, Any]) -> None:
