@@ -2,11 +2,16 @@
 
 Colours are the page's own (CSS variables and ``currentColor``), so that one drawing serves light and dark. Builds
 differ in shape too. Each chart is drawn for a phone and for a wide screen; the page shows one of them.
+
+Vega makes expressions of names that stand in its specification. It gets none that a report brings, but stand-ins of the
+same length, which the finished SVG has the escaped names for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -114,7 +119,28 @@ def pareto_chart(builds: Sequence[Build]) -> Chart | None:
         row["front"] = "on the front" if best else "beaten"
     best_names = ", ".join(row["name"] for row in sorted(rows, key=lambda row: row["mb"]) if row["front"] != "beaten")
     text = f"Size against error of {len(rows)} builds. On the Pareto front, by size: {best_names}."
-    return Chart("Size and error", text, {width: _pareto_svg(rows, str(common), width) for width in _WIDTHS})
+    return Chart("Size and error", text, {width: _pareto_svg(rows, width) for width in _WIDTHS})
+
+
+class _StandIns:
+    """What Vega gets instead of names: ``ξ000nnn``, as long as the name where that is longer than four letters."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(dict.fromkeys(names))
+
+    def of(self, name: str) -> str:
+        return f"ξ{self._names.index(name):03d}".ljust(len(name), "n")
+
+    def replaced(self, svg: str) -> str:
+        """With the names again; one that was cut ends in ``…``."""
+        return _STAND_IN.sub(lambda found: html.escape(self._shown(found)), svg)
+
+    def _shown(self, found: re.Match[str]) -> str:
+        name = self._names[int(found[1])]
+        return f"{name[: len(found[0]) - 1]}…" if found[2] else name
+
+
+_STAND_IN = re.compile(r"ξ(\d{3})n*(…)?")
 
 
 def _drawn(
@@ -123,45 +149,51 @@ def _drawn(
     """A row of points with lines for each group, a colour and shape for each build."""
     import altair as alt
 
+    names = _StandIns([*groups, *builds])
+    rows = [row | {key: names.of(row[key]) for key in ("group", "build")} for row in rows]
+    groups, domain = [names.of(name) for name in groups], [names.of(name) for name in builds]
     drawings = {}
     for width, pixels in _WIDTHS.items():
-        domain = list(builds)
         legend = alt.Legend(
             orient="top", title=None, columns=1 if width == "narrow" else 3, columnPadding=60, labelLimit=_LEGEND[width]
         )
         colours = alt.Scale(domain=domain, range=[f"var(--series-{number})" for number in range(1, len(domain) + 1)])
         shapes = alt.Scale(domain=domain, range=list(_SHAPES[: len(domain)]))
-        y = alt.Y("group:N", title=None, sort=groups, axis=alt.Axis(labelLimit=_LABELS[width]))
+        y = alt.Y("group:N", title=None, scale=alt.Scale(domain=groups), axis=alt.Axis(labelLimit=_LABELS[width]))
         base = alt.Chart(alt.Data(values=rows)).encode(y=y)
         if offset:
-            base = base.encode(yOffset=alt.YOffset("build:N", sort=domain))
+            base = base.encode(yOffset=alt.YOffset("build:N", scale=alt.Scale(domain=domain)))
         low = alt.X("low:Q", title=axis, scale=alt.Scale(zero=True, nice=True))
-        colour = alt.Color("build:N", scale=colours, legend=legend, sort=domain)
-        shape = alt.Shape("build:N", scale=shapes, legend=legend, sort=domain)
+        colour = alt.Color("build:N", scale=colours, legend=legend)
+        shape = alt.Shape("build:N", scale=shapes, legend=legend)
         lines = base.mark_rule(strokeWidth=2).encode(x=low, x2="high:Q")
         lines = lines.encode(color=colour) if offset else lines.encode(color=alt.value("currentColor"))
         points = base.mark_point(filled=True, size=55, opacity=1).encode(
             x=alt.X("value:Q", title=axis), color=colour, shape=shape
         )
         step = alt.Step(13 if offset else 26)
-        drawings[width] = _svg(alt.layer(lines, points).properties(width=pixels, height=step))
+        drawings[width] = names.replaced(_svg(alt.layer(lines, points).properties(width=pixels, height=step)))
     return drawings
 
 
 _HEIGHT = 260
 
 
-def _pareto_svg(rows: list[dict[str, Any]], common: str, width: str) -> str:
+def _pareto_svg(rows: list[dict[str, Any]], width: str) -> str:
     """Points with their names, moved apart where they would lie on each other, and the front as steps."""
     import altair as alt
 
     pixels = _WIDTHS[width] + (40 if width == "narrow" else 0)
     right = 1.35 * max(row["mb"] for row in rows)
     top = max(1.15 * max(row["between"] for row in rows), 0.1)
+    names = _StandIns(row["name"] for row in rows)
+    rows = [row | {"name": names.of(row["name"])} for row in rows]
     placed = _placed(rows, pixels / right, _HEIGHT / (1.07 * top))
     x = alt.X("mb:Q", title="folder, MB", scale=alt.Scale(domain=[0, right], nice=False))
     y = alt.Y(
-        "between:Q", title=f"differs from {common}'s text, %", scale=alt.Scale(domain=[-0.07 * top, top], nice=False)
+        "between:Q",
+        title="differs from the reference's text, %",
+        scale=alt.Scale(domain=[-0.07 * top, top], nice=False),
     )
     colour = alt.Color(
         "front:N",
@@ -180,7 +212,7 @@ def _pareto_svg(rows: list[dict[str, Any]], common: str, width: str) -> str:
     layers = [line, points]
     labels = alt.Chart(alt.Data(values=placed)).encode(text="name:N", x="left:Q", y="up:Q")
     layers.append(labels.mark_text(align="left", baseline="middle", color="currentColor", limit=_LABELS[width]))
-    return _svg(alt.layer(*layers).properties(width=pixels, height=_HEIGHT))
+    return names.replaced(_svg(alt.layer(*layers).properties(width=pixels, height=_HEIGHT)))
 
 
 def _placed(rows: list[dict[str, Any]], across: float, up: float) -> list[dict[str, Any]]:

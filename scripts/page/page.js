@@ -48,6 +48,8 @@
     const kept = new Set(shown);
     for (const { element } of cards) element.classList.toggle("later", !kept.has(element));
     shown.forEach((element, place) => {
+      const player = element.querySelector("template"); // a thousand players would take seconds to make
+      player?.replaceWith(player.content);
       if (list.children[place] !== element) list.insertBefore(element, list.children[place]);
     });
     status.textContent = `${found.length} of ${cards.length} utterances; ${shown.length} shown`;
@@ -78,7 +80,6 @@
     for (const player of list.querySelectorAll("audio")) if (player !== event.target) player.pause();
   }, true);
 
-  document.documentElement.classList.add("scripted");
   form.hidden = false;
   apply();
 })();

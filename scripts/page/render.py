@@ -31,6 +31,9 @@ UTTERANCES = 1000
 
 SHOWN = 20  # at once; page.js has the same number
 
+_EARLY = 'document.documentElement.classList.add("scripted");'
+"""Before the body is read, so that a browser with scripts never lays out what is hidden at first."""
+
 _ROOM = Path(__file__).parent
 _TEMPLATE, _STYLE, _SCRIPT = (_ROOM / f"page.{suffix}" for suffix in ("html.jinja", "css", "js"))
 
@@ -102,7 +105,8 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
     normalizers = dict.fromkeys(each.report.normalizer for each in sources.comparisons)
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         mark=PAGE_MARK,
-        policy=_policy(style, script),
+        policy=_policy(style, script, _EARLY),
+        early=_EARLY,
         style=style,
         script=script,
         title=sources.title,
@@ -129,13 +133,17 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
     return text.encode(errors="backslashreplace").decode() + "\n"
 
 
-def _policy(style: str, script: str) -> str:
-    """Only our own style and script, and audio of this page or beside it; no connection, frame, form or picture."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+def _policy(style: str, *scripts: str) -> str:
+    """Only our own style and scripts, and audio of this page or beside it; no connection, frame, form or picture."""
+    allowed = " ".join(_hash(script) for script in scripts)
     return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
-        "media-src data: 'self' file:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src {_hash(style)}; script-src {allowed}; media-src data: 'self' file:; "
+        "base-uri 'none'; form-action 'none'"
     )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _counted(sources: Sources, shown: Sequence[Utterance], total: int, sound: Sound) -> str:

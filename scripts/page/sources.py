@@ -249,11 +249,10 @@ def _names(sides: Iterable[tuple[Side, str]]) -> dict[tuple[object, ...], str]:
         others = [other for each, other in short.items() if each != identity]
         said: list[str] = []
         for part in parts:
-            if part and (not said or part not in said):
+            same = [other for other in others if part in other]
+            if not said or (part and len(same) < len(others)):
                 said.append(part)
-            others = [other for other in others if part in other]
-            if not others:
-                break
+            others = same
         chosen[identity] = said
     texts = {identity: said[0] + (f" ({', '.join(said[1:])})" if said[1:] else "") for identity, said in chosen.items()}
     counts = Counter(texts.values())
@@ -323,6 +322,8 @@ def _add_document(sources: Sources, document: _Document, shown: Collection[str])
         )
         sources.builds.append(_with_row(line, row))
     sources.notes += document.notes + [f"{name} failed: {why}" for name, why in document.failed.items()]
+    if document.rows:  # a sweep's comparisons are stored without limits
+        sources.facts = [(label, "each recipe's" if label == "limits" else value) for label, value in sources.facts]
     known = dict(sources.facts)
     for label, value in (("checkpoint", document.checkpoint.get("source")), ("machine", document.machine.get("cpu"))):
         if value and label not in known:
