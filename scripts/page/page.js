@@ -49,7 +49,7 @@
     for (const { element } of cards) element.classList.toggle("later", !kept.has(element));
     shown.forEach((element, place) => {
       const player = element.querySelector("template"); // a thousand players would take seconds to make
-      player?.replaceWith(player.content);
+      player?.replaceWith(document.importNode(player.content, true)); // moved, Chromium would not play it
       if (list.children[place] !== element) list.insertBefore(element, list.children[place]);
     });
     status.textContent = `${found.length} of ${cards.length} utterances; ${shown.length} shown`;
