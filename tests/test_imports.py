@@ -75,9 +75,10 @@ BETWEEN_ROOMS = {
     "verify.references": {"verify.runtimes"},
     "verify.scoring": {"verify.data", "verify.runtimes"},
     "scripts.bench": set(),
+    "scripts.page": set(),
     "scripts.publish": set(),
     "scripts.regenerate": set(),
-    "scripts.sweep": {"scripts.bench"},
+    "scripts.sweep": {"scripts.bench", "scripts.page"},
     "scripts.transcribe": set(),
     "scripts.checkpoints": set(),
 }

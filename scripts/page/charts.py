@@ -18,7 +18,7 @@ from typing import Any
 
 from scripts.page.languages import Language
 from scripts.page.sources import Build
-from scripts.sweep.pareto import pareto
+from scripts.pareto import pareto
 
 COLOURS = 8
 """Colours and shapes of the page's style sheet; a chart shows as many builds at most."""
@@ -85,7 +85,7 @@ def language_chart(languages: Sequence[Language], order: Sequence[str]) -> Chart
 
 def latency_chart(builds: Sequence[Build]) -> Chart | None:
     """p50, p95 and p99 of a chunk, for each side that was timed; None where none was."""
-    timed = [(build.name, build.latency) for build in builds if build.latency is not None][:COLOURS]
+    timed = [(build.label, build.latency) for build in builds if build.latency is not None][:COLOURS]
     rows: list[dict[str, Any]] = [
         {"group": build, "build": name, "value": value, "low": latency.p50, "high": latency.p99}
         for build, latency in timed
@@ -107,7 +107,7 @@ def pareto_chart(builds: Sequence[Build]) -> Chart | None:
     ]
     common = max(dict.fromkeys(against), key=against.count, default=None)
     points = [
-        (build.name, build.mb, 0.0 if build.name == common else build.between)
+        (build.label, build.mb, 0.0 if build.name == common else build.between)
         for build in builds
         if build.mb is not None and (build.name == common or (build.against == common and build.between is not None))
     ]

@@ -20,7 +20,7 @@ from scripts.page import charts
 from scripts.page.languages import by_language
 from scripts.page.sound import Player, Sound
 from scripts.page.sources import Sources
-from scripts.page.utterances import KINDS, Utterance, disagreements
+from scripts.page.utterances import KINDS, Utterance, count_utterances, disagreements
 from verify.scoring.models import Interval
 
 AUDIO_MB = 10.0
@@ -92,7 +92,7 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
     environment.filters |= filters
     style, script = (file.read_text(encoding="utf-8").strip() for file in (_STYLE, _SCRIPT))
     languages = by_language(sources.comparisons)
-    order = [build.name for build in sources.builds]
+    order = list(dict.fromkeys(build.name for build in sources.builds))
     drawings: dict[str, Any] = {"language_chart": None, "points": None, "latency_chart": None}
     if charts.can_draw():
         drawings = {
@@ -150,7 +150,7 @@ def _counted(sources: Sources, shown: Sequence[Utterance], total: int, sound: So
     """What is listed, and what is left out."""
     if not sources.comparisons:
         return "No transcripts are stored, so no utterance can be shown."
-    compared = max(each.report.utterances for each in sources.comparisons)
+    compared = count_utterances(sources.comparisons)
     if not total:
         return f"None: all builds gave their reference’s tokens on all {compared:,} utterances."
     said = f"{total:,} of {compared:,} utterances got other tokens from some build than from its reference."

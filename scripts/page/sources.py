@@ -13,12 +13,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from export.errors import UserError
 from scripts.outputs import SWEEP_REPORT, VERIFY_REPORT
-from scripts.regenerate.state import REPORT as REGENERATE_REPORT
 from verify.report import Latency, Report, Speed
 from verify.runs import Side
 from verify.scoring.models import Interval
+from verify.verdict import verdict_word
 
-SWEEP = "sweep.json"
+_OUTPUTS = ("report.json", "sweep.json")
+"""What `regenerate` and `sweep` write into their outputs."""
+
 REGENERATED = frozenset({"folders", "notes", "checkpoint"})
 NEMO = "NeMo"
 
@@ -41,6 +43,7 @@ class Build:
 
     name: str
     against: str | None  # None: it is a reference only
+    part: str = ""  # which of several comparisons of this build
     utterances: int = 0
     exact_match: float | None = None
     wer: float | None = None
@@ -55,6 +58,11 @@ class Build:
     latency: Latency | None = None
     verdict: str = ""
     reasons: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Its name, and what tells its comparison from others of the same build."""
+        return f"{self.name} – {self.part}" if self.part else self.name
 
 
 @dataclass
@@ -141,10 +149,11 @@ def read_sources(paths: Sequence[Path], normalizer: str | None = None) -> Source
                 continue
             stored = (file.parent / row.report).resolve()
             rows[stored] = row
-            if not stored.is_file():
-                missing.append(f"{row.called}: {stored} is not there; its utterances are not shown")
-            elif stored not in reports:
-                reports[stored] = Report.load(stored, normalizer)
+            try:
+                if stored not in reports:
+                    reports[stored] = Report.load(stored, normalizer)
+            except UserError as error:
+                missing.append(f"{row.called}: its utterances are not shown: {error}")
     sources = _of_reports({file.resolve(): report for file, report in reports.items()}, rows)
     sources.title = ", ".join(dict.fromkeys(_titled(file) for file in files))
     shown = {row.called for file, row in rows.items() if file in reports}
@@ -162,18 +171,18 @@ def of_report(report: Report, title: str) -> Sources:
 
 
 def _titled(file: Path) -> str:
-    return file.absolute().parent.name if file.name in (REGENERATE_REPORT, SWEEP) else file.stem
+    return file.absolute().parent.name if file.name in _OUTPUTS else file.stem
 
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    for name in (REGENERATE_REPORT, SWEEP):
+    for name in _OUTPUTS:
         if (path / name).is_file():
             return [path / name]
     found = [file for file in sorted(path.glob("*.json")) if _keys(file) >= VERIFY_REPORT]
     if not found:
-        raise UserError(f"{path}: holds no {REGENERATE_REPORT}, {SWEEP} or report of verify; give a report")
+        raise UserError(f"{path}: holds no {_OUTPUTS[0]}, {_OUTPUTS[1]} or report of verify; give a report")
     return found
 
 
@@ -202,8 +211,6 @@ def _document(file: Path) -> _Document:
 
 def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:
     """Comparisons with names, each side's own, and a line for each build and each reference."""
-    from scripts.cli.verdict import verdict_word
-
     sides = [
         (side, rows[file].called if file in rows and side is report.target else "")
         for file, report in reports.items()
@@ -211,6 +218,7 @@ def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:
     ]
     names = _names(sides)
     sources = Sources("")
+    compared = Counter(names[_identity(report.target)] for report in reports.values())
     for file, report in reports.items():
         build, reference = names[_identity(report.target)], names[_identity(report.reference)]
         sources.comparisons.append(Comparison(build, reference, report))
@@ -219,7 +227,8 @@ def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:
             sources.builds.append(_reference_line(reference, report))
         line = _line(build, report.target, report.speed)
         line = replace(
-            line, against=reference, utterances=report.utterances, exact_match=report.exact_match, wer=report.wer,
+            line, against=reference, part=file.stem if compared[build] > 1 else "",
+            utterances=report.utterances, exact_match=report.exact_match, wer=report.wer,
             delta=report.wer_delta, delta_interval=report.wer_delta_interval, between=report.wer_between,
             between_interval=report.wer_between_interval, verdict=verdict_word(report.passed),
             reasons=tuple(report.reasons),
@@ -293,8 +302,6 @@ def _measured(line: Build, row: _Row) -> Build:
 
 def _verdict(row: _Row) -> str:
     """A sweep's row has a name and was judged by its recipe's limits."""
-    from scripts.cli.verdict import verdict_word
-
     if not row.judged:
         return "not judged"
     return verdict_word(row.passed if row.name is None else row.within_limits)

@@ -87,6 +87,11 @@ class Utterance:
         return max(each.worse for each in found), max(each.apart for each in found), max(each.rate for each in found)
 
 
+def count_utterances(comparisons: Sequence[Comparison]) -> int:
+    """How many utterances were compared; one that several builds heard counts once."""
+    return len({key for comparison in comparisons for key, _ in _keyed(comparison.report.rows)})
+
+
 def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
     """Every utterance on which some build has other tokens than its reference, the most severe first."""
     found: dict[tuple[object, ...], Utterance] = {}

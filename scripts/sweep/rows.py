@@ -17,10 +17,12 @@ from quantize.recipes import RECIPES
 from scripts.bench.report import load_average
 from scripts.bench.rounds import time_left
 from scripts.outputs import check_page
+from scripts.page.render import write_page
+from scripts.page.sources import read_sources
+from scripts.pareto import pareto
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import recipe_identity
 from scripts.sweep.options import Options, Plan
-from scripts.sweep.pareto import pareto
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
@@ -82,7 +84,7 @@ def sweep(options: Options) -> dict[str, Any]:
         report = _report(plan, rows, failed, {"seconds": round(time.monotonic() - start, 1), "load_average": load})
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         _draw(plan, report)
-        _show(plan)
+        write_page(read_sources([plan.output / REPORT]), plan.output / PAGE)
     return report
 
 
@@ -139,7 +141,7 @@ def _row(plan: Plan, trial: Trial) -> Row:
         "computed": trial.computed,
         "recipe": trial.recipe.as_table(),
         "path": str(trial.folder),
-        "report": None if trial.report is None else str(trial.report.relative_to(plan.output)),
+        "report": str(trial.report.relative_to(plan.output)),
     }
     if plan.options.kl:
         row |= {name: value for name, value in trial.diverged().items() if name != "cells"}
@@ -201,14 +203,6 @@ def _keep_winners(plan: Plan, trials: Sequence[Trial], rows: Sequence[Row], fail
         except NemotronOVError as error:
             row["path"] = None
             failed[row["name"]] = f"its folder could not be made again: {error}"
-
-
-def _show(plan: Plan) -> None:
-    """The page; imported here, because it draws the same Pareto front."""
-    from scripts.page.render import write_page
-    from scripts.page.sources import read_sources
-
-    write_page(read_sources([plan.output / REPORT]), plan.output / PAGE)
 
 
 def _draw(plan: Plan, report: Mapping[str, Any]) -> None:

@@ -267,6 +267,15 @@ def test_several_reports_are_one_page(tmp_path: Path) -> None:
     assert [heard.names for heard in found["1.wav"].heard] == [["fp32", "fp16"], ["int8"]]
 
 
+def test_a_build_compared_twice_has_two_lines(tmp_path: Path) -> None:
+    for language in ("en-US", "de-DE"):
+        make_report(SAID, language=language).save(tmp_path / f"{language}.json")
+    sources = read_sources([tmp_path])
+    assert [build.label for build in sources.builds] == ["fp32", "int8 – de-DE", "int8 – en-US"]
+    write_page(sources, tmp_path / "page.html")
+    assert "6 of 8 utterances got other tokens" in Parsed((tmp_path / "page.html").read_text()).text
+
+
 def test_sides_of_one_name_have_two(tmp_path: Path) -> None:
     make_report(SAID, build="a/int8", reference="b/int8").save(tmp_path / "r.json")
     names = [build.name for build in read_sources([tmp_path / "r.json"]).builds]
