@@ -194,7 +194,6 @@ def _judged(result: Report, files: _Files, as_json: bool) -> Result:
         from scripts.page.sources import of_report
 
         write_page(of_report(result, files.page.stem), files.page)
-        note(f"page: {files.page}")
     data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: comparison(result), as_json, exit_code=exit_status(result.passed))
 

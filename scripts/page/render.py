@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from export.folders import write_atomically
-from export.progress import note
+from export.progress import note, task
 from scripts.outputs import PAGE_MARK
 from scripts.page import charts
 from scripts.page.languages import by_language
@@ -63,12 +63,13 @@ def write_page(sources: Sources, path: Path, *, audio_mb: float = AUDIO_MB, limi
     Raises:
         UserError: it cannot be written there.
     """
-    found = disagreements(sources.comparisons)
-    shown = found[:limit]
-    sound = Sound(path, int(audio_mb * 1e6))
-    players = {id(each): sound.player(each) for each in shown}
-    text = render(sources, shown, players, len(found), sound)
-    write_atomically(path, text)
+    with task(f"writing {path}"):
+        found = disagreements(sources.comparisons)
+        shown = found[:limit]
+        sound = Sound(path, int(audio_mb * 1e6))
+        players = {id(each): sound.player(each) for each in shown}
+        text = render(sources, shown, players, len(found), sound)
+        write_atomically(path, text)
     return Written(path, len(text.encode()), len(found), len(shown), sound.embedded, sound.linked, sound.missing)
 
 

@@ -40,11 +40,13 @@ class Sound:
         page: the file to be written, to which paths are relative; None embeds or names only.
         limit: bytes of the page that embedded audio may take.
         used: bytes taken.
+        full: whether a recording did not fit; all after it are played from their files.
     """
 
     page: Path
     limit: int
     used: int = 0
+    full: bool = False
     embedded: int = 0
     linked: int = 0
     missing: int = 0
@@ -55,7 +57,7 @@ class Sound:
         if utterance.audio_filepath is None or not path.is_absolute() or not path.is_file():
             self.missing += 1
             return Player(None, f"recording not found: {utterance.audio_filepath or utterance.audio}")
-        if self.used < self.limit:
+        if not self.full:
             try:
                 data = _flac(utterance, path)
             except UserError as error:
@@ -65,6 +67,7 @@ class Sound:
                 self.used += len(data)
                 self.embedded += 1
                 return Player(data)
+            self.full = True  # what is less severe need not be decoded to see whether it fits
         self.linked += 1
         part = f"#t={utterance.offset:g},{utterance.offset + utterance.seconds:g}"
         return Player(f"{self._relative(path)}{part}", "from its file")

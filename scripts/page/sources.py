@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from export.errors import UserError
+from export.progress import task
 from scripts.outputs import SWEEP_REPORT, VERIFY_REPORT
 from verify.report import Latency, Report, Speed
 from verify.runs import Side
@@ -128,39 +129,53 @@ def read_sources(paths: Sequence[Path], normalizer: str | None = None) -> Source
         normalizer: see :mod:`verify.scoring.normalization`; None for each report's own.
 
     Raises:
-        UserError: a file is missing or no such report, or a folder holds none.
+        UserError: a file is missing or no such report, a folder holds none, or reports compare texts in several ways.
     """
     files = [file for path in paths for file in _files(path)]
     reports: dict[Path, Report] = {}
     documents: list[tuple[Path, _Document]] = []
-    for file in dict.fromkeys(files):
-        keys = _keys(file)
-        if keys >= VERIFY_REPORT:
-            reports[file] = Report.load(file, normalizer)
-        elif keys >= SWEEP_REPORT or keys >= REGENERATED:
-            documents.append((file, _document(file)))
-        else:
-            raise UserError(f"{file}: is no report of verify, regenerate or sweep; give one of them")
     missing = []
     rows: dict[Path, _Row] = {}
-    for file, document in documents:
-        for row in (*document.folders, *document.rows):
-            if row.report is None:
-                continue
-            stored = (file.parent / row.report).resolve()
-            rows[stored] = row
-            try:
-                if stored not in reports:
-                    reports[stored] = Report.load(stored, normalizer)
-            except UserError as error:
-                missing.append(f"{row.called}: its utterances are not shown: {error}")
-    sources = _of_reports({file.resolve(): report for file, report in reports.items()}, rows)
+    with task("reading reports") as progress:
+        for file in dict.fromkeys(files):
+            progress.rename(f"reading {file.name}")
+            keys = _keys(file)
+            if keys >= VERIFY_REPORT:
+                reports[file.resolve()] = Report.load(file, normalizer)
+            elif keys >= SWEEP_REPORT or keys >= REGENERATED:
+                documents.append((file, _document(file)))
+            else:
+                raise UserError(f"{file}: is no report of verify, regenerate or sweep; give one of them")
+        for file, document in documents:
+            for row in (*document.folders, *document.rows):
+                if row.report is None:
+                    continue
+                stored = (file.parent / row.report).resolve()
+                rows[stored] = row
+                progress.rename(f"reading the report of {row.called}")
+                try:
+                    if stored not in reports:
+                        reports[stored] = Report.load(stored, normalizer)
+                except UserError as error:
+                    missing.append(f"{row.called}: its utterances are not shown: {error}")
+    _check_alike(reports)
+    sources = _of_reports(reports, rows)
     sources.title = ", ".join(dict.fromkeys(_titled(file) for file in files))
     shown = {row.called for file, row in rows.items() if file in reports}
     for _, document in documents:
         _add_document(sources, document, shown)
     sources.notes += missing
     return sources
+
+
+def _check_alike(reports: dict[Path, Report]) -> None:
+    """Refuse to put errors that were counted in different ways into one table."""
+    first = next(iter(reports.items()), None)
+    for file, report in reports.items():
+        if first and report.normalizer != first[1].normalizer:
+            raise UserError(
+                f"{file}: has normalizer {report.normalizer}, {first[0]} {first[1].normalizer}; give --normalizer"
+            )
 
 
 def of_report(report: Report, title: str) -> Sources:

@@ -267,6 +267,15 @@ def test_several_reports_are_one_page(tmp_path: Path) -> None:
     assert [heard.names for heard in found["1.wav"].heard] == [["fp32", "fp16"], ["int8"]]
 
 
+def test_reports_of_two_normalizers_need_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("nfkc", "none"):
+        report = make_report(SAID, build=name)
+        report.model_copy(update={"normalizer": name}).save(tmp_path / f"{name}.json")
+    arguments = ("page", tmp_path, "-o", tmp_path / "page.html")
+    assert_user_error(run_here(capfd, *arguments), "has normalizer none", "give --normalizer")
+    assert run_here(capfd, *arguments, "--normalizer", "nfkc").returncode == 0
+
+
 def test_a_build_compared_twice_has_two_lines(tmp_path: Path) -> None:
     for language in ("en-US", "de-DE"):
         make_report(SAID, language=language).save(tmp_path / f"{language}.json")
