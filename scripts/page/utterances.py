@@ -31,7 +31,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Parting:
-    """Where a build's tokens leave its reference's; tokens are ids, None where the sequence had ended."""
+    """Where a build's tokens leave its reference's, from 0; tokens are ids, None where the sequence had ended."""
 
     build: str
     reference: str
