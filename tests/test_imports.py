@@ -76,9 +76,10 @@ BETWEEN_ROOMS = {
     "verify.scoring": {"verify.data", "verify.runtimes"},
     "scripts.bench": set(),
     "scripts.compatibility": set(),
+    "scripts.page": set(),
     "scripts.publish": set(),
     "scripts.regenerate": set(),
-    "scripts.sweep": {"scripts.bench"},
+    "scripts.sweep": {"scripts.bench", "scripts.page"},
     "scripts.transcribe": set(),
     "scripts.checkpoints": set(),
 }

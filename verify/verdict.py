@@ -127,6 +127,11 @@ def passed(checks: Sequence[Check]) -> bool | None:
 _PASSED: dict[Answer, bool | None] = {"within": True, "beyond": False, "undecided": None}
 
 
+def verdict_word(passed: bool | None) -> str:
+    """How a verdict reads."""
+    return {True: "passed", False: "FAILED", None: "NOT DECIDED"}[passed]
+
+
 def all_passed(passed: Collection[bool | None]) -> bool | None:
     """False where one has failed, None where one is not known."""
     return False if False in passed else None if None in passed else True

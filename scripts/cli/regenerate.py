@@ -39,7 +39,7 @@ def regenerate(
     as_json: options.Json = False,
     graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
-    """Turn a checkpoint into verified folders: fp32/, fp16/, int8/ and report.json, with one table at the end.
+    """Turn a checkpoint into verified folders: fp32/, fp16/, int8/, with one table, report.json and report.html.
 
     A run that was stopped continues when it is repeated.
 

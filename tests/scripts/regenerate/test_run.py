@@ -17,6 +17,7 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED
 from tests.helpers.command import ROOT, Done, run_process
+from tests.helpers.pages import Parsed
 
 
 def regenerate(*arguments: object) -> Done:
@@ -42,6 +43,11 @@ def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
         assert not Bundle.open(out / row["recipe"]).damaged_files()
         assert row["files"] == Bundle.open(out / row["recipe"]).hashes
         assert json.loads((out / row["report"]).read_text())["rows"]
+    page = Parsed((out / "report.html").read_text())
+    assert "fp16: passed" in page.text
+    differing = [row for row in json.loads((out / "reports" / "int8.json").read_text())["rows"]
+                 if row["target"]["tokens"] != row["reference"]["tokens"]]  # fmt: skip
+    assert {each["data-audio"] for each in page.all("article")} == {row["audio"] for row in differing}
     assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
 
