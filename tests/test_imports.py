@@ -129,7 +129,7 @@ def test_name_imports_from_this_checkout(package: str) -> None:
             [*verb.split(), "--help"]
             for verb in (
                 "regenerate", "export", "quantize", "verify", "transcribe", "inspect", "recipes",
-                "bench", "calibrate", "flaws", "sweep", "rank", "tables", "checkpoint", "checkpoint random",
+                "bench", "calibrate", "flaws", "sweep", "rank", "tables", "page", "checkpoint", "checkpoint random",
             )
         ],
     ],
