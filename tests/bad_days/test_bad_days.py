@@ -17,7 +17,7 @@ from tests.helpers.command import ROOT
 def test_nothing_is_lost(tmp_path: Path) -> None:
     """In a process of its own, which imports and does not compute: it is forked."""
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "tests.bad_days", "--count", "4", "--json", figures]
+    command = [sys.executable, "-m", "tests.bad_days", "--count", "4", "--json", str(figures)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = json.loads(figures.read_text())
     assert all(each["tried"] for each in found.values())

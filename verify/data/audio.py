@@ -32,8 +32,8 @@ CANCELLED = 0.01
 """Power of a mix, as a share of its loudest channel's, below which the channels have cancelled each other."""
 
 _UNKNOWN = 1 << 62  # libsndfile's frames where a header does not say how many
-_STATEFUL, _LEAD_SECONDS = {"MP3", "MPEG"}, 5
-"""Formats whose decoder needs what comes before a place, and how much of it; sought at once, MP3 was off by 0.06."""
+_NOT_SOUGHT = {"MP3", "MPEG"}
+"""Formats in which a place is found by decoding up to it: sought, an MP3's samples were off by 0.06, and no sooner."""
 
 _MISSING = 0.1  # seconds by which a decoder may stay below a header
 
@@ -192,9 +192,8 @@ def _decoded(
         try:
             with _open(source.path, part) as file:
                 rate, promised = file.samplerate, file.frames
-                if len(source.parts) == 1 and file.seekable():
-                    before = _LEAD_SECONDS * rate if file.format in _STATEFUL else 0
-                    decoded = min(max(0, skip - before), promised)
+                if len(source.parts) == 1 and file.seekable() and file.format not in _NOT_SOUGHT:
+                    decoded = min(skip, promised)
                     file.seek(decoded)
                     skip -= decoded
                 while left and len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
