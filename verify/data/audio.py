@@ -32,6 +32,9 @@ CANCELLED = 0.01
 """Power of a mix, as a share of its loudest channel's, below which the channels have cancelled each other."""
 
 _UNKNOWN = 1 << 62  # libsndfile's frames where a header does not say how many
+_NOT_SOUGHT = {"MP3", "MPEG"}
+"""Formats in which a place is found by decoding up to it: sought, an MP3's samples were off by 0.06, and no sooner."""
+
 _MISSING = 0.1  # seconds by which a decoder may stay below a header
 
 
@@ -189,7 +192,7 @@ def _decoded(
         try:
             with _open(source.path, part) as file:
                 rate, promised = file.samplerate, file.frames
-                if len(source.parts) == 1 and file.seekable():
+                if len(source.parts) == 1 and file.seekable() and file.format not in _NOT_SOUGHT:
                     decoded = min(skip, promised)
                     file.seek(decoded)
                     skip -= decoded

@@ -409,3 +409,16 @@ def test_too_little_memory_is_one_line(
     monkeypatch.setattr("scripts.cli.app.app", exhausted)
     done = run_here(capfd, "recipes")
     assert_user_error(done, "not enough memory", "GB are available")
+
+
+def test_ctrl_c_while_the_verbs_are_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import scripts.cli.app
+
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripts.cli.app, "app", interrupted)
+    done = run_here(capfd, "inspect")
+    assert (done.returncode, done.stderr) == (130, "")
