@@ -251,6 +251,7 @@ def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:
         if file in rows:
             line = _with_row(line, rows[file])
         sources.builds.append(line)
+        sources.notes += [f"{build}: {each}" for each in report.notes]
         sources.notes += [f"{build}: {Path(name).name} was left out: {why}" for name, why in report.unusable.items()]
     sources.facts = _facts([each.report for each in sources.comparisons])
     return sources

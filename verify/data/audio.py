@@ -33,7 +33,7 @@ CANCELLED = 0.01
 
 _UNKNOWN = 1 << 62  # libsndfile's frames where a header does not say how many
 _NOT_SOUGHT = {"MP3", "MPEG"}
-"""Formats in which a place is found by decoding up to it: sought, an MP3's samples were off by 0.06, and no sooner."""
+"""Formats in which a place is found by decoding up to it: sought, an MP3's samples were off by up to 0.06."""
 
 _MISSING = 0.1  # seconds by which a decoder may stay below a header
 
