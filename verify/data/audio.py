@@ -145,7 +145,9 @@ def _opened(path: Path) -> Iterator[_Source]:
             command = [ffmpeg, "-v", "error", "-nostdin", "-i", f"file:{path}", "-vn", "-c:a", "pcm_f32le", str(wave)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode or done.stderr.strip():
-                last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+                last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1].rsplit(": ", 1)[-1]
+                if not wave.is_file():
+                    raise UserError(f"{path}: cannot be read as audio (FFmpeg: {last}); give another file") from error
                 raise UserError(f"{path}: FFmpeg cannot read it whole ({last}); convert it again") from error
             yield _read_header(path, wave)
     else:

@@ -26,17 +26,18 @@ def regenerate(*arguments: object) -> Done:
 
 def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = regenerate("--output", out)
-    assert done.returncode == 0, done.stderr
+    done = regenerate("--output", out, "--limit", "60")
+    assert done.returncode == NOT_DECIDED, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((out / "report.json").read_text())
-    assert report["passed"] is True
-    assert [(row["judged"], row["passed"]) for row in report["folders"]] == [(True, True)] * 3
+    assert report["passed"] is None
+    # Identical tokens are seen on 60 recordings; that INT8 loses no more than 0.3 points takes the whole set.
+    assert [(row["judged"], row["passed"]) for row in report["folders"]] == [(True, True), (True, True), (True, None)]
     fp32, fp16, int8 = report["folders"]
     assert fp32["bytes"] > fp16["bytes"] > int8["bytes"] > 0
-    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 165)
+    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 60)
     assert (fp32["exact_match"], fp32["reference"], fp32["runtime"]) == (1.0, "NeMo", "streaming")
-    assert fp32["scored_utterances"] == 165
+    assert fp32["scored_utterances"] == 60
     for row in report["folders"]:
         assert row["encoder_step_ms"] > 0
         assert row["peak_rss_mb"] > 0
