@@ -198,6 +198,23 @@ def test_without_the_extra_there_are_tables_and_a_line(
     assert "pip install 'nemotron-ov[report]'" in capfd.readouterr().err
 
 
+@needs_charts
+def test_a_chart_that_cannot_be_drawn_costs_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise ValueError("Vega-Lite to SVG conversion failed:\nno memory")
+
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", fails)
+    make_report(SAID).save(tmp_path / "r.json")
+    done = run_here(capfd, "verify", "--rescore", tmp_path / "r.json", "--report", tmp_path / "again.json")
+    assert done.returncode in (0, 1, 3)
+    assert "no charts, because they could not be drawn (Vega-Lite to SVG conversion failed: no memory)" in done.stderr
+    parsed = Parsed((tmp_path / "again.html").read_text())
+    assert not parsed.all("svg")
+    assert len(parsed.all("table")) == 3
+
+
 @pytest.fixture
 def recordings(tmp_path: Path) -> str:
     folder = tmp_path / 'a #1 "b"'
