@@ -83,6 +83,25 @@ def test_counts_of_the_table_add_up_to_the_reports() -> None:
     assert sum(not row["same_tokens"] for row in rows) == len(disagreements(of_report(report, "x").comparisons)) == 3
 
 
+def test_rows_without_language_or_text_are_counted_as_the_report_counts_them(tmp_path: Path) -> None:
+    """Such rows are scored in the language of the reference's tag, and apart from rows with text."""
+    report = make_report([("你好吗", "你好吗", "你坏吗"), ("", "你好", "你坏")], language="auto", hostile="zh-CN")
+    sources = of_report(report, "int8")
+    rows = list(table_rows(sources.comparisons))
+    assert {score.units for score in report.per_language.values()} == {3, 0}
+    assert [(row["metric"], row["units"], row["substitutions"], row["rate"]) for row in rows] == [
+        ("cer", 3, 1, pytest.approx(100 / 3)),
+        ("cer", None, None, None),
+    ]
+    assert [row["between_units"] for row in rows] == [3, 2]
+    shown = disagreements(sources.comparisons)
+    assert {(each.language, each.metric, each.has_text) for each in shown} == {
+        ("zh-CN", "cer", True),
+        ("zh-CN", "cer", False),
+    }
+    assert all(found.worse == 1 for each in shown for found in each.differences.values())
+
+
 @pytest.mark.parametrize("metric", ["wer", "cer"])
 def test_alignment_is_the_scorers(metric: Metric) -> None:
     rng = random.Random(3)
