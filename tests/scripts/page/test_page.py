@@ -270,13 +270,14 @@ def test_what_is_no_such_recording_is_not_in_the_page(tmp_path: Path, recordings
     secret = tmp_path / "secret.txt"
     secret.write_text("a password\n" * 100)
     files = {0: secret, 1: Path(recordings.format(number=1)), 2: tmp_path / "gone.wav"}
-    report = make_report([("a", "a", "b")] * 3, seconds=9.0)
+    report = make_report([("a", "a", "b")] * 4, seconds=9.0)
+    files[3] = tmp_path / ("long" * 100)  # no system has such a name
     rows = [row.model_copy(update={"audio_filepath": str(files[number])}) for number, row in enumerate(report.rows)]
     parsed = Parsed(page_of(report.model_copy(update={"rows": rows}), tmp_path))
     assert not parsed.all("audio")
     for what in ("secret.txt: ", "holds 2.0 s where 9.0 s were compared", "recording not found"):
         assert what in parsed.text
-    assert "3 not found" in parsed.text
+    assert "4 not found" in parsed.text
 
 
 def test_a_limit_leaves_out_the_least_severe_and_says_so(tmp_path: Path) -> None:
@@ -387,6 +388,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.
         (("page", tmp_path / "r.json", "-o", tmp_path / "mine.html"), "mine.html: exists and is no page of ours"),
         (("page", tmp_path / "r.json", "-o", tmp_path), "is a folder"),
         (("page", tmp_path / "r.json", "--table", tmp_path / "mine.csv"), "mine.csv: exists and is no table of ours"),
+        (("page", tmp_path / "r.json", "-o", tmp_path / "a.csv", "--table", tmp_path / "a.csv"), "is the --output too"),
         (("page", tmp_path / "r.json", "--table", tmp_path / "t.xlsx"), "t.xlsx: is neither .csv nor .parquet"),
         (("page", tmp_path / "r.json", "-o", page, "--normalizer", "x"), "--normalizer x"),
     ):
@@ -397,7 +399,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.
 
 
 def test_the_table_as_csv(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said = [*SAID, ('a "quoted",\nline', HOSTILE, "a")]
+    said = [*SAID, ('a "quoted",\nline\rfeed', HOSTILE, "a"), ("=1+1", "-2", "@a")]
     make_report(said).save(tmp_path / "r.json")
     for _ in range(2):  # one of ours is replaced
         done = run_here(capfd, "page", tmp_path / "r.json", "--table", tmp_path / "t.csv", "--json")
