@@ -60,6 +60,8 @@ def page(
 
     if output is None and table is None:
         raise UserError("page: nothing to write; give --output FILE.html, --table FILE.csv, or both")
+    if output is not None and table is not None and output.resolve() == table.resolve():
+        raise UserError(f"--table {table}: is the --output too; give another file")
     check_page("--output", output)
     check_table(table)
     if normalizer is not None:
