@@ -114,6 +114,7 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
         normalizer=", ".join(normalizers),
         utterances=shown,
         shown=SHOWN,
+        colours=charts.COLOURS,
         counted=_counted(sources, shown, total, sound),
         language_counts=sorted(Counter(each.language for each in shown).items()),
         build_counts=[(name, count) for name in order if (count := sum(name in each.differences for each in shown))],

@@ -207,6 +207,25 @@ def test_the_pareto_front_is_the_sweeps(tmp_path: Path) -> None:
     assert all(f">{name}</text>" in svg for svg in chart.drawings.values() for name in names)
 
 
+@needs_charts
+def test_a_chart_that_cannot_show_all_builds_says_so(tmp_path: Path) -> None:
+    for number in range(8):
+        make_report(SAID, build=f"build-{number}").save(tmp_path / f"{number}.json")
+    write_page(read_sources([tmp_path]), tmp_path / "page.html")
+    text = Parsed((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert text.count("The chart shows the first 8 of 9 builds.") == 2
+    (tmp_path / "7.json").unlink()
+    write_page(read_sources([tmp_path]), tmp_path / "page.html")
+    assert "The chart shows the first" not in Parsed((tmp_path / "page.html").read_text(encoding="utf-8")).text
+
+
+def test_names_stand_again_in_a_drawing_whatever_their_number() -> None:
+    names = [f"name-{number}" for number in range(1200)]
+    stand_ins = charts._StandIns(names)
+    for name in (names[7], names[999], names[1000], names[1199]):
+        assert stand_ins.replaced(stand_ins.of(name)) == name
+
+
 def test_without_the_extra_there_are_tables_and_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
