@@ -100,6 +100,9 @@ def test_rows_without_language_or_text_are_counted_as_the_report_counts_them(tmp
         ("zh-CN", "cer", False),
     }
     assert all(found.worse == 1 for each in shown for found in each.differences.values())
+    said = "Difference from the reference’s text, because there is no other text: zh-CN (auto) without text."
+    assert said in Parsed(page_of(report, tmp_path)).text
+    assert "because there is no other text" not in Parsed(page_of(make_report(SAID), tmp_path)).text
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
