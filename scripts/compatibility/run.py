@@ -108,8 +108,9 @@ def transcribe(python: Path, work: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(run: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """Recordings with the reference's tokens, or why there are none."""
-    error = run.get("error") or reference.get("error")
-    if error:
-        return {"error": error}
+    """Recordings with the reference's tokens, or why it did not run; nothing where only the reference did not."""
+    if "error" in run:
+        return {"error": run["error"]}
+    if "error" in reference:
+        return {}
     return {"identical": sum(one == other for one, other in zip(run["tokens"], reference["tokens"], strict=True))}
