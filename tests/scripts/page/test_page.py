@@ -344,6 +344,25 @@ def test_a_build_compared_twice_has_two_lines(tmp_path: Path) -> None:
     assert "6 of 8 utterances got other tokens" in Parsed((tmp_path / "page.html").read_text()).text
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_rows_of_one_name_in_two_outputs_have_two_lines(tmp_path: Path, stored: bool) -> None:
+    """Also where the second output's comparisons are gone, or both outputs'."""
+    for name, megabytes in (("a", 10.0), ("b", 99.0)):
+        rows = [
+            {"recipe": recipe, "bytes": megabytes * 1e6, "passed": name == "a", "report": f"{recipe}.json"}
+            for recipe in ("fp32", "int8")
+        ]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps({"folders": rows, "notes": [], "checkpoint": {}}))
+    if stored:
+        make_report(SAID).save(tmp_path / "a" / "int8.json")
+    builds = {each.name: each for each in read_sources([tmp_path / "a", tmp_path / "b"]).builds}
+    other = f"({tmp_path / 'b' / 'report.json'})"
+    assert list(builds) == ["fp32", "int8", f"fp32 {other}", f"int8 {other}"]
+    assert [each.mb for each in builds.values()] == [10.0, 10.0, 99.0, 99.0]
+    assert [builds[name].verdict for name in ("int8", f"int8 {other}")] == ["passed", "FAILED"]
+
+
 def test_sides_of_one_name_have_two(tmp_path: Path) -> None:
     make_report(SAID, build="a/int8", reference="b/int8").save(tmp_path / "r.json")
     names = [build.name for build in read_sources([tmp_path / "r.json"]).builds]
