@@ -16,18 +16,12 @@ from typing import Any
 from export.folders import write_atomically
 from export.progress import note, task
 from scripts.outputs import PAGE_MARK
-from scripts.page import charts
+from scripts.page import AUDIO_MB, UTTERANCES, charts
 from scripts.page.languages import Language, by_language
 from scripts.page.sound import Player, Sound
 from scripts.page.sources import Sources
 from scripts.page.utterances import KINDS, Utterance, count_utterances, disagreements
 from verify.scoring.models import Interval
-
-AUDIO_MB = 10.0
-"""10⁶ bytes of the page that audio takes at most."""
-
-UTTERANCES = 1000
-"""How many utterances a page shows at most: the most severe."""
 
 SHOWN = 20  # at once; page.js has the same number
 
