@@ -65,7 +65,12 @@ def run(folders: Sequence[Path], output: Path, versions: Sequence[str], limit: i
             python = environment(version, output / "environments")
             for name, bundle in zip(names, bundles, strict=True):
                 work = {"folder": str(bundle.path.resolve()), "audio": str(audio.resolve()), "languages": languages}
-                results[version, name] = transcribe(python, work | {"precisions": PRECISIONS})
+                result = results[version, name] = transcribe(python, work | {"precisions": PRECISIONS})
+                if version != NEWEST and not f"{result['openvino']}.".startswith(f"{version}."):
+                    raise UserError(
+                        f"{python}: runs OpenVINO {result['openvino']} and not {version}; start the script in a "
+                        "checkout, so that no other environment's packages are found first"
+                    )
             progress.advance()
     reference = results[NEWEST, names[0]]["openvino"]
     found = {}

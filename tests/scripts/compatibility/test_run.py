@@ -107,6 +107,16 @@ def test_a_newest_version_that_cannot_run_a_folder_is_not_held_against_the_other
     }
 
 
+def test_a_worker_that_finds_another_openvino_is_refused(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the project is installed, and not a checkout: its folder then holds an OpenVINO too."""
+    pretend(monkeypatch, lambda _, result: result | {"openvino": "2026.4.1"})
+    assert call(tiny, tmp_path / "out", "--limit", "1") == 2
+    assert "2025.0: runs OpenVINO 2026.4.1 and not 2025.0" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "compatibility.json").exists()
+
+
 def test_the_worker_is_a_process_that_needs_only_what_runs_a_folder(tiny: Bundle, tmp_path: Path) -> None:
     import numpy as np
 
