@@ -65,7 +65,8 @@ class Measured(BaseModel):
     def checked(self, limits: Tolerance) -> Check:
         """Whether the limit holds."""
         limit, answer, why = self._share(limits) if self.limit_name == "exact_match" else self._rate(limits)
-        return Check.model_validate(self.model_dump() | {"limit": limit, "answer": answer, "why": why})
+        found = {"limit": limit, "answer": answer, "why": why, "judged_interval": self._judged_interval(limits)}
+        return Check.model_validate(self.model_dump() | found)
 
     def _share(self, limits: Tolerance) -> tuple[float | None, Answer, str]:
         limit = limits.exact_match
@@ -78,8 +79,7 @@ class Measured(BaseModel):
         limit = limits.of_a_language if self.limit_name == "language_wer_delta" else getattr(limits, self.limit_name)
         if limit is None:
             return None, "undecided", NO_LIMIT
-        # Tokens that must be identical leave no room for errors that were missed: the tokens' own limit sees to those.
-        interval = self.resampled if limits.exact_match >= IDENTITY else self.interval
+        interval = self._judged_interval(limits)
         if interval is None or self.sentences < ENOUGH_SENTENCES:
             return limit, "undecided", TOO_LITTLE
         low, high = interval
@@ -89,12 +89,17 @@ class Measured(BaseModel):
             return limit, "undecided", TOO_LITTLE
         return (limit, "within", "") if high <= limit + _ROUNDING else (limit, "undecided", TOO_FEW)
 
+    def _judged_interval(self, limits: Tolerance) -> tuple[float, float] | None:
+        """Tokens that must be identical leave no room for errors that were missed: their own limit sees to those."""
+        return self.resampled if limits.exact_match >= IDENTITY else self.interval
+
 
 class Check(Measured):
     """A limit, and whether it holds."""
 
     limit: float | None
     answer: Answer
+    judged_interval: tuple[float, float] | None = None  # by which it was answered: of the two above
     why: str = ""  # where it is undecided: what is missing
 
     @property
@@ -108,7 +113,8 @@ class Check(Measured):
         """One line for a limit that does not hold, or is not known to."""
         is_share = self.limit_name == "exact_match"
         value = f"{self.value:.4f}" if is_share else f"{self.value:+.3f}"
-        between = "" if self.interval is None else f" (95 %: {self.interval[0]:+.3f} to {self.interval[1]:+.3f})"
+        interval = self.judged_interval
+        between = "" if interval is None else f" (95 %: {interval[0]:+.3f} to {interval[1]:+.3f})"
         limit = "" if self.limit is None else f" {'below' if is_share else 'above'} the limit {self.limit:g}"
         answer = f"is{limit}" if self.answer == "beyond" else f"may be{limit}: {self.why}"
         return f"{self.limit_name}{'' if self.scope == ALL else f' of {self.scope}'} {value}{between} {answer}"

@@ -179,7 +179,7 @@ def _page_file(page: Path | None, report: Path | None, no_page: bool) -> Path | 
     if page is not None:
         if no_page:
             raise UserError(f"--page {page}: --no-page says that there is none; leave one of them out")
-        if report is not None and page.absolute() == report.absolute():
+        if report is not None and page.resolve() == report.resolve():
             raise UserError(f"--page {page}: is the --report too; give another file")
         check_page("--page", page)
         return page

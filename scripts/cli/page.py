@@ -9,6 +9,7 @@ import typer
 
 from scripts.cli import options
 from scripts.cli.result import Result, verb
+from scripts.page import AUDIO_MB, UTTERANCES
 
 
 @verb
@@ -38,10 +39,10 @@ def page(
             max=500.0,
             help="Audio inside the page; other recordings are played from their files.",
         ),
-    ] = 10.0,
+    ] = AUDIO_MB,
     utterances: Annotated[
         int, typer.Option(metavar="N", min=1, help="Show this many utterances at most, the most severe.")
-    ] = 1000,
+    ] = UTTERANCES,
     normalizer: options.Normalizer = None,
     as_json: options.Json = False,
 ) -> Result:
@@ -60,6 +61,8 @@ def page(
 
     if output is None and table is None:
         raise UserError("page: nothing to write; give --output FILE.html, --table FILE.csv, or both")
+    if output is not None and table is not None and output.resolve() == table.resolve():
+        raise UserError(f"--table {table}: is the --output too; give another file")
     check_page("--output", output)
     check_table(table)
     if normalizer is not None:

@@ -23,19 +23,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--document", type=Path, help="Markdown whose table is written again")
     given = parser.parse_args(arguments)
     try:
-        document = given.document and updated(given.document.read_text(encoding="utf-8"), "")
+        if given.document:
+            _rewritten(given.document, "")  # before the work: is there a place for the table?
         if given.limit < 1:
             raise UserError(f"--limit {given.limit}: give at least 1")
         found = run(given.folders, given.output, given.version or VERSIONS, given.limit)
         write(found, given.output / "compatibility.json")
-        if document:
-            write_atomically(given.document, updated(document, table(found)))
-    except (UserError, OSError, ValueError) as error:
+        if given.document:
+            write_atomically(given.document, _rewritten(given.document, table(found)))
+    except (UserError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(table(found) + "\n")
-    good = all(ran.identical == ran.utterances for ran in found.compatibility if ran.precision == "f32")
+    good = all(
+        ran.error is None and (ran.precision != "f32" or ran.identical == ran.utterances) for ran in found.compatibility
+    )
     return 0 if good else 1
+
+
+def _rewritten(document: Path, content: str) -> str:
+    try:
+        return updated(document.read_text(encoding="utf-8"), content)
+    except ValueError as error:
+        raise UserError(f"{document}: {error}; give a document with these two comments") from error
 
 
 _ABOUT = "Run folders under several versions of OpenVINO and compare their tokens with the newest's."

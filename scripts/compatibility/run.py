@@ -65,7 +65,12 @@ def run(folders: Sequence[Path], output: Path, versions: Sequence[str], limit: i
             python = environment(version, output / "environments")
             for name, bundle in zip(names, bundles, strict=True):
                 work = {"folder": str(bundle.path.resolve()), "audio": str(audio.resolve()), "languages": languages}
-                results[version, name] = transcribe(python, work | {"precisions": PRECISIONS})
+                result = results[version, name] = transcribe(python, work | {"precisions": PRECISIONS})
+                if version != NEWEST and not f"{result['openvino']}.".startswith(f"{version}."):
+                    raise UserError(
+                        f"{python}: runs OpenVINO {result['openvino']} and not {version}; start the script in a "
+                        "checkout, so that no other environment's packages are found first"
+                    )
             progress.advance()
     reference = results[NEWEST, names[0]]["openvino"]
     found = {}
@@ -108,8 +113,9 @@ def transcribe(python: Path, work: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(run: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """Recordings with the reference's tokens, or why there are none."""
-    error = run.get("error") or reference.get("error")
-    if error:
-        return {"error": error}
+    """Recordings with the reference's tokens, or why it did not run; nothing where only the reference did not."""
+    if "error" in run:
+        return {"error": run["error"]}
+    if "error" in reference:
+        return {}
     return {"identical": sum(one == other for one, other in zip(run["tokens"], reference["tokens"], strict=True))}

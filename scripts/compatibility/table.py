@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +16,7 @@ class Ran(BaseModel, frozen=True):
     """One folder under one version in one precision.
 
     Attributes:
-        identical: recordings with the newest version's tokens; None where it did not run.
+        identical: recordings with the newest version's tokens; None where it or the newest did not run.
         error: why it did not.
     """
 
@@ -44,7 +45,7 @@ class Compatibility(BaseModel, frozen=True):
         versions = sorted({ran.openvino for ran in self.compatibility}, key=_numbers, reverse=True)
         for version in versions:
             runs = [ran for ran in self.compatibility if (ran.folder, ran.openvino) == (folder, version)]
-            if not runs or any(ran.error for ran in runs):
+            if not runs or any(ran.error is not None for ran in runs):
                 break
             found = version
         return found
@@ -71,8 +72,11 @@ def table(found: Compatibility) -> str:
     ]
     for folder in dict.fromkeys(folder for folder, _ in columns):
         lowest = found.lowest(folder)
-        sentences.append(f"Lowest version that runs `{folder}`: {lowest or 'none of these'}.")
-    failures = {f"{ran.folder} under {ran.openvino}: {ran.error}" for ran in found.compatibility if ran.error}
+        runs_from = f"Lowest version that runs `{folder}`: {lowest}."
+        sentences.append(runs_from if lowest else f"`{folder}` does not run under {found.reference}.")
+    failures = {
+        f"{ran.folder} under {ran.openvino}: {ran.error}" for ran in found.compatibility if ran.error is not None
+    }
     return "\n".join([*lines, "", *sentences, *sorted(failures)])
 
 
@@ -89,7 +93,7 @@ def updated(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
-def write(found: Compatibility, file: Any) -> None:
+def write(found: Compatibility, file: Path) -> None:
     """The JSON object."""
     write_atomically(file, found.model_dump_json(indent=2) + "\n")
 
@@ -97,7 +101,9 @@ def write(found: Compatibility, file: Any) -> None:
 def _cell(ran: Ran | None) -> str:
     if ran is None:
         return ""
-    return "does not run" if ran.error else str(ran.identical)
+    if ran.error is not None:
+        return "does not run"
+    return "runs" if ran.identical is None else str(ran.identical)
 
 
 def _numbers(version: str) -> list[int]:

@@ -5,3 +5,9 @@
 """
 
 from __future__ import annotations
+
+AUDIO_MB = 10.0
+"""10⁶ bytes of the page that audio takes at most."""
+
+UTTERANCES = 1000
+"""How many utterances a page shows at most: the most severe."""

@@ -40,12 +40,10 @@ class Chart:
     """A chart.
 
     Attributes:
-        title: what it shows.
-        text: the same in words, for who cannot see it.
+        text: what it shows in words, for who cannot see it.
         drawings: SVG by width (``narrow``, ``wide``).
     """
 
-    title: str
     text: str
     drawings: dict[str, str]
 
@@ -80,7 +78,7 @@ def language_chart(languages: Sequence[Language], order: Sequence[str]) -> Chart
         f"{title}: {len(languages)} languages, {len(builds)} builds. The highest is {worst['value']:.2f} % "
         f"({worst['build']}, {worst['group']}). The table below has all values."
     )
-    return Chart(title, text, _drawn(rows, builds, axis, list(dict.fromkeys(row["group"] for row in rows))))
+    return Chart(text, _drawn(rows, builds, axis, list(dict.fromkeys(row["group"] for row in rows))))
 
 
 def latency_chart(builds: Sequence[Build]) -> Chart | None:
@@ -94,10 +92,10 @@ def latency_chart(builds: Sequence[Build]) -> Chart | None:
     if not rows:
         return None
     slowest = max(rows, key=lambda row: row["high"])
-    text = f"Milliseconds of a chunk; the slowest p99 is {slowest['high']:.1f} ms ({slowest['group']})."
+    text = f"Latency of a chunk; the slowest p99 is {slowest['high']:.1f} ms ({slowest['group']})."
     groups = [name for name, _ in timed]
     drawn = _drawn(rows, ["p50", "p95", "p99"], "computing a chunk, ms", groups, offset=False)
-    return Chart("Latency of a chunk", text, drawn)
+    return Chart(text, drawn)
 
 
 def pareto_chart(builds: Sequence[Build]) -> Chart | None:
@@ -119,7 +117,7 @@ def pareto_chart(builds: Sequence[Build]) -> Chart | None:
         row["front"] = "on the front" if best else "beaten"
     best_names = ", ".join(row["name"] for row in sorted(rows, key=lambda row: row["mb"]) if row["front"] != "beaten")
     text = f"Size against error of {len(rows)} builds. On the Pareto front, by size: {best_names}."
-    return Chart("Size and error", text, {width: _pareto_svg(rows, width) for width in _WIDTHS})
+    return Chart(text, {width: _pareto_svg(rows, width) for width in _WIDTHS})
 
 
 class _StandIns:
@@ -140,7 +138,7 @@ class _StandIns:
         return f"{name[: len(found[0]) - 1]}…" if found[2] else name
 
 
-_STAND_IN = re.compile(r"ξ(\d{3})n*(…)?")
+_STAND_IN = re.compile(r"ξ(\d{3,})n*(…)?")
 
 
 def _drawn(

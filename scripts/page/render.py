@@ -16,18 +16,12 @@ from typing import Any
 from export.folders import write_atomically
 from export.progress import note, task
 from scripts.outputs import PAGE_MARK
-from scripts.page import charts
-from scripts.page.languages import by_language
+from scripts.page import AUDIO_MB, UTTERANCES, charts
+from scripts.page.languages import Language, by_language
 from scripts.page.sound import Player, Sound
 from scripts.page.sources import Sources
 from scripts.page.utterances import KINDS, Utterance, count_utterances, disagreements
 from verify.scoring.models import Interval
-
-AUDIO_MB = 10.0
-"""10⁶ bytes of the page that audio takes at most."""
-
-UTTERANCES = 1000
-"""How many utterances a page shows at most: the most severe."""
 
 SHOWN = 20  # at once; page.js has the same number
 
@@ -94,15 +88,7 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
     style, script = (file.read_text(encoding="utf-8").strip() for file in (_STYLE, _SCRIPT))
     languages = by_language(sources.comparisons)
     order = list(dict.fromkeys(build.name for build in sources.builds))
-    drawings: dict[str, Any] = {"language_chart": None, "points": None, "latency_chart": None}
-    if charts.can_draw():
-        drawings = {
-            "language_chart": charts.language_chart(languages, order),
-            "points": charts.pareto_chart(sources.builds),
-            "latency_chart": charts.latency_chart(sources.builds),
-        }
-    else:
-        note("the page has no charts without altair and vl-convert; pip install 'nemotron-ov[report]'")
+    drawings = _drawings(sources, languages, order)
     normalizers = dict.fromkeys(each.report.normalizer for each in sources.comparisons)
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         mark=PAGE_MARK,
@@ -122,6 +108,7 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
         normalizer=", ".join(normalizers),
         utterances=shown,
         shown=SHOWN,
+        colours=charts.COLOURS,
         counted=_counted(sources, shown, total, sound),
         language_counts=sorted(Counter(each.language for each in shown).items()),
         build_counts=[(name, count) for name in order if (count := sum(name in each.differences for each in shown))],
@@ -132,6 +119,24 @@ def render(sources: Sources, shown: Sequence[Utterance], players: dict[int, Play
         **drawings,
     )
     return text.encode(errors="backslashreplace").decode() + "\n"
+
+
+def _drawings(sources: Sources, languages: Sequence[Language], order: Sequence[str]) -> dict[str, charts.Chart | None]:
+    """The charts by their names in the template; none, and a line that says why, where they cannot be drawn."""
+    none: dict[str, charts.Chart | None] = dict.fromkeys(("language_chart", "points", "latency_chart"))
+    if not charts.can_draw():
+        note("the page has no charts without altair and vl-convert; pip install 'nemotron-ov[report]'")
+        return none
+    try:
+        return {
+            "language_chart": charts.language_chart(languages, order),
+            "points": charts.pareto_chart(sources.builds),
+            "latency_chart": charts.latency_chart(sources.builds),
+        }
+    except Exception as error:  # whatever Vega says of a report's numbers, the page's tables have them
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        note(f"the page has no charts, because they could not be drawn ({reason}); its tables have the numbers")
+        return none
 
 
 def _policy(style: str, *scripts: str) -> str:

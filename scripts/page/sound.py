@@ -54,7 +54,7 @@ class Sound:
     def player(self, utterance: Utterance) -> Player:
         """How an utterance is heard."""
         path = Path(utterance.audio_filepath or "")
-        if utterance.audio_filepath is None or not path.is_absolute() or not path.is_file():
+        if not path.is_absolute() or not os.path.isfile(path):  # pathlib's raises where a folder cannot be entered
             self.missing += 1
             return Player(None, f"recording not found: {utterance.audio_filepath or utterance.audio}")
         if not self.full:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -161,9 +161,13 @@ def read_sources(paths: Sequence[Path], normalizer: str | None = None) -> Source
     _check_alike(reports)
     sources = _of_reports(reports, rows)
     sources.title = ", ".join(dict.fromkeys(_titled(file) for file in files))
-    shown = {row.called for file, row in rows.items() if file in reports}
-    for _, document in documents:
-        _add_document(sources, document, shown)
+    compared = {
+        id(rows[file]): comparison.reference
+        for file, comparison in zip(reports, sources.comparisons, strict=True)
+        if file in rows
+    }
+    for file, document in documents:
+        _add_document(sources, file, document, compared)
     sources.notes += missing
     return sources
 
@@ -323,18 +327,27 @@ def _verdict(row: _Row) -> str:
     return verdict_word(row.passed if row.name is None else row.within_limits)
 
 
-def _add_document(sources: Sources, document: _Document, shown: Collection[str]) -> None:
-    """Rows without a stored comparison, what failed, and where it was measured."""
-    for row in (*document.folders, *document.rows):
-        if row.called in shown:
+def _add_document(sources: Sources, file: Path, document: _Document, compared: Mapping[int, str]) -> None:
+    """Rows without a stored comparison, what failed, and where it was measured.
+
+    Args:
+        sources: what is added to.
+        file: the document, which stands beside a name that another line has already.
+        document: its content.
+        compared: of each row with a stored comparison, by :func:`id`, the name of the reference.
+    """
+    rows = [*document.folders, *document.rows]
+    references = {compared[id(row)] for row in rows if id(row) in compared}
+    for row in rows:
+        if id(row) in compared:
             continue
         lines = {line.name: number for number, line in enumerate(sources.builds)}
-        if row.called in lines:  # what the others were compared with
+        if row.called in references:
             number = lines[row.called]
             sources.builds[number] = _measured(sources.builds[number], row)
             continue
         line = Build(
-            row.called,
+            f"{row.called} ({file})" if row.called in lines else row.called,
             row.reference,
             utterances=row.utterances or document.utterances or 0,
             exact_match=row.exact_match,

@@ -1,4 +1,8 @@
-"""The rows behind the page as CSV or Parquet, for notebooks; texts are as they were recognized."""
+"""The rows behind the page as CSV or Parquet, for notebooks; texts are as they were recognized.
+
+Texts that begin with ``=``, ``+``, ``-`` or ``@`` are not escaped: a notebook would compare other texts than the scorer
+did. A spreadsheet takes such texts for formulas, so columns are imported there as text.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +82,7 @@ def write_table(comparisons: Sequence[Comparison], path: Path) -> int:
     rows = list(table_rows(comparisons))
     if path.suffix == ".csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS)  # lines end in CR LF, without which Python 3.11 leaves a CR unquoted
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(path, text.getvalue().encode(errors="backslashreplace").decode())

@@ -14,6 +14,7 @@ from verify.compare import first_divergence
 from verify.scoring.models import Output, Row
 from verify.scoring.normalization import NORMALIZERS, Normalizer
 from verify.scoring.rates import Metric, Score, metric_for, score_words
+from verify.scoring.rows import scored_language
 
 KINDS = {
     "substitution": "substitutions",
@@ -99,13 +100,13 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
     normalizer = NORMALIZERS[comparisons[0].report.normalizer] if comparisons else NORMALIZERS["none"]
     for comparison in comparisons:
         report = comparison.report
-        spoken = {row.language for row in report.rows if row.text}
         for key, row in _keyed(report.rows):
             utterance = found.get(key)
             if utterance is None:
+                language = scored_language(row)
                 utterance = found[key] = Utterance(
-                    row.audio, row.audio_filepath, row.offset, row.audio_seconds, row.language,
-                    metric_for(row.language), row.text, row.language in spoken,
+                    row.audio, row.audio_filepath, row.offset, row.audio_seconds, language, metric_for(language),
+                    row.text, bool(row.text),
                 )  # fmt: skip
             sides = outputs.setdefault(key, {})
             sides.setdefault(comparison.reference, row.reference)
@@ -115,7 +116,7 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
                 continue
             utterance.partings.append(_parting(comparison, row, position))
             chosen = NORMALIZERS[report.normalizer]
-            utterance.differences[comparison.build] = _difference(row, chosen, utterance)
+            utterance.differences[comparison.build] = _difference(row, chosen)
     disagreeing = [key for key, utterance in found.items() if utterance.differences]
     for key in disagreeing:
         found[key].heard = _heard(found[key], outputs[key], normalizer)
@@ -145,10 +146,10 @@ def _parting(comparison: Comparison, row: Row, position: int) -> Parting:
     )
 
 
-def _difference(row: Row, normalizer: Normalizer, utterance: Utterance) -> Difference:
-    ours, theirs, between = scores_of(row, normalizer, has_text=utterance.has_text)
-    baseline = ours if utterance.has_text else between
-    worse = ours.edits - theirs.edits if utterance.has_text else between.edits
+def _difference(row: Row, normalizer: Normalizer) -> Difference:
+    ours, theirs, between = scores_of(row, normalizer)
+    baseline = ours if row.text else between
+    worse = ours.edits - theirs.edits if row.text else between.edits
     kinds = [
         kind
         for kind, holds in (
@@ -156,8 +157,8 @@ def _difference(row: Row, normalizer: Normalizer, utterance: Utterance) -> Diffe
             ("deletion", baseline.deletions),
             ("insertion", baseline.insertions),
             ("nothing", not row.target.text.strip()),
-            ("worse", utterance.has_text and worse > 0),
-            ("better", utterance.has_text and worse < 0),
+            ("worse", row.text and worse > 0),
+            ("better", row.text and worse < 0),
             ("language", has_wrong_tag(row, row.target)),
             ("same text", row.target.text == row.reference.text),
             ("tie", row.is_tie),
@@ -174,16 +175,18 @@ def has_wrong_tag(row: Row, output: Output) -> bool:
     )
 
 
-def scores_of(row: Row, normalizer: Normalizer, *, has_text: bool) -> tuple[Score, Score, Score]:
-    """Errors of the build and of the reference against the text, and of the build against the reference's text."""
-    metric = metric_for(row.language)
-    text, ours, theirs = (
-        normalizer.words(each, row.language) for each in (row.text, row.target.text, row.reference.text)
-    )
+def scores_of(row: Row, normalizer: Normalizer) -> tuple[Score, Score, Score]:
+    """Errors of the build and of the reference against the text, and of the build against the reference's text.
+
+    As :func:`verify.scoring.rows.score_rows` counts them; without a text, the first two are empty.
+    """
+    language = scored_language(row)
+    metric = metric_for(language)
+    text, ours, theirs = (normalizer.words(each, language) for each in (row.text, row.target.text, row.reference.text))
     none = Score()
     return (
-        score_words(text, ours, metric) if has_text else none,
-        score_words(text, theirs, metric) if has_text else none,
+        score_words(text, ours, metric) if row.text else none,
+        score_words(text, theirs, metric) if row.text else none,
         score_words(theirs, ours, metric),
     )
 
@@ -206,10 +209,8 @@ def table_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
     for comparison in comparisons:
         report = comparison.report
         normalizer = NORMALIZERS[report.normalizer]
-        spoken = {row.language for row in report.rows if row.text}
         for row in report.rows:
-            has_text = row.language in spoken
-            ours, theirs, between = scores_of(row, normalizer, has_text=has_text)
+            ours, theirs, between = scores_of(row, normalizer)
             position = first_divergence(row.reference.tokens, row.target.tokens)
             parting = None if position is None else _parting(comparison, row, position)
             yield {
@@ -221,12 +222,12 @@ def table_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
                 "language": row.language,
                 "sentence": row.sentence,
                 "normalizer": report.normalizer,
-                "metric": metric_for(row.language),
+                "metric": metric_for(scored_language(row)),
                 "text": row.text,
                 "build_text": row.target.text,
                 "reference_text": row.reference.text,
-                **_counts("", ours if has_text else None),
-                **_counts("reference_", theirs if has_text else None),
+                **_counts("", ours if row.text else None),
+                **_counts("reference_", theirs if row.text else None),
                 **_counts("between_", between),
                 "same_tokens": position is None,
                 "position": position,

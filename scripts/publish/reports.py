@@ -80,7 +80,10 @@ class Measurement(BaseModel, frozen=True):
 
 
 class Compatible(BaseModel, frozen=True):
-    """A folder under one version of OpenVINO; ``identical`` recordings as under ``reference``, None: it did not run."""
+    """A folder under one version of OpenVINO; ``identical`` recordings as under ``reference``.
+
+    Where it did not run, ``error`` says why; ``identical`` is None there, and where the reference did not run.
+    """
 
     file: Path
     machine: str
@@ -91,12 +94,15 @@ class Compatible(BaseModel, frozen=True):
     precision: Literal["f32", "default"]
     utterances: Annotated[int, Field(gt=0, strict=True)]
     identical: Annotated[int, Field(ge=0, strict=True)] | None
+    error: str | None = None
 
     @property
     def tokens(self) -> str:
         """What the page says of its tokens."""
-        if self.identical is None:
+        if self.error is not None:
             return "does not run"
+        if self.identical is None:
+            return f"not compared: does not run under {self.reference}"
         return f"as under {self.reference} in {self.identical} of {self.utterances} recordings"
 
 

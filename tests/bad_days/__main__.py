@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--only", choices=list(DAYS), action="append", help="this kind; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
+    if os.geteuid():
+        parser.error("only root can mount the small disks; run it as root")
     with tempfile.TemporaryDirectory(prefix="bad-days-") as folder:
         names = options.only or list(DAYS)
         found = bad_days(Path(folder), options.count, options.seed, names, _say, options.minutes)

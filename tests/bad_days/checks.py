@@ -28,9 +28,9 @@ class Figures:
     Attributes:
         title: the kind.
         tried: how often.
-        survived: how often nothing was lost.
-        lost: what was lost otherwise, a line each.
+        lost: what was lost, a line each.
         where: how often it struck at what.
+        failed: in how many tries something was lost.
     """
 
     title: str

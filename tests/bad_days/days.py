@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bad_days import warm
 from tests.bad_days.checks import Figures, Planted, differences, half_written, hashes, scratch, told
-from tests.bad_days.warm import Run, orphans_gone, run, start
+from tests.bad_days.warm import orphans_gone, run, start
 
 KILLS_PER_OUTPUT = 6
 """Times that one output's run is killed, at most, before a resume may end."""
@@ -466,6 +466,3 @@ def bad_days(
         for line in figures.lost:
             say(f"    lost: {line}")
     return found
-
-
-__all__ = ["DAYS", "Figures", "Run", "bad_days"]

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ class Run:
         folder: holds its ``stdout`` and ``stderr``.
         begun: when, by :func:`time.monotonic`.
         status: its exit status, −N where signal N ended it; None while it is at work.
-        children: of ours that were inherited from it and have ended.
+        seconds: how long it took; 0 while it is at work.
     """
 
     process: int
@@ -125,7 +124,6 @@ class Run:
     begun: float
     status: int | None = None
     seconds: float = 0.0
-    children: list[int] = field(default_factory=list)
 
     @property
     def stdout(self) -> str:
@@ -211,7 +209,6 @@ def start(
     *arguments: object,
     temporary: Path | None = None,
     before: Callable[[], None] | None = None,
-    largest: int | None = None,
 ) -> Run:
     """Start ``nemotron-ov ARGUMENTS``.
 
@@ -220,7 +217,6 @@ def start(
         arguments: of the command line.
         temporary: its TMPDIR.
         before: called in the process before the command.
-        largest: bytes of the largest file that it may write.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -241,9 +237,6 @@ def start(
                 import tempfile
 
                 os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
-            if largest is not None:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
             if before is not None:
                 before()
             _command_line([str(each) for each in arguments])

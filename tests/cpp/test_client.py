@@ -150,6 +150,7 @@ def test_no_prompt_and_short_chunks(client: Path, request: pytest.FixtureRequest
         (["FOLDER", "stereo.wav"], "stereo.wav: has 2 channels at 16000 Hz in 16 bits"),
         (["FOLDER", "8k.wav"], "8k.wav: has 1 channels at 8000 Hz"),
         (["FOLDER", "cut.wav"], "cut.wav: ends after 56 of 200 bytes"),
+        (["FOLDER", "silent.wav"], "silent.wav: holds no audio"),
         (["empty", "8k.wav"], "nemotron_encoder.xml"),
         (["FOLDER", "8k.wav", "--precision", "f16"], "--precision f16: give default or f32"),
         (["FOLDER", "8k.wav", "--generation", "3"], "--generation 3: give 1 or 2"),
@@ -171,6 +172,7 @@ def test_bad_input_is_one_line(
     soundfile.write("8k.wav", np.zeros(16), 8000)
     soundfile.write("whole.wav", np.zeros(100), RATE)
     Path("cut.wav").write_bytes(Path("whole.wav").read_bytes()[:100])
+    soundfile.write("silent.wav", np.zeros(0), RATE)
     Path("empty").mkdir()
     for name in ("metadata.json", "nemotron_vocab.json"):
         shutil.copy(small_fp32.path / name, "empty")

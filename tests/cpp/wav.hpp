@@ -40,7 +40,7 @@ inline std::vector<float> read(const std::string& path, std::uint32_t sample_rat
             bits = little_endian(bytes, begin + 14, 2);
             if (format == 0xFFFE && size >= 26) // "extensible": the format is the first part of its identifier
                 format = little_endian(bytes, begin + 24, 2);
-        } else if (name == "data") {
+        } else if (name == "data" && promised) {
             if (size < promised && promised < 0xFFFFFF00) // recorders that do not know the length write the largest
                 throw std::runtime_error(path + ": ends after " + std::to_string(size) + " of " +
                                          std::to_string(promised) + " bytes; get the whole file");

@@ -164,6 +164,18 @@ def test_identical_tokens_are_a_promise_that_takes_59_sentences(count: int, pass
     assert score_rows([*rows(11), row(11, wrong=1)], RECIPES["fp16"].tolerance).passed is False
 
 
+@pytest.mark.parametrize("recipe", ["fp16", "int8"])
+def test_a_reason_shows_the_interval_that_decided(recipe: str) -> None:
+    """Of a limit that promises the same tokens, the interval without errors that may have been missed."""
+    check = check_of(score_rows(rows(60, wrong=1, every=6), RECIPES[recipe].tolerance), MACRO)
+    assert check.interval is not None
+    assert check.resampled is not None
+    low, high = check.resampled if recipe == "fp16" else check.interval
+    assert check.interval != check.resampled
+    assert f"(95 %: {low:+.3f} to {high:+.3f})" in check.reason
+    assert (check.answer == "beyond") == (check.limit is not None and low > check.limit)
+
+
 def test_silence_keeps_no_tokens() -> None:
     """Silences of other names are not among the 59 sentences that show what a build keeps."""
     nothing = Output(tokens=[], text="")

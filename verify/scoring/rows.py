@@ -51,7 +51,7 @@ def score_rows(
     """
     chosen = NORMALIZERS[normalizer]
     divergences = [first_divergence(row.reference.tokens, row.target.tokens) for row in rows]
-    tags = [_language(row) for row in rows]
+    tags = [scored_language(row) for row in rows]
     metrics = [metric_for(tag) for tag in tags]
     languages = _groups(rows, tags)
     names = sorted(set(languages))
@@ -143,7 +143,7 @@ def _measured(parts: Sequence[_Part], scope: str) -> Measured:
     )
 
 
-def _language(row: Row) -> str:
+def scored_language(row: Row) -> str:
     """What a row's rates are counted with: the manifest's language, or where it names none, the reference's tag."""
     return (row.reference.language if row.language == DEFAULT_LANGUAGE else None) or row.language
 
@@ -192,7 +192,7 @@ class _Part:
         places = [(row.audio_filepath or row.audio, row.offset) for row in rows]
         names = [row.sentence or row.text or row.reference.text for row in rows]
         sentences = [known.setdefault(place, name) for place, name in zip(places, names, strict=True)]
-        self._divergences, self._metric, self.with_text = divergences, metric_for(_language(rows[0])), with_text
+        self._divergences, self._metric, self.with_text = divergences, metric_for(scored_language(rows[0])), with_text
         self.kind: RateKind = kind
         self.utterances, self.sentences = len(rows), len(set(sentences))
         said = {each for each, row in zip(sentences, rows, strict=True) if row.reference.tokens or row.target.tokens}

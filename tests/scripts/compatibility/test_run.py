@@ -17,6 +17,7 @@ from export.digest import ROOT
 from scripts.compatibility import run
 from scripts.compatibility.__main__ import main
 from scripts.compatibility.table import BEGIN, END, Compatibility, updated
+from scripts.publish.reports import read_report
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.runtimes.generation1 import Generation1
 
@@ -84,6 +85,38 @@ def test_other_tokens_fail_and_a_version_that_cannot_read_is_named(
     assert "fp32 under 2025.0.0: cannot be read" in said
 
 
+def test_a_newest_version_that_cannot_run_a_folder_is_not_held_against_the_others(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(version: str, result: dict[str, Any]) -> dict[str, Any]:
+        broken = {each: {"error": "cannot be read"} for each in result["runs"]}
+        return result | {"runs": broken} if version == "2026.4.1" else result
+
+    pretend(monkeypatch, change)
+    assert call(tiny, tmp_path / "out", "--limit", "1") == 1
+    said = capsys.readouterr().out
+    assert "| 2025.0.0 | runs | runs |" in said
+    assert "| 2026.4.1 | does not run | does not run |" in said
+    assert "`fp32` does not run under 2026.4.1." in said
+    assert "fp32 under 2025.0.0" not in said
+    runs = [ran for _, ran in read_report(tmp_path / "out" / "compatibility.json").runs]
+    assert {(ran.openvino, ran.tokens) for ran in runs} == {
+        ("2025.0.0", "not compared: does not run under 2026.4.1"),
+        ("2025.4.1", "not compared: does not run under 2026.4.1"),
+        ("2026.4.1", "does not run"),
+    }
+
+
+def test_a_worker_that_finds_another_openvino_is_refused(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the project is installed, and not a checkout: its folder then holds an OpenVINO too."""
+    pretend(monkeypatch, lambda _, result: result | {"openvino": "2026.4.1"})
+    assert call(tiny, tmp_path / "out", "--limit", "1") == 2
+    assert "2025.0: runs OpenVINO 2026.4.1 and not 2025.0" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "compatibility.json").exists()
+
+
 def test_the_worker_is_a_process_that_needs_only_what_runs_a_folder(tiny: Bundle, tmp_path: Path) -> None:
     import numpy as np
 
@@ -113,6 +146,7 @@ def test_the_worker_is_a_process_that_needs_only_what_runs_a_folder(tiny: Bundle
         (["--version", "latest"], "--version latest: is no version of OpenVINO"),
         (["--limit", "0"], "--limit 0"),
         (["--document", "nowhere.md"], "nowhere.md"),
+        (["--document", str(ROOT / "README.md")], "README.md: no <!-- compatibility"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -151,15 +185,13 @@ def test_an_environment_that_pip_cannot_make_is_one_line(
 
 def test_the_document_has_its_place_and_a_table() -> None:
     text = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
-    assert updated(text, "x").count("x") >= 1
+    assert f"{BEGIN}\n\nx\n\n{END}" in updated(text, "x")
     assert "| OpenVINO |" in text
     with pytest.raises(ValueError, match="no <!--"):
         updated("nothing", "x")
 
 
 def test_json_is_what_the_card_reads(tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts.publish.reports import read_report
-
     pretend(monkeypatch, lambda _, result: result)
     assert call(tiny, tmp_path / "out", "--limit", "1") == 0
     file = tmp_path / "out" / "compatibility.json"

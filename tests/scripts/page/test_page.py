@@ -83,6 +83,28 @@ def test_counts_of_the_table_add_up_to_the_reports() -> None:
     assert sum(not row["same_tokens"] for row in rows) == len(disagreements(of_report(report, "x").comparisons)) == 3
 
 
+def test_rows_without_language_or_text_are_counted_as_the_report_counts_them(tmp_path: Path) -> None:
+    """Such rows are scored in the language of the reference's tag, and apart from rows with text."""
+    report = make_report([("你好吗", "你好吗", "你坏吗"), ("", "你好", "你坏")], language="auto", hostile="zh-CN")
+    sources = of_report(report, "int8")
+    rows = list(table_rows(sources.comparisons))
+    assert {score.units for score in report.per_language.values()} == {3, 0}
+    assert [(row["metric"], row["units"], row["substitutions"], row["rate"]) for row in rows] == [
+        ("cer", 3, 1, pytest.approx(100 / 3)),
+        ("cer", None, None, None),
+    ]
+    assert [row["between_units"] for row in rows] == [3, 2]
+    shown = disagreements(sources.comparisons)
+    assert {(each.language, each.metric, each.has_text) for each in shown} == {
+        ("zh-CN", "cer", True),
+        ("zh-CN", "cer", False),
+    }
+    assert all(found.worse == 1 for each in shown for found in each.differences.values())
+    said = "Difference from the reference’s text, because there is no other text: zh-CN (auto) without text."
+    assert said in Parsed(page_of(report, tmp_path)).text
+    assert "because there is no other text" not in Parsed(page_of(make_report(SAID), tmp_path)).text
+
+
 @pytest.mark.parametrize("metric", ["wer", "cer"])
 def test_alignment_is_the_scorers(metric: Metric) -> None:
     rng = random.Random(3)
@@ -188,6 +210,25 @@ def test_the_pareto_front_is_the_sweeps(tmp_path: Path) -> None:
     assert all(f">{name}</text>" in svg for svg in chart.drawings.values() for name in names)
 
 
+@needs_charts
+def test_a_chart_that_cannot_show_all_builds_says_so(tmp_path: Path) -> None:
+    for number in range(8):
+        make_report(SAID, build=f"build-{number}").save(tmp_path / f"{number}.json")
+    write_page(read_sources([tmp_path]), tmp_path / "page.html")
+    text = Parsed((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert text.count("The chart shows the first 8 of 9 builds.") == 2
+    (tmp_path / "7.json").unlink()
+    write_page(read_sources([tmp_path]), tmp_path / "page.html")
+    assert "The chart shows the first" not in Parsed((tmp_path / "page.html").read_text(encoding="utf-8")).text
+
+
+def test_names_stand_again_in_a_drawing_whatever_their_number() -> None:
+    names = [f"name-{number}" for number in range(1200)]
+    stand_ins = charts._StandIns(names)
+    for name in (names[7], names[999], names[1000], names[1199]):
+        assert stand_ins.replaced(stand_ins.of(name)) == name
+
+
 def test_without_the_extra_there_are_tables_and_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +237,23 @@ def test_without_the_extra_there_are_tables_and_a_line(
     assert not parsed.all("svg")
     assert len(parsed.all("table")) == 3
     assert "pip install 'nemotron-ov[report]'" in capfd.readouterr().err
+
+
+@needs_charts
+def test_a_chart_that_cannot_be_drawn_costs_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise ValueError("Vega-Lite to SVG conversion failed:\nno memory")
+
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", fails)
+    make_report(SAID).save(tmp_path / "r.json")
+    done = run_here(capfd, "verify", "--rescore", tmp_path / "r.json", "--report", tmp_path / "again.json")
+    assert done.returncode in (0, 1, 3)
+    assert "no charts, because they could not be drawn (Vega-Lite to SVG conversion failed: no memory)" in done.stderr
+    parsed = Parsed((tmp_path / "again.html").read_text())
+    assert not parsed.all("svg")
+    assert len(parsed.all("table")) == 3
 
 
 @pytest.fixture
@@ -234,13 +292,14 @@ def test_what_is_no_such_recording_is_not_in_the_page(tmp_path: Path, recordings
     secret = tmp_path / "secret.txt"
     secret.write_text("a password\n" * 100)
     files = {0: secret, 1: Path(recordings.format(number=1)), 2: tmp_path / "gone.wav"}
-    report = make_report([("a", "a", "b")] * 3, seconds=9.0)
+    report = make_report([("a", "a", "b")] * 4, seconds=9.0)
+    files[3] = tmp_path / ("long" * 100)  # no system has such a name
     rows = [row.model_copy(update={"audio_filepath": str(files[number])}) for number, row in enumerate(report.rows)]
     parsed = Parsed(page_of(report.model_copy(update={"rows": rows}), tmp_path))
     assert not parsed.all("audio")
     for what in ("secret.txt: ", "holds 2.0 s where 9.0 s were compared", "recording not found"):
         assert what in parsed.text
-    assert "3 not found" in parsed.text
+    assert "4 not found" in parsed.text
 
 
 def test_a_limit_leaves_out_the_least_severe_and_says_so(tmp_path: Path) -> None:
@@ -283,6 +342,25 @@ def test_a_build_compared_twice_has_two_lines(tmp_path: Path) -> None:
     assert [build.label for build in sources.builds] == ["fp32", "int8 – de-DE", "int8 – en-US"]
     write_page(sources, tmp_path / "page.html")
     assert "6 of 8 utterances got other tokens" in Parsed((tmp_path / "page.html").read_text()).text
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_rows_of_one_name_in_two_outputs_have_two_lines(tmp_path: Path, stored: bool) -> None:
+    """Also where the second output's comparisons are gone, or both outputs'."""
+    for name, megabytes in (("a", 10.0), ("b", 99.0)):
+        rows = [
+            {"recipe": recipe, "bytes": megabytes * 1e6, "passed": name == "a", "report": f"{recipe}.json"}
+            for recipe in ("fp32", "int8")
+        ]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps({"folders": rows, "notes": [], "checkpoint": {}}))
+    if stored:
+        make_report(SAID).save(tmp_path / "a" / "int8.json")
+    builds = {each.name: each for each in read_sources([tmp_path / "a", tmp_path / "b"]).builds}
+    other = f"({tmp_path / 'b' / 'report.json'})"
+    assert list(builds) == ["fp32", "int8", f"fp32 {other}", f"int8 {other}"]
+    assert [each.mb for each in builds.values()] == [10.0, 10.0, 99.0, 99.0]
+    assert [builds[name].verdict for name in ("int8", f"int8 {other}")] == ["passed", "FAILED"]
 
 
 def test_sides_of_one_name_have_two(tmp_path: Path) -> None:
@@ -351,6 +429,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.
         (("page", tmp_path / "r.json", "-o", tmp_path / "mine.html"), "mine.html: exists and is no page of ours"),
         (("page", tmp_path / "r.json", "-o", tmp_path), "is a folder"),
         (("page", tmp_path / "r.json", "--table", tmp_path / "mine.csv"), "mine.csv: exists and is no table of ours"),
+        (("page", tmp_path / "r.json", "-o", tmp_path / "a.csv", "--table", tmp_path / "a.csv"), "is the --output too"),
         (("page", tmp_path / "r.json", "--table", tmp_path / "t.xlsx"), "t.xlsx: is neither .csv nor .parquet"),
         (("page", tmp_path / "r.json", "-o", page, "--normalizer", "x"), "--normalizer x"),
     ):
@@ -361,7 +440,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.
 
 
 def test_the_table_as_csv(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said = [*SAID, ('a "quoted",\nline', HOSTILE, "a")]
+    said = [*SAID, ('a "quoted",\nline\rfeed', HOSTILE, "a"), ("=1+1", "-2", "@a")]
     make_report(said).save(tmp_path / "r.json")
     for _ in range(2):  # one of ours is replaced
         done = run_here(capfd, "page", tmp_path / "r.json", "--table", tmp_path / "t.csv", "--json")
