@@ -335,4 +335,4 @@ def test_what_a_verdict_does_not_say_is_noted(tmp_path: Path, spoken: list[Utter
     plain = verify_bundle(target, tiny_bundle(tmp_path / "c", seed=2), spoken).notes
     *deaf, last = plain
     assert [note.split(":")[0] for note in deaf] == ["de-DE", "en-US"], "tiny graphs hear nothing of the text"
-    assert last.endswith("may not show in so few")
+    assert last.endswith("may not show in so few sentences")

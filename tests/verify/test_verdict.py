@@ -221,7 +221,7 @@ def test_the_order_of_a_manifest_changes_nothing() -> None:
 
 def test_what_may_be_lost_as_whole_sentences_is_noted() -> None:
     few, many = (score_rows(rows(count), LIMITS).notes for count in (60, 1000))
-    assert few == ["up to 5.0 points that are lost as whole sentences may not show in so few"]
+    assert few == ["up to 5.0 points that are lost as whole sentences may not show in so few sentences"]
     assert many == [], "0.3 points are within the limit of 0.5"
 
 

@@ -123,7 +123,9 @@ def _notes(parts: Mapping[str, _Part], judged: Sequence[_Part], checks: Sequence
     limit = next(check.limit for check in checks if check.scope == MACRO)
     missed = 100.0 * MISSED / (len(judged) * min(part.sentences for part in judged)) if judged else 0.0
     if limit is not None and missed > limit:
-        notes.append(f"up to {min(missed, 100.0):.1f} points that are lost as whole sentences may not show in so few")
+        notes.append(
+            f"up to {min(missed, 100.0):.1f} points that are lost as whole sentences may not show in so few sentences"
+        )
     return notes
 
 
