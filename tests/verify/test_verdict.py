@@ -424,4 +424,4 @@ def test_how_often_a_build_beyond_its_limit_passes(capsys: pytest.CaptureFixture
             print(f"\n{recipe}, {points} points lost {words} words at a time: {shares} % passed at 60, 165, 400")  # noqa: T201
     assert max(found["int8", 0.36, 1]) <= 5.0
     assert found["int8", 0.36, 10][1] > 10.0, "the assumption that the document states"
-    assert all(shares[-1] <= 25.0 for shares in found.values())
+    assert all(shares[-1] <= 10.0 for cell, shares in found.items() if cell != ("int8", 0.36, 10))
