@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from export.folders import write_atomically
+from scripts.docs import with_content
 
 BEGIN, END = "<!-- compatibility: made by python -m scripts.compatibility -->", "<!-- /compatibility -->"
 
@@ -86,11 +87,7 @@ def updated(text: str, content: str) -> str:
     Raises:
         ValueError: it has no place for it.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+    return with_content(text, content, BEGIN, END)
 
 
 def write(found: Compatibility, file: Path) -> None:

@@ -11,10 +11,10 @@ from export.languages import DEFAULT_LANGUAGE, is_same
 from scripts.page.alignment import Part, align
 from scripts.page.sources import Comparison
 from verify.compare import first_divergence
-from verify.scoring.models import Output, Row
+from verify.scoring.models import Divergence, Output, Row
 from verify.scoring.normalization import NORMALIZERS, Normalizer
 from verify.scoring.rates import Metric, Score, metric_for, score_words
-from verify.scoring.rows import scored_language
+from verify.scoring.rows import divergence_at, scored_language
 
 KINDS = {
     "substitution": "substitutions",
@@ -32,16 +32,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Parting:
-    """Where a build's tokens leave its reference's, from 0; tokens are ids, None where the sequence had ended."""
+    """Where a build's tokens leave its reference's."""
 
     build: str
     reference: str
-    position: int
-    expected: int | None
-    actual: int | None
-    frame: int | None  # encoder frame of the build's token
-    margin: float | None  # logits by which FP32's best token led; None where not measured
-    tie: bool
+    at: Divergence
 
 
 @dataclass
@@ -114,7 +109,8 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
             position = first_divergence(row.reference.tokens, row.target.tokens)
             if position is None:
                 continue
-            utterance.partings.append(_parting(comparison, row, position))
+            parting = Parting(comparison.build, comparison.reference, divergence_at(row, position))
+            utterance.partings.append(parting)
             chosen = NORMALIZERS[report.normalizer]
             utterance.differences[comparison.build] = _difference(row, chosen)
     disagreeing = [key for key, utterance in found.items() if utterance.differences]
@@ -130,20 +126,6 @@ def _keyed(rows: Sequence[Row]) -> Iterator[tuple[tuple[object, ...], Row]]:
         key = (row.audio_filepath or row.audio, row.offset, round(row.audio_seconds, 3), row.language, row.text)
         seen[key] += 1
         yield (*key, seen[key]), row
-
-
-def _parting(comparison: Comparison, row: Row, position: int) -> Parting:
-    expected, actual, frames = row.reference.tokens, row.target.tokens, row.target.frames
-    return Parting(
-        comparison.build,
-        comparison.reference,
-        position,
-        expected[position] if position < len(expected) else None,
-        actual[position] if position < len(actual) else None,
-        frames[position] if position < len(frames) else None,
-        row.margin,
-        row.is_tie,
-    )
 
 
 def _difference(row: Row, normalizer: Normalizer) -> Difference:
@@ -212,7 +194,7 @@ def table_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
         for row in report.rows:
             ours, theirs, between = scores_of(row, normalizer)
             position = first_divergence(row.reference.tokens, row.target.tokens)
-            parting = None if position is None else _parting(comparison, row, position)
+            parting = None if position is None else divergence_at(row, position)
             yield {
                 "build": comparison.build,
                 "reference": comparison.reference,

@@ -363,24 +363,23 @@ def _language_confusion(rows: Sequence[Row], side: str) -> dict[str, dict[str, i
     return {spoken: dict(found[spoken].most_common()) for spoken in sorted(found)}
 
 
+def divergence_at(row: Row, position: int) -> Divergence:
+    """Where the target's tokens leave the reference's; see :func:`verify.compare.first_divergence`."""
+    expected, actual, frames = row.reference.tokens, row.target.tokens, row.target.frames
+    return Divergence(
+        audio=row.audio,
+        position=position,
+        expected=expected[position] if position < len(expected) else None,
+        actual=actual[position] if position < len(actual) else None,
+        frame=frames[position] if position < len(frames) else None,
+        margin=row.margin,
+        counts=not row.is_tie,
+    )
+
+
 def _first_divergences(rows: Sequence[Row], divergences: Sequence[int | None]) -> list[Divergence]:
-    found = []
-    for row, position in zip(rows, divergences, strict=True):
-        if position is None:
-            continue
-        expected, actual, frames = row.reference.tokens, row.target.tokens, row.target.frames
-        found.append(
-            Divergence(
-                audio=row.audio,
-                position=position,
-                expected=expected[position] if position < len(expected) else None,
-                actual=actual[position] if position < len(actual) else None,
-                frame=frames[position] if position < len(frames) else None,
-                margin=row.margin,
-                counts=not row.is_tie,
-            )
-        )
-    return found[:FIRST_DIVERGENCES]
+    parted = [(row, position) for row, position in zip(rows, divergences, strict=True) if position is not None]
+    return [divergence_at(row, position) for row, position in parted[:FIRST_DIVERGENCES]]
 
 
 def _worst_examples(rows: Sequence[Row], metrics: Sequence[Metric], between: Sequence[Score]) -> list[Example]:
