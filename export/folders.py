@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from export.errors import UserError
-from export.removal import FolderKind, scratch_file, scratch_folder, set_aside, settle
+from export.removal import FolderKind, alone_beside, scratch_file, scratch_folder, set_aside, settle
 
 
 @contextmanager
@@ -23,37 +23,41 @@ def new_directory(target: Path, *, kind: FolderKind, force: bool = False) -> Ite
     target = Path(os.path.realpath(target))  # where a link leads: a rename would replace the link
     with ExitStack() as stack:
         try:
-            settle(target, kind)
-            refuse_existing(target, force=force, kind=kind)
             target.parent.mkdir(parents=True, exist_ok=True)
+            with alone_beside(target):
+                settle(target, kind)
+                refuse_existing(target, force=force, kind=kind)
             temporary = stack.enter_context(scratch_folder(target))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"{target}: cannot be written ({reason}); choose another folder") from error
         yield temporary
-        refuse_existing(target, force=force, kind=kind)  # hours later, perhaps
-        _take_place(temporary, target, kind)
+        try:
+            temporary.chmod(0o755)
+            for path in (*temporary.rglob("*"), temporary):
+                _sync(path)
+            with alone_beside(target):
+                refuse_existing(target, force=force, kind=kind)  # hours later, perhaps
+                _take_place(temporary, target, kind)
+        except OSError as error:
+            raise UserError(
+                f"{target}: cannot be written ({error.strerror or error}); choose another folder"
+            ) from error
 
 
 def _take_place(temporary: Path, target: Path, kind: FolderKind) -> None:
     """Rename a finished folder; the one that it replaces goes afterwards, and comes back where that fails."""
     old = set_aside(target)
+    if target.exists():
+        target.rename(old)
     try:
-        temporary.chmod(0o755)
-        for path in (*temporary.rglob("*"), temporary):
-            _sync(path)
-        if target.exists():
-            target.rename(old)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-        _sync(target.parent)
-        settle(target, kind)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+        temporary.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    _sync(target.parent)
+    settle(target, kind)
 
 
 def _sync(path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,23 +56,32 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     clear_leftovers(beside.parent, beside.name)
-    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent))
-    with _held(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent))
+        with _lock(folder) as ours:
+            if ours is False:  # another run took it for a leftover before it was locked
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
 
 
 @contextmanager
 def scratch_file(beside: Path) -> Iterator[tuple[int, Path]]:
     """A locked temporary file's descriptor and path, as :func:`scratch_folder`."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent)
-    with _held(Path(name)):
-        try:
-            yield descriptor, Path(name)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent)
+        with _lock(Path(name)) as ours:
+            if ours is False:
+                os.close(descriptor)
+                continue
+            try:
+                yield descriptor, Path(name)
+            finally:
+                Path(name).unlink(missing_ok=True)
+            return
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
@@ -86,13 +96,32 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not pattern.fullmatch(entry.name) or entry.is_symlink():
             continue
-        lock = _lock(entry)
-        if lock is None:
-            continue
-        try:
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-        finally:
-            os.close(lock)
+        with _lock(entry) as ours:
+            if ours:
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_beside(target: Path) -> Iterator[None]:
+    """While one process looks at a name and gives it to another folder, no other does so beside it.
+
+    Raises:
+        UserError: another process was at it for two minutes.
+        OSError: the folder that holds the name cannot be opened.
+    """
+    if os.name != "posix" or target.parent.name.endswith(TEMPORARY):  # that one is nobody else's
+        yield
+        return
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + 120
+        while try_lock(descriptor) is False:
+            if time.monotonic() > deadline:
+                raise UserError(f"{target}: another process is replacing a folder beside it; try again when it is done")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def set_aside(target: Path) -> Path:
@@ -160,28 +189,25 @@ def remove_files(folder: Path, names: Iterable[str] | re.Pattern[str]) -> None:
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """A file or folder that no other run takes for a leftover."""
-    lock = _lock(path)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
+def _lock(path: Path) -> Iterator[bool | None]:
+    """Hold a file or folder, so that no other run takes it for a leftover.
 
-
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds a file or folder until it is closed; None where another process does, or nothing can."""
+    Yields:
+        True while it is ours; False where another process holds it or it is gone; None where nothing can be held, where
+        nothing is cleared either.
+    """
     if os.name != "posix":
-        return None
+        yield None
+        return
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        return None
-    locked = try_lock(descriptor)
-    if locked is None:
-        note(f"{path.parent}: its file system knows no locks; what killed runs left half-written there stays")
-    if locked:
-        return descriptor
-    os.close(descriptor)
-    return None
+        yield False
+        return
+    try:
+        ours = try_lock(descriptor)
+        if ours is None:
+            note(f"{path.parent}: its file system knows no locks; what killed runs left half-written there stays")
+        yield ours if ours is None else ours and path.exists()
+    finally:
+        os.close(descriptor)

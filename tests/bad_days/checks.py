@@ -116,6 +116,8 @@ def scratch(*places: Path, planted: Planted | None = None) -> list[str]:
         for path in sorted(place.rglob("*")) if place.is_dir() else ():
             if planted is not None and path in planted:
                 continue
+            if path.name.startswith("torchinductor_"):  # PyTorch's cache, which it keeps
+                continue
             if SCRATCH.fullmatch(path.name) or (place.name == "tmp" and path.parent == place):
                 found.append(f"{path.relative_to(place.parent)} stays behind")
     return found

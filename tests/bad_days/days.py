@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -405,36 +406,32 @@ DAYS: dict[str, tuple[Callable[[Scene, int], Figures], float]] = {
 
 def make_scene(work: Path, seed: int) -> Scene:
     """Checkpoint and manifest."""
-    from dataclasses import replace
-
     import numpy as np
     import soundfile
 
-    from scripts.checkpoints.random import checkpoint as maker
     from tests.helpers.tiny_bundle import speechlike
 
     file = work / "one.nemo"
     if not file.exists():
-        small = maker.DIMENSIONS["small", "multilingual"]
-
-        def write() -> None:
-            maker.DIMENSIONS["small", "multilingual"] = replace(small, layers=1)
-            maker.write_random_checkpoint(file, "small")
-
-        child = os.fork()  # computes, which the parent of all forks must not
-        if not child:
-            status = 1
-            try:
-                write()
-                status = 0
-            finally:
-                os._exit(status)
-        _, ended = os.waitpid(child, 0)
-        assert ended == 0, "the checkpoint could not be made"
+        child = multiprocessing.get_context("spawn").Process(target=_write_checkpoint, args=(file,))
+        child.start()  # computes, which the parent of all forks must not; no fork, for libraries' threads hold locks
+        child.join()
+        assert child.exitcode == 0, "the checkpoint could not be made"
     soundfile.write(work / "audio.wav", np.clip(speechlike(1.5, seed=3), -1, 1), 16000)
     line = {"audio_filepath": "audio.wav", "duration": 1.5, "text": "a", "target_lang": "en-US"}
     (work / "manifest.jsonl").write_text(json.dumps(line) + "\n")
     return Scene(work, file, work / "manifest.jsonl", random.Random(seed))
+
+
+def _write_checkpoint(file: Path) -> None:
+    """One layer."""
+    from dataclasses import replace
+
+    from scripts.checkpoints.random import checkpoint as maker
+
+    small = maker.DIMENSIONS["small", "multilingual"]
+    maker.DIMENSIONS["small", "multilingual"] = replace(small, layers=1)
+    maker.write_random_checkpoint(file, "small")
 
 
 def bad_days(

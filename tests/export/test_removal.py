@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +98,50 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     with new_directory(target, kind=BUNDLE, force=True) as temporary:
         (temporary / GRAPH).write_text("new")
     assert (target / GRAPH).read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
+
+
+def test_two_that_replace_one_folder_do_so_in_turn(tmp_path: Path) -> None:
+    """The other comes while the first has set the old folder aside: it neither brings it back nor fails."""
+    target = folder(tmp_path / "fp32")
+    slow = (
+        "rename = Path.rename\n"
+        "    def slow(self, to):\n"
+        "        rename(self, to)\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(1.5)\n"
+        "    Path.rename = slow"
+    )
+    process = writer(target, slow)
+    assert not target.exists()
+    with new_directory(target, kind=BUNDLE, force=True) as temporary:
+        assert (target / GRAPH).read_text() == "new", "the first was waited for"
+        (temporary / GRAPH).write_text("newer")
+    process.communicate()
+    assert process.returncode == 0
+    assert (target / GRAPH).read_text() == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
+
+
+@pytest.mark.parametrize("maker", ["mkdtemp", "mkstemp"])
+def test_what_another_run_cleared_before_it_was_locked_is_made_again(
+    tmp_path: Path, maker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = getattr(tempfile, maker), []
+
+    def and_another_clears(*args: Any, **options: Any) -> Any:
+        made.append(real(*args, **options))
+        if len(made) == 1:
+            clear_leftovers(tmp_path)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, maker, and_another_clears)
+    if maker == "mkdtemp":
+        with new_directory(tmp_path / "fp32", kind=BUNDLE) as temporary:
+            (temporary / GRAPH).write_text("new")
+    else:
+        write_atomically(tmp_path / "fp32", "new")
+    assert len(made) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
 
 
