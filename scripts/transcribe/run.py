@@ -18,8 +18,9 @@ from scripts.transcribe.finished import Finished
 from scripts.transcribe.heard import Heard, words_of
 from scripts.transcribe.interrupt import Interrupt
 from scripts.transcribe.sources import STANDARD_INPUT
-from verify.data.audio import Audio, audio_blocks, header_seconds
+from verify.data.audio import Audio, audio_blocks
 from verify.data.pcm import Readable, pcm_blocks
+from verify.data.sources import header_seconds
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.streaming import Stream, Streaming
 from verify.runtimes.transcript import Transcript
