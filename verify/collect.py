@@ -206,14 +206,19 @@ def _choose(
     wanted = ENOUGH * -(-samples // len(by_language))
     chosen: list[Recording] = []
     excluded: list[str] = []
+    bad: list[str] = []
     known: set[str] = set()
     for language in sorted(by_language):
         group, steps = by_language[language], 0
         for place in generator(seed, "recordings", language).permutation(len(group)):
             if steps >= wanted:
                 break
-            whole = load_audio(group[place].audio_filepath, meta.sample_rate)
-            audio = cut_utterance(group[place], whole, meta.sample_rate)
+            try:
+                whole = load_audio(group[place].audio_filepath, meta.sample_rate)
+                audio = cut_utterance(group[place], whole, meta.sample_rate)
+            except UserError as error:  # others take its place
+                bad.append(str(error))
+                continue
             digest = audio_sha256(audio)
             if not evaluated.isdisjoint(utterance_hashes(group[place], whole, meta.sample_rate)):
                 excluded.append(group[place].audio_filepath.name)
@@ -221,6 +226,10 @@ def _choose(
                 known.add(digest)
                 chosen.append(Recording(group[place], digest, audio_sha256(whole)))
                 steps += -(-len(audio) // hop)
+    if bad and not chosen:
+        raise UserError(bad[0] + (f" ({len(bad) - 1} more cannot be used)" if bad[1:] else ""))
+    for reason in bad:
+        note(f"error: {reason}")
     if not chosen:
         raise UserError(
             f"{utterances[0].audio_filepath}: belongs to an evaluation set, and so does all other audio given; "

@@ -301,7 +301,11 @@ def utterance_sha256(utterance: Utterance) -> str:
 def _identity(utterance: Utterance) -> list[Any]:
     status = utterance.audio_filepath.stat()
     content = _audio_sha256(utterance.audio_filepath, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return [content, utterance.target_lang, *(utterance.cut or ())]
+    try:
+        cut = utterance.cut
+    except UserError:  # no audio: it will be left out, and is the same file until it is mended
+        cut = utterance.offset, utterance.duration
+    return [content, utterance.target_lang, *(cut or ())]
 
 
 @functools.lru_cache(maxsize=100_000)

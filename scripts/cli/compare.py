@@ -240,6 +240,7 @@ def record(
 ) -> Result:
     """Run NeMo over a manifest and keep its transcripts, so that `verify` need not hold both models at once."""
     from export.checkpoint import open_checkpoint
+    from export.errors import exit_status
     from export.host import peak_rss_mb
     from scripts.outputs import check_output
     from verify.data.selection import choose_utterances, usable
@@ -247,8 +248,10 @@ def record(
 
     check_output("--cache", cache, folder=True)
     opened = open_checkpoint(checkpoint, revision)
-    utterances, _ = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
+    utterances, unusable = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
     run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.clean_chunk_frames, cache=cache)
-    data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
-    return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json)
+    data = {"reference": run.side.name, "utterances": len(run.transcripts), "unusable": unusable}
+    data |= {"peak_rss_mb": peak_rss_mb()}
+    code = exit_status(None if unusable else True)
+    return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json, exit_code=code)

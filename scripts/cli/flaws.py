@@ -31,21 +31,23 @@ def flaws(
     from dataclasses import asdict
 
     from export.checkpoint import open_checkpoint
-    from verify.data.selection import choose_utterances
+    from export.errors import exit_status
+    from verify.data.selection import choose_utterances, usable
     from verify.flaws import measure
     from verify.scoring.normalization import DEFAULT_NORMALIZER
 
     opened = open_checkpoint(checkpoint, revision)
-    utterances = choose_utterances(manifest, limit, prompts=opened.prompts)
+    utterances, unusable = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     with nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="flaws.") as folder:
         rows = measure(opened, utterances, Path(folder))
     data = {
         "checkpoint": opened.source,
         "utterances": len(utterances),
+        "unusable": unusable,
         "normalizer": DEFAULT_NORMALIZER,
         "rows": [asdict(row) for row in rows],
     }
-    return Result(data, lambda: _table(rows), as_json)
+    return Result(data, lambda: _table(rows), as_json, exit_code=exit_status(None if unusable else True))
 
 
 def _table(rows: list[Row]) -> list[Any]:

@@ -77,8 +77,10 @@ def sweep(
     """Try recipes on an FP32 folder: size, speed and memory against what each costs in accuracy.
 
     Ends in a table, sweep.json, sweep.html and, with matplotlib, sweep.png. A sweep that was stopped goes on when it is
-    repeated, and nothing is computed twice in one --output. Exit status 1: some recipe failed.
+    repeated, and nothing is computed twice in one --output. Exit status 1: some recipe failed; 3:
+    some recording could not be used.
     """
+    from export.errors import exit_status
     from scripts.sweep import sweep as run_sweep
     from scripts.sweep.options import Options
     from scripts.sweep.report import render_sweep
@@ -100,7 +102,8 @@ def sweep(
         runtime=runtime.value if runtime else None,
     )
     report = run_sweep(chosen)
-    return Result(report, lambda: render_sweep(report), as_json, exit_code=1 if report["failed"] else 0)
+    passed = False if report["failed"] else None if report["unusable"] else True
+    return Result(report, lambda: render_sweep(report), as_json, exit_code=exit_status(passed))
 
 
 @verb

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import scripts.page
 from export.bundle import METADATA, Bundle
@@ -15,10 +15,14 @@ from export.digest import code_sha256
 from export.folders import write_atomically
 from export.profiles import Settings
 from export.progress import note
+from export.removal import scratch_folder
 from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, State
 from verify.runs import RUNTIME_CODE
+
+if TYPE_CHECKING:
+    from verify.data.manifest import Utterance
 
 MEASURED_UTTERANCES, MEASURED_SECONDS = 12, 60.0
 """What the measured process of each folder transcribes, at most (but always one utterance)."""
@@ -89,7 +93,10 @@ def record_nemo(plan: Plan, state: State) -> Outcome:
     steps = Settings(plan.settings.lookahead, plan.settings.chunk_ms).arguments()
     arguments = ["--cache", plan.output / STAGES, *steps, *_audio(plan, FP32)]
     return _cached(
-        state, "recorded-nemo", _key(plan), lambda: run_verb(state, "record", plan.checkpoint.path, *arguments)
+        state,
+        "recorded-nemo",
+        _key(plan),
+        lambda: run_verb(state, "record", plan.checkpoint.path, *arguments, may_fail=True),
     )
 
 
@@ -121,22 +128,35 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
 
 def measure_folder(plan: Plan, state: State, name: str) -> Outcome:
     """Transcribe a little in a fresh process: its encoder step time, speed and peak memory."""
-    from verify.data.selection import choose_utterances, first_seconds
+    from verify.data.selection import choose_utterances, first_seconds, usable
 
-    folder = plan.output / name
-    audio = first_seconds(
-        choose_utterances(plan.manifest, MEASURED_UTTERANCES, prompts=plan.checkpoint.prompts), MEASURED_SECONDS
-    )
-    paths = [utterance.audio_filepath for utterance in audio]
-    outcome = _cached(
-        state,
-        f"measured-{name}",
-        _key(plan, folder / METADATA),
-        lambda: run_verb(
-            state, "transcribe", folder, *paths, "--runtime", "generation1", "--precision", plan.options.precision
-        ),
-    )
+    chosen = choose_utterances(plan.manifest, MEASURED_UTTERANCES, prompts=plan.checkpoint.prompts)
+    folder, options = plan.output / name, ["--runtime", "generation1", "--precision", plan.options.precision]
+
+    def measure() -> Outcome:
+        with scratch_folder(state.output / STAGES / "measured") as scratch:
+            good, _ = usable(chosen, plan.checkpoint.sample_rate)
+            audio = _files(first_seconds(good, MEASURED_SECONDS), plan.checkpoint.sample_rate, scratch)
+            return run_verb(state, "transcribe", folder, *audio, *options)
+
+    outcome = _cached(state, f"measured-{name}", _key(plan, folder / METADATA), measure)
     return {"peak_rss_mb": outcome["peak_rss_mb"], **outcome["speed"]}
+
+
+def _files(utterances: Sequence[Utterance], sample_rate: int, scratch: Path) -> list[Path]:
+    """Audio files of utterances; of one that is a part of its file, a file of its own."""
+    import soundfile
+
+    from verify.data.manifest import load_utterance
+
+    files = []
+    for number, utterance in enumerate(utterances):
+        file = utterance.audio_filepath
+        if utterance.cut:
+            file = scratch / f"{number}.wav"
+            soundfile.write(file, load_utterance(utterance, sample_rate), sample_rate, "FLOAT")
+        files.append(file)
+    return files
 
 
 def write_page(plan: Plan, state: State) -> None:

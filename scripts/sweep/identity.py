@@ -75,6 +75,7 @@ def reference_paths_identity(plan: Plan) -> str:
         plan.reference_path_limit,
         prompts=plan.source.metadata.prompt_dictionary,
         ignore_text=True,
+        left_out=plan.unusable,
     )
     return digest([plan.identity, manifest_sha256(chosen), plan.threads, machine()])
 

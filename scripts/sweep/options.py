@@ -54,6 +54,7 @@ class Plan:
         recipes: as chosen, in order.
         variants: rows of a sweep; of a ranking, the recipe itself.
         utterances: what WER is measured on.
+        unusable: recordings that cannot be used, and why.
         score_text: whether the manifest's text means anything to this model.
         calibration: for recipes that need it; None also where the default set is still to be collected.
         threads: CPU threads of everything.
@@ -65,6 +66,7 @@ class Plan:
     recipes: tuple[Recipe, ...]
     variants: tuple[Variant, ...]
     utterances: tuple[Utterance, ...]
+    unusable: dict[str, str]
     score_text: bool
     calibration: CalibrationData | None
     threads: int

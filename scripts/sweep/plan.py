@@ -18,7 +18,7 @@ from scripts.sweep.calibration import check_apart, collected_bytes, open_collect
 from scripts.sweep.identity import source_identity
 from scripts.sweep.options import Options, Plan
 from verify.data.manifest import Utterance
-from verify.data.selection import choose_utterances
+from verify.data.selection import choose_utterances, usable
 from verify.data.sets import choose_manifest
 
 
@@ -42,7 +42,8 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
     prompts = source.metadata.prompt_dictionary
     manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=not options.ignore_text)
     options = replace(options, manifest=manifest, data=None)
-    utterances = choose_utterances(manifest, options.limit, prompts=prompts, ignore_text=options.ignore_text)
+    chosen = choose_utterances(manifest, options.limit, prompts=prompts, ignore_text=options.ignore_text)
+    utterances, unusable = usable(chosen, source.metadata.sample_rate)
     identity = source_identity(source)
     needed = any(variant.recipe is not None and variant.recipe.needs_calibration for variant in variants)
     if given is not None and needed:
@@ -53,6 +54,7 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
         tuple(recipes),
         tuple(variants),
         tuple(utterances),
+        unusable,
         not options.ignore_text and _text_counts(options, source, utterances),
         given or (open_collected(options, identity) if needed else None),
         options.threads or default_threads(),

@@ -50,6 +50,7 @@ def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
         cells += [{True: "held", False: "missed", None: "not decided"}[row["within_limits"]], ", ".join(row["front"])]
         table.add_row(escape(row["name"]), *cells)
     failures = [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
+    failures += [f"[bold]left out:[/] {escape(reason)}" for reason in report["unusable"].values()]
     return [*lines, table, *failures]
 
 

@@ -22,6 +22,7 @@ class Task(BaseModel):
     manifest: Path | None = None
     limit: int | None = None
     ignore_text: bool = False
+    left_out: list[str] = Field(default_factory=list)  # recordings that cannot be used
     runtime: str | None = None
     threads: int | None = None
     cache: Path | None = None

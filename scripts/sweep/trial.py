@@ -117,6 +117,7 @@ class Trial:
                 "folder": folder,
                 "manifest": options.manifest,
                 "limit": options.limit,
+                "left_out": list(self.plan.unusable),
                 "runtime": options.runtime,
                 "threads": self.plan.threads,
             }
@@ -184,6 +185,7 @@ def ensure_reference_paths(plan: Plan, store: Store) -> Path:
             folder=folder,
             manifest=plan.options.manifest,
             limit=plan.reference_path_limit,
+            left_out=list(plan.unusable),
             threads=plan.threads,
         )
         try:

@@ -54,7 +54,11 @@ def _verify(task: Task) -> dict[str, Any]:
         Bundle.open(task.folder),
         source,
         choose_utterances(
-            task.manifest, task.limit, prompts=source.metadata.prompt_dictionary, ignore_text=task.ignore_text
+            task.manifest,
+            task.limit,
+            prompts=source.metadata.prompt_dictionary,
+            ignore_text=task.ignore_text,
+            left_out=task.left_out,
         ),
         runtime=task.runtime,  # type: ignore[arg-type]  # one of verify.runs.Runtime
         threads=task.threads,
@@ -72,7 +76,8 @@ def _reference(task: Task) -> dict[str, Any]:
 
     source = Bundle.open(task.source)
     prompts = source.metadata.prompt_dictionary
-    utterances = choose_utterances(task.manifest, task.limit, prompts=prompts, ignore_text=True)
+    left_out = task.left_out
+    utterances = choose_utterances(task.manifest, task.limit, prompts=prompts, ignore_text=True, left_out=left_out)
     return {"cells": record_reference_paths(source, utterances, task.folder, threads=task.threads)}
 
 

@@ -219,6 +219,8 @@ def start(
         before: called in the process before the command.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stdout", "stderr"):  # there even where it is killed at once
+        (folder / name).write_bytes(b"")
     sys.stdout.flush()
     sys.stderr.flush()
     begun = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ def choose_utterances(
     *,
     prompts: Mapping[str, int] | None,
     ignore_text: bool = False,
+    left_out: Collection[str] = (),
 ) -> list[Utterance]:
     """The manifest's utterances (None: the demo set's), at most ``limit`` of them, without text where it is ignored.
 
@@ -36,6 +37,7 @@ def choose_utterances(
         limit: how many, spread evenly; None for all.
         prompts: of the model that will hear them, which has their languages; None for a model without prompts.
         ignore_text: leave the text out.
+        left_out: audio files that :func:`usable` found to be none; taken out of what was chosen.
 
     Raises:
         UserError: the manifest cannot be used.
@@ -44,6 +46,7 @@ def choose_utterances(
         chosen = spread([_stand_in(each, prompts) for each in read_manifest(default_manifest())], limit)
     else:
         chosen = spread(read_manifest(manifest, text=not ignore_text, prompts=prompts), limit)
+    chosen = [each for each in chosen if str(each.audio_filepath) not in left_out]
     return [each.model_copy(update={"text": ""}) for each in chosen] if ignore_text else chosen
 
 

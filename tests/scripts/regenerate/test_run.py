@@ -55,10 +55,15 @@ def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
 def test_killed_run_is_continued(tmp_path: Path, small_checkpoint: Checkpoint, short_manifest: Path) -> None:
     """kill -9 while the first folder is written, and again when it is there: its stages die too.
 
-    The next run clears what is half-written and keeps what is whole.
+    The next run clears what is half-written and keeps what is whole. One recording cannot be used, one is a part.
     """
-    out = tmp_path / "out"
-    arguments = [small_checkpoint.path, "--output", out, "--manifest", short_manifest, "--nemo-limit", "1"]
+    out, manifest, lines = tmp_path / "out", tmp_path / "manifest.jsonl", short_manifest.read_text().splitlines()
+    whole = {key: str(short_manifest.parent / value) if key == "audio_filepath" else value
+             for key, value in json.loads(lines[0]).items()}  # fmt: skip
+    (tmp_path / "bad.wav").write_text("no audio")
+    rows = [whole, whole | {"offset": 0.5, "duration": 1.0}, whole | {"audio_filepath": "bad.wav"}]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [small_checkpoint.path, "--output", out, "--manifest", manifest, "--nemo-limit", "1"]
     kill_when(lambda: bool(list(out.glob(".fp32.*.tmp"))), arguments)
     (half_written,) = out.glob(".fp32.*.tmp")
     assert not (out / "fp32").exists()
@@ -77,6 +82,8 @@ def test_killed_run_is_continued(tmp_path: Path, small_checkpoint: Checkpoint, s
     assert "keeping" in done.stderr
     assert (out / "fp32").stat().st_ino == inode
     assert [row["recipe"] for row in report["folders"]] == ["fp32", "fp16", "int8"]
+    assert [list(row["unusable"]) for row in report["folders"]][1:] == [[str(tmp_path / "bad.wav")]] * 2
+    assert {row["utterances"] for row in report["folders"][1:]} == {2}
     assert not [path for path in out.iterdir() if path.name.endswith((".tmp", ".old"))]
 
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from export.bundle import Bundle
-from export.errors import UserError
+from export.errors import NOT_DECIDED, UserError
 from quantize.groups import Group
 from quantize.recipe import Recipe, Tolerance
 from quantize.recipe_file import dump_recipe
@@ -27,6 +27,7 @@ from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify.collect import collect
 from verify.data.manifest import read_manifest
+from verify.data.selection import choose_utterances
 
 UNITS = ("pre_encode", "layers.0", "layers.1", "embedding", "joint")
 HARM = {"pre_encode": 2.0, "layers.0": 1.0, "layers.1": 1.0, "embedding": 1.0, "joint": 20.0}
@@ -59,10 +60,12 @@ class Pretended:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.tasks: list[Task] = []
         self._recipes: dict[Path, Recipe] = {}
 
     def run(self, task: Task, *, stderr: str = "keep") -> dict[str, Any]:  # noqa: ARG002
         self.done.append(task.kind)
+        self.tasks.append(task)
         if task.kind == "quantize":
             recipe = Recipe.model_validate(task.recipe)
             self._recipes[task.folder] = recipe
@@ -276,3 +279,19 @@ def test_room_for_the_default_set_is_counted(fp32: Bundle, manifest: Path, tmp_p
                     check_room(plan, plan.recipes)
             else:
                 check_room(plan, plan.recipes)
+
+
+def test_a_recording_that_cannot_be_used_is_left_out_and_said(
+    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.wav").write_text("no audio")
+    with manifest.open("a") as file:
+        file.write('{"audio_filepath": "bad.wav", "text": "ab", "target_lang": "en-US"}\n')
+    arguments = ["sweep", fp32.path, "--output", tmp_path / "out", "--recipe", "fp16", "--manifest", manifest, "--kl"]
+    done = run_here(capfd, *arguments, "--json")
+    assert done.returncode == NOT_DECIDED
+    report = json.loads(done.stdout)
+    assert (report["utterances"], list(report["unusable"])) == (2, [str(tmp_path / "bad.wav")])
+    assert {tuple(task.left_out) for task in pretended.tasks} == {(str(tmp_path / "bad.wav"),)}
+    (left,) = choose_utterances(manifest, 2, prompts=None, left_out=report["unusable"])[1:]
+    assert left.audio_filepath.name == "1.wav"
