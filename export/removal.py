@@ -204,10 +204,28 @@ def _lock(path: Path) -> Iterator[bool | None]:
     except OSError:
         yield False
         return
+    _HELD.add(descriptor)
     try:
         ours = try_lock(descriptor)
         if ours is None:
             note(f"{path.parent}: its file system knows no locks; what killed runs left half-written there stays")
         yield ours if ours is None else ours and path.exists()
     finally:
+        if descriptor in _HELD:  # not in a fork
+            _HELD.discard(descriptor)
+            os.close(descriptor)
+
+
+_HELD: set[int] = set()
+"""Open descriptors of what is locked."""
+
+
+def _let_go() -> None:
+    """In a forked child, which a library may start and which may outlive us: it holds nothing of ours."""
+    for descriptor in _HELD:
         os.close(descriptor)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,21 @@ def test_what_a_killed_run_left_is_cleared_by_the_next_and_what_a_living_one_wri
         (temporary / GRAPH).write_text("new")
         assert not half.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
+
+
+def test_a_forked_child_that_outlives_its_writer_holds_nothing(tmp_path: Path) -> None:
+    """NNCF's telemetry forks processes in the middle of ``quantize``."""
+    forked = "process = __import__('os').fork()\n    if process: print('ready', flush=True)\n    time.sleep(600)"
+    process = writer(tmp_path / "fp32", forked)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    try:
+        assert Path(f"/proc/{child}").exists()
+        clear_leftovers(tmp_path)
+        assert not list(tmp_path.iterdir())
+    finally:
+        os.kill(int(child), signal.SIGKILL)
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
