@@ -10,14 +10,17 @@ from export.errors import UserError
 from export.folders import write_atomically
 from scripts.compatibility.environments import VERSIONS
 from scripts.compatibility.run import run
-from scripts.compatibility.table import table, updated, write
+from scripts.compatibility.table import Compatibility, table, updated, write
+from scripts.outputs import check_output
+
+REPORT = "compatibility.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, write, print the table; 1 where a folder does not run or gives other tokens in f32."""
     parser = argparse.ArgumentParser("python -m scripts.compatibility", description=_ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="finished folders of one checkpoint")
-    parser.add_argument("--output", required=True, type=Path, help="folder for environments and compatibility.json")
+    parser.add_argument("--output", required=True, type=Path, help=f"folder for environments and {REPORT}")
     parser.add_argument("--version", action="append", help=f"2025.4, 2025.4.1 or newest (default: {VERSIONS})")
     parser.add_argument("--limit", type=int, default=60, help="demo recordings (default: 60)")
     parser.add_argument("--document", type=Path, help="Markdown whose table is written again")
@@ -25,10 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.document:
             _rewritten(given.document, "")  # before the work: is there a place for the table?
+        check_output("--output", given.output / REPORT, ours=frozenset(Compatibility.model_fields))
         if given.limit < 1:
             raise UserError(f"--limit {given.limit}: give at least 1")
         found = run(given.folders, given.output, given.version or VERSIONS, given.limit)
-        write(found, given.output / "compatibility.json")
+        write(found, given.output / REPORT)
         if given.document:
             write_atomically(given.document, _rewritten(given.document, table(found)))
     except (UserError, OSError) as error:

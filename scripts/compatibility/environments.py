@@ -39,8 +39,10 @@ def environment(version: str, place: Path) -> Path:
     folder = place / version
     builder = venv.EnvBuilder(with_pip=True, symlinks=True)
     python = Path(builder.ensure_directories(folder).env_exe)
-    if not python.exists():
+    whole = folder / "made-whole"
+    if not whole.exists():  # pip may be missing where the making was stopped
         builder.create(folder)
+        whole.touch()
     wanted = "openvino" if version == NEWEST else f"openvino=={version}" + (".*" if version.count(".") == 1 else "")
     upgrade = ["--upgrade"] if version == NEWEST else []
     pip: list[str | Path] = [

@@ -159,6 +159,16 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_user_has_there_stays(tiny: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "out" / "compatibility.json"
+    mine.parent.mkdir()
+    mine.write_text('{"mine": 1}')
+    assert main([str(tiny.path), "--output", str(mine.parent), "--limit", "1"]) == 2
+    assert "compatibility.json: exists and is no such report of ours" in capsys.readouterr().err
+    assert mine.read_text() == '{"mine": 1}'
+    assert list(mine.parent.iterdir()) == [mine]
+
+
 def test_folders_of_one_name_are_refused(tiny: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tiny.path), str(tiny.path), "--output", str(tmp_path / "out")]) == 2
     assert "two have one name" in capsys.readouterr().err
@@ -178,8 +188,19 @@ def test_an_environment_that_pip_cannot_make_is_one_line(
         def ensure_directories(self, _: Path) -> Builder:
             return self
 
+        def create(self, folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            made.append(folder)
+            if len(made) == 1:
+                raise KeyboardInterrupt
+
+    made: list[Path] = []
     monkeypatch.setattr(venv, "EnvBuilder", Builder)
-    assert main([str(tiny.path), "--output", str(tmp_path / "out"), "--limit", "1"]) == 2
+    with pytest.raises(KeyboardInterrupt):
+        main([str(tiny.path), "--output", str(tmp_path / "out"), "--limit", "1"])
+    for _ in range(2):
+        assert main([str(tiny.path), "--output", str(tmp_path / "out"), "--limit", "1"]) == 2
+    assert len(made) == 2, "once where it was stopped, once whole"
     assert "pip cannot install openvino (ERROR: No matching distribution found)" in capsys.readouterr().err
 
 
