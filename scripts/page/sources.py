@@ -15,7 +15,7 @@ from export.errors import UserError
 from export.progress import task
 from scripts.outputs import SWEEP_REPORT, VERIFY_REPORT
 from verify.report import Latency, Report, Speed
-from verify.runs import Side
+from verify.runs import ORACLE_NAMES, Side
 from verify.scoring.models import Interval
 from verify.verdict import verdict_word
 
@@ -23,7 +23,6 @@ _OUTPUTS = ("report.json", "sweep.json")
 """What `regenerate` and `sweep` write into their outputs."""
 
 REGENERATED = frozenset({"folders", "notes", "checkpoint"})
-NEMO = "NeMo"
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ def _names(sides: Iterable[tuple[Side, str]]) -> dict[tuple[object, ...], str]:
     """A name for each side that says as little as tells it from the others."""
     short: dict[tuple[object, ...], list[str]] = {}
     for side, given in sides:
-        base = NEMO if side.runtime == "nemo-streaming" else given or Path(side.name).name or side.name
+        base = ORACLE_NAMES[side.oracle] if side.oracle else given or Path(side.name).name or side.name
         parts = [base, side.runtime, side.precision or "", f"{side.chunk_ms or 0:g} ms", side.name]
         if _identity(side) not in short or given:
             short[_identity(side)] = parts

@@ -3,8 +3,8 @@
 The model, its log-mel, its caches and its greedy decoding are Transformers' (``generate`` with a generator of chunks,
 as its documentation shows). Three things are ours, because ``generate`` takes whole chunks only:
 
-- Zeros are appended to the signal up to a whole chunk. Tokens of encoder frames that hear nothing but these zeros are
-  dropped.
+- Zeros are appended to the signal up to a whole chunk, which the frames of that chunk hear. NeMo has no such frames, and
+  ends the signal with one mel frame of 0.0. Tokens of encoder frames that hear nothing but appended zeros are dropped.
 - Every chunk's log-mel is made of a slice of the signal with half an FFT of zeros in front (``center=False``). The
   documentation makes the first chunk otherwise, with equal values, and its second slice at lookahead 0 would begin
   before the signal.
@@ -64,6 +64,7 @@ class TransformersStreaming:
             said = self.model.generate(
                 input_features=self._chunks(np.asarray(audio, np.float32), times),
                 num_lookahead_tokens=self.lookahead,
+                max_new_tokens=(MAX_SYMBOLS + 1) * (self._encoder_frames(len(audio)) + self.lookahead),
                 **self._prompt(language),
             )
         # The first token is the blank that decoding starts with; a step advances by one frame or by none.
