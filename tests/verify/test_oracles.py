@@ -56,7 +56,7 @@ def transcripts(recognizer: NemoStreaming | TransformersStreaming) -> list[Trans
 
 
 def defined(transcript: Transcript, lookahead: int) -> list[tuple[int, int]]:
-    """Tokens and frames of the whole chunks: NeMo ends a signal with a frame of 0.0, Transformers needs appended zeros."""
+    """Tokens and frames of whole chunks: NeMo ends a signal with a frame of 0.0, Transformers needs appended zeros."""
     signal = round(transcript.audio_seconds * 100)
     whole = max(0, (signal - 1 - 8 * lookahead) // (8 * (lookahead + 1)) + 1) * (lookahead + 1)
     return [each for each in zip(transcript.tokens, transcript.frames, strict=True) if each[1] < whole]
@@ -207,15 +207,26 @@ def test_a_stored_run_of_something_else_is_refused(
     runs.require_as_installed(changed(versions={"transformers": "5.13.0"}))
 
 
-def test_an_oracles_code_is_all_that_it_imports() -> None:
-    """And none of what judges, so that edits there keep the frozen runs."""
+def reached(*names: str) -> set[str]:
+    """All of our modules that these import."""
     imports = module_imports()
     seen: set[str] = set()
-    waiting = ["verify.references.nemo", "verify.references.transformers", "verify.data.manifest"]
+    waiting = list(names)
     while waiting:
         if (each := waiting.pop()) not in seen:
             seen.add(each)
             waiting += imports[each]
+    return seen
+
+
+def test_transformers_comes_without_our_way_to_nemo() -> None:
+    assert "export.checkpoint.nemo" in reached("verify.references.nemo")
+    assert "export.checkpoint.nemo" not in reached("verify.references.transformers")
+
+
+def test_an_oracles_code_is_all_that_it_imports() -> None:
+    """And none of what judges, so that edits there keep the frozen runs."""
+    seen = reached("verify.references.nemo", "verify.references.transformers", "verify.data.manifest")
     files = {file for pattern in ORACLE_CODE for file in ROOT.glob(pattern)}
     covered = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
     rooms = {"export", "verify", "verify.runtimes"}  # folders' own files, which say nothing

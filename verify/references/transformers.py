@@ -3,8 +3,8 @@
 The model, its log-mel, its caches and its greedy decoding are Transformers' (``generate`` with a generator of chunks,
 as its documentation shows). Three things are ours, because ``generate`` takes whole chunks only:
 
-- Zeros are appended to the signal up to a whole chunk, which the frames of that chunk hear. NeMo has no such frames, and
-  ends the signal with one mel frame of 0.0. Tokens of encoder frames that hear nothing but appended zeros are dropped.
+- Zeros are appended to the signal up to a whole chunk, and the frames of that chunk hear them. NeMo's last chunk is
+  shorter, and ends with one mel frame of 0.0. Tokens of encoder frames that hear only appended zeros are dropped.
 - Every chunk's log-mel is made of a slice of the signal with half an FFT of zeros in front (``center=False``). The
   documentation makes the first chunk otherwise, with equal values, and its second slice at lookahead 0 would begin
   before the signal.
