@@ -34,7 +34,8 @@ from verify.scoring.rows import score_rows
 
 __all__ = [
     "Difference", "Divergence", "ErrorParts", "Example", "LanguageScore", "Latency", "LogitDivergence", "Output",
-    "Rate", "Rates", "Report", "Row", "Scores", "Speed", "agreement_words", "latency_of", "score_rows",
+    "Rate", "Rates", "Report", "Row", "Scores", "Speed", "agreement_summary", "agreement_words", "latency_of",
+    "score_rows",
 ]  # fmt: skip
 
 REPORT_VERSION = 3
@@ -195,6 +196,13 @@ def agreement_words(report: Report) -> dict[Agreeing, str]:
         "reference_and_witness": f"{reference} and {witness}, not {target}",
         "none": "no two",
     }
+
+
+def agreement_summary(report: Report) -> str:
+    """The utterances of each answer, those with none left out; empty without a witness."""
+    counted = {} if report.agreement is None else report.agreement.model_dump()
+    said = [(words, counted.get(name, 0), name == "all") for name, words in agreement_words(report).items()]
+    return "; ".join(f"{words} {count}" for words, count, always in said if counted and (count or always))
 
 
 def _timed(speed: Speed, rows: Sequence[Row], outputs: Sequence[Output]) -> Speed:

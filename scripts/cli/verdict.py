@@ -55,16 +55,14 @@ def comparison(report: Report) -> list[RenderableType]:
 
 def _agreement(report: Report) -> list[str]:
     """Which of three sides have the same tokens, and the first utterances on which they do not."""
-    from verify.report import agreement_words
+    from verify.report import agreement_summary, agreement_words
 
     if report.agreement is None:
         return []
     words = agreement_words(report)
-    counted = report.agreement.model_dump()
-    counts = "; ".join(f"{text} {counted[name]}" for name, text in words.items() if name == "all" or counted[name])
-    apart = [row for row in report.rows if row.agree not in (None, "all")]
-    lines = [f"same tokens: {counts}", *(f"  {row.audio}: {words[row.agree]}" for row in apart[:_SHOWN] if row.agree)]
-    return [*lines, f"  and {len(apart) - _SHOWN} more"] if len(apart) > _SHOWN else lines
+    apart = [f"  {row.audio}: {words[row.agree]}" for row in report.rows if row.agree not in (None, "all")]
+    more = [f"  and {len(apart) - _SHOWN} more"] if len(apart) > _SHOWN else []
+    return [f"same tokens: {agreement_summary(report)}", *apart[:_SHOWN], *more]
 
 
 def _cells(rates: Rates) -> list[str]:

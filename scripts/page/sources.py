@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from export.errors import UserError
 from export.progress import task
 from scripts.outputs import SWEEP_REPORT, VERIFY_REPORT
-from verify.report import Latency, Report, Speed
+from verify.report import Latency, Report, Speed, agreement_summary
 from verify.runs import ORACLE_NAMES, Side
 from verify.scoring.models import Interval
 from verify.verdict import verdict_word
@@ -255,6 +255,7 @@ def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:
             line = _with_row(line, rows[file])
         sources.builds.append(line)
         sources.notes += [f"{build}: {each}" for each in report.notes]
+        sources.notes += [f"{build}: same tokens: {agreement_summary(report)}"] if report.agreement else []
         sources.notes += [f"{build}: {Path(name).name} was left out: {why}" for name, why in report.unusable.items()]
     sources.facts = _facts([each.report for each in sources.comparisons])
     return sources

@@ -21,6 +21,9 @@ from export.checkpoint.nemo import load_model
 from export.checkpoint.weights import read_weights
 from export.errors import UserError
 from scripts.cli.verdict import comparison
+from scripts.extras import missing_extra
+from scripts.page.sources import of_report
+from scripts.page.utterances import disagreements
 from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from tests.test_imports import module_imports
@@ -142,6 +145,10 @@ def test_a_report_says_who_agrees_and_says_it_again_when_rescored(tmp_path: Path
     shown = [line for line in comparison(again) if isinstance(line, str)]
     assert "same tokens: all three 2; a and Transformers, not NeMo 1" in shown
     assert "  1.flac: a and Transformers, not NeMo" in shown
+    page = of_report(again, "a")
+    assert "a: same tokens: all three 2; a and Transformers, not NeMo 1" in page.notes
+    (listed,) = disagreements(page.comparisons)
+    assert [parting.agree for parting in listed.partings] == ["a and Transformers, not NeMo"]
     without = compare_runs(target, oracle("nemo", changed), spoken)
     assert without.agreement is None
     assert not any("same tokens:" in line for line in comparison(without) if isinstance(line, str))
@@ -232,6 +239,18 @@ def test_an_oracles_code_is_all_that_it_imports() -> None:
     rooms = {"export", "verify", "verify.runtimes"}  # folders' own files, which say nothing
     assert seen - covered <= rooms
     assert not any(name.startswith(("verify.scoring", "export.graphs")) for name in covered)
+
+
+def test_transformers_where_it_is_missing_is_named_with_its_extra(
+    small_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(runs, "version", absent)
+    with pytest.raises(ModuleNotFoundError) as failure:
+        runs.checkpoint_side(small_checkpoint, 0, oracle="transformers")
+    assert missing_extra(failure.value) == "transformers is not installed; pip install 'nemotron-ov[transformers]'"
 
 
 @pytest.mark.parametrize(
