@@ -270,6 +270,7 @@ def test_run_by_needs_a_checkpoint_and_one_of_its_names(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("lookahead", [0, 3, 6, 13])
 def test_on_the_demo_set_transformers_differs_from_nemo_in_80_ms_steps_only(
     lookahead: int, demo_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -307,6 +308,7 @@ def test_on_the_demo_set_transformers_differs_from_nemo_in_80_ms_steps_only(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 def test_recordings_that_end_in_the_middle_of_a_word(
     demo_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
