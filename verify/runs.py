@@ -368,7 +368,12 @@ def _record(
     else:
         note(f"{side.name}: transcripts reused from {next(file for file, each in found.items() if each is not None)}")
     for file in (file for file, each in found.items() if each is None):
-        save_transcripts(file, run)
+        try:
+            save_transcripts(file, run)
+        except UserError as error:
+            if file.parent == cache:
+                raise
+            note(f"warning: {error}")  # nobody asked for it there, and the transcripts are here
     if unfinished is not None:
         unfinished.done()
     return run

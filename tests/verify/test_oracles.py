@@ -185,6 +185,31 @@ def test_a_cache_that_cannot_be_written_is_a_note(tmp_path: Path, monkeypatch: p
     assert runs.oracle_runs() is None
 
 
+def test_a_home_that_is_full_costs_no_transcripts(
+    tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tiny_bundle(tmp_path / "a")
+    whole = record_bundle(bundle, spoken)
+    here, home = tmp_path / "here", tmp_path / "home"
+    save = runs.save_transcripts
+
+    def full(path: Path, run: Run) -> None:
+        if path.parent == home:
+            raise UserError(f"{path}: cannot be written (No space left on device)")
+        save(path, run)
+
+    monkeypatch.setattr(runs, "save_transcripts", full)
+
+    def recorded(cache: Path) -> Run:
+        return runs._record(whole.side, spoken, "manifest", lambda _: whole.transcripts, lambda: 1, cache, home=home)
+
+    assert recorded(here).transcripts == whole.transcripts
+    assert "No space left on device" in capfd.readouterr().err
+    assert len(list(here.iterdir())) == 1
+    with pytest.raises(UserError, match="No space left"):
+        recorded(home)
+
+
 def test_a_stored_run_of_something_else_is_refused(
     small_fp32: Bundle, small_checkpoint: Checkpoint, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
