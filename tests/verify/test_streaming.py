@@ -333,6 +333,27 @@ def test_a_batch_gives_the_tokens_of_one(small_fp32: Bundle, small_kv_fp32: Bund
     assert one.transcribe(signals[2], "ja").tokens != alone[2].tokens
 
 
+@pytest.mark.parametrize("chunks", [2, 4])
+def test_steps_of_several_chunks_give_the_tokens_of_one(
+    small_fp32: Bundle, small_kv_fp32: Bundle, small_r13_fp32: Bundle, chunks: int
+) -> None:
+    frames = [1, 60, 112 - 7, 112 + 105 + 3, 3 * 112 + 50, 9 * 112 - 5]  # 3: a rest that is no encoder frame
+    signals = [speechlike(count * 0.01 + 0.002, seed=count) for count in frames]
+    for bundle in (small_fp32, small_kv_fp32, small_r13_fp32):
+        one, several = Streaming(bundle), Streaming(bundle, chunks=chunks)
+        for signal in signals:
+            expected, actual = one.transcribe(signal, "de"), several.transcribe(signal, "de")
+            assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames)
+        assert len(expected.tokens) > 5
+        assert several.encoder.calls < one.encoder.calls
+
+
+def test_a_folder_of_before_takes_one_chunk_a_step(small_fp32: Bundle) -> None:
+    before = Bundle(small_fp32.path, small_fp32.metadata.model_copy(update={"longer_steps": False}))
+    with pytest.raises(UserError, match="one chunk a step"):
+        Streaming(before, chunks=2)
+
+
 def test_demo_batch_of_8_equals_batch_of_1(demo_fp32: Bundle) -> None:
     utterances = spread(read_manifest(default_manifest()), 10)
     audios = [load_audio(each.audio_filepath, 16_000) for each in utterances]

@@ -37,6 +37,8 @@ class Streaming:
     Args:
         bundle: a folder whose graph knows how streams begin (``--encoder rewritten``).
         batch: rows of a step.
+        chunks: of the folder's chunks that a step holds. More give the same tokens later, for recordings: the
+            attention's mask lets no frame see beyond its group of lookahead + 1 frames, whatever the step.
         device: OpenVINO device of encoder, decoder and joint; the preprocessor runs on the CPU, and so does
             the joint where the device is an NPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
@@ -55,6 +57,7 @@ class Streaming:
         bundle: Bundle,
         *,
         batch: int = 1,
+        chunks: int = 1,
         device: str = "CPU",
         threads: int | None = None,
         config: Config | None = None,
@@ -71,10 +74,17 @@ class Streaming:
             )
         if batch < 1:
             raise UserError(f"batch {batch}: use 1 or more streams a step")
+        if chunks < 1:
+            raise UserError(f"chunks {chunks}: use 1 or more chunks a step")
+        if chunks > 1 and not meta.longer_steps:
+            raise UserError(
+                f"{bundle.path}: its encoder takes one chunk a step; export again with whole lookahead groups a chunk, "
+                "or leave out chunks"
+            )
         self.bundle = bundle
         self.batch = batch
         self.config = properties(threads, config, device)
-        self.geometry = StepGeometry(meta)
+        self.geometry = StepGeometry(meta, chunks)
         self._says_short_lead = meta.knows_short_leads and not nemo_start
         self.tags = frozenset(meta.lang_tag_token_ids)
         self.turn = threading.Condition()  # held for a moment: streams' audio, the queue, who steps
@@ -93,7 +103,7 @@ class Streaming:
         samples: dict[str, list[int]] = {"audio": [batch, self.geometry.samples], "audio_length": [batch]}
         self.preprocessor = load("preprocessor", "CPU", samples)
         self.encoder, self.decoder = (
-            load(name, device, batch_shapes(bundle, name, batch)) for name in ("encoder", "decoder")
+            load(name, device, step_shapes(bundle, name, batch, chunks)) for name in ("encoder", "decoder")
         )
         rows = 1 if batch == 1 else -1
         self.joint = load(
@@ -318,10 +328,12 @@ class Streaming:
             stream.charge("mel" if graph == "preprocessor" else graph, seconds)
 
 
-def batch_shapes(bundle: Bundle, graph: str, batch: int) -> dict[str, list[int]]:
-    """The input shapes of a graph for ``batch`` rows; LSTM states hold them on their second axis."""
+def step_shapes(bundle: Bundle, graph: str, batch: int, chunks: int = 1) -> dict[str, list[int]]:
+    """The input shapes of a graph for ``batch`` rows and ``chunks`` a step; LSTM states hold rows on axis 1."""
     shapes = {}
     for port in expected_ports(bundle.metadata)[graph].inputs:
         axis = 1 if port.name in ("h_in", "c_in") else 0
         shapes[port.name] = [batch if index == axis else size for index, size in enumerate(port.shape)]
+    if "mel" in shapes:
+        shapes["mel"][2] = bundle.metadata.pre_encode_cache + chunks * bundle.metadata.chunk_mel_frames
     return shapes
