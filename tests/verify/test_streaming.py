@@ -337,13 +337,17 @@ def test_a_batch_gives_the_tokens_of_one(small_fp32: Bundle, small_kv_fp32: Bund
 def test_steps_of_several_chunks_give_the_tokens_of_one(
     small_fp32: Bundle, small_kv_fp32: Bundle, small_r13_fp32: Bundle, chunks: int
 ) -> None:
-    frames = [1, 60, 112 - 7, 112 + 105 + 3, 3 * 112 + 50, 9 * 112 - 5]  # 3: a rest that is no encoder frame
+    frames = [1, 60, 108, 112 + 108, 3 * 112 + 50, 9 * 112 - 5]  # 108: a rest of four that is no encoder frame
     signals = [speechlike(count * 0.01 + 0.002, seed=count) for count in frames]
     for bundle in (small_fp32, small_kv_fp32, small_r13_fp32):
         one, several = Streaming(bundle), Streaming(bundle, chunks=chunks)
         for signal in signals:
-            expected, actual = one.transcribe(signal, "de"), several.transcribe(signal, "de")
+            expected, actual = one.stream("de"), several.stream("de")
+            for stream in (expected, actual):
+                stream.push(signal)
+                stream.finish(flush=False)
             assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames)
+            assert actual.encoder_frames == expected.encoder_frames
         assert len(expected.tokens) > 5
         assert several.encoder.calls < one.encoder.calls
 
