@@ -6,6 +6,7 @@ caches from the metadata, and ignores keys it does not know, so this toolkit's o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from export.removal import FolderKind
 GRAPHS = ("preprocessor", "encoder", "decoder", "joint")
 METADATA = "metadata.json"
 VOCABULARY = "nemotron_vocab.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the metadata records its own hash; folders of version 1 are read."""
 
 _PROLOG = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^<>]*\?>)?\s*<net\b")
 
@@ -118,6 +120,7 @@ class Metadata(BaseModel):
     parity: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     files: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    metadata_sha256: str = ""  # of this file with nothing in this place; see write_metadata
 
     @model_validator(mode="before")
     @classmethod
@@ -260,9 +263,21 @@ class Bundle:
         return known[1]
 
     def damaged_files(self) -> list[str]:
-        """Names of files whose size or SHA-256 differs from what the metadata recorded."""
+        """Names of files whose size or SHA-256 differs from what the metadata recorded; the metadata's own included."""
         found = self.file_facts()
-        return [name for name, facts in self.metadata.files.items() if found.get(name) != facts]
+        damaged = [name for name, facts in self.metadata.files.items() if found.get(name) != facts]
+        return damaged if self._metadata_is_as_written() else [METADATA, *damaged]
+
+    def _metadata_is_as_written(self) -> bool:
+        """By its own hash, which files of version 1 do not have."""
+        recorded = self.metadata.metadata_sha256
+        if not recorded:
+            return self.metadata.format_version < 2
+        try:
+            text = (self.path / METADATA).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path / METADATA}: cannot be read ({error.strerror or error})") from error
+        return recorded == hashlib.sha256(text.replace(recorded.encode(), b"")).hexdigest()
 
     def _wrong_sizes(self) -> list[str]:
         recorded = {name: (self.path / name, facts.get("bytes")) for name, facts in self.metadata.files.items()}
@@ -295,10 +310,16 @@ def write_vocabulary(directory: Path, vocabulary: tuple[str, ...] | list[str]) -
 
 
 def write_metadata(directory: Path, metadata: Metadata) -> Metadata:
-    """Write ``metadata.json`` last, with the size and hash of every other file; returns what was written."""
+    """Write ``metadata.json`` last, with the size and hash of every other file, and its own; returns what was written.
+
+    Its own is of the text in which that hash is empty, so that any changed byte is found.
+    """
     files = {file.name: file_facts(file) for file in sorted(directory.iterdir()) if file.name != METADATA}
-    complete = metadata.model_copy(update={"files": files})
+    changes = {"files": files, "format_version": FORMAT_VERSION, "metadata_sha256": ""}
+    complete = metadata.model_copy(update=changes)
     absent = {"num_prompts", "default_prompt_id", "prompt_dictionary"} if not metadata.has_prompt else set()
-    text = complete.model_dump_json(indent=2, exclude=absent)
-    (directory / METADATA).write_text(text + "\n", encoding="utf-8")
-    return complete
+    text = complete.model_dump_json(indent=2, exclude=absent) + "\n"
+    own = hashlib.sha256(text.encode()).hexdigest()
+    head, key, tail = text.rpartition('"metadata_sha256": "')
+    (directory / METADATA).write_text(f"{head}{key}{own}{tail}", encoding="utf-8")
+    return complete.model_copy(update={"metadata_sha256": own})

@@ -12,6 +12,8 @@ operating system refuses (``OSError``). Anything else that escapes is a bug and 
 
 from __future__ import annotations
 
+import os
+
 
 class NemotronOVError(Exception):
     """Base of every error raised on purpose."""
@@ -38,3 +40,17 @@ NOT_DECIDED = 3
 def exit_status(passed: bool | None) -> int:
     """0 where everything passed, 1 where something failed, :data:`NOT_DECIDED` where it is not known."""
     return NOT_DECIDED if passed is None else int(not passed)
+
+
+def require_utf8(name: str | os.PathLike[str]) -> None:
+    """Refuse a file name that a JSON document could not hold.
+
+    Raises:
+        UserError: it is no UTF-8.
+    """
+    text = os.fspath(name)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise UserError(f"{shown}: the name is no UTF-8, and reports could not name it; rename it") from error

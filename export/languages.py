@@ -89,7 +89,8 @@ def _regional(language: str, prompt_dictionary: Mapping[str, int]) -> str | None
 def prompt_id_for(language: str, prompt_dictionary: Mapping[str, int], default: int) -> int:
     """The prompt row for a language, by the clients' rule.
 
-    An exact key wins; else a two-letter code takes the first ``xx-…`` key in byte order; else the default.
+    An exact key wins; else a two-letter code, in whatever case, takes the first ``xx-…`` key in byte order; else the
+    default.
 
     Args:
         language: what the user asked for.
@@ -98,5 +99,5 @@ def prompt_id_for(language: str, prompt_dictionary: Mapping[str, int], default: 
     """
     if language in prompt_dictionary:
         return prompt_dictionary[language]
-    regional = _regional(language, prompt_dictionary)
+    regional = _regional(language.lower(), prompt_dictionary)
     return default if regional is None else prompt_dictionary[regional]

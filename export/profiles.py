@@ -7,7 +7,7 @@ says, the longest lookahead that the checkpoint was trained with and that fits, 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.errors import UserError
 from export.geometry import DEFAULT_CHUNK_MS
@@ -81,30 +81,38 @@ class Settings:
         return found
 
 
-def choose_settings(
-    checkpoint: Checkpoint,
-    profile: str | None = None,
-    *,
-    lookahead: int | None = None,
-    chunk_ms: int | None = None,
-    cache: str | None = None,
-    **others: Any,
-) -> Settings:
-    """A profile's settings, or single ones over the published default; ``others`` are as in :class:`Settings`.
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of an export: a profile, or single settings over the published default; None says nothing."""
 
-    Raises:
-        UserError: an unknown profile, or one beside single settings.
-    """
-    given = {"--lookahead": lookahead, "--chunk-ms": chunk_ms, "--cache": cache}
-    if profile is None:
-        return Settings(lookahead or 0, chunk_ms, cache or "channel", **others)
-    if profile not in PROFILES:
-        raise UserError(f"--profile {profile}: no such profile; choose one of {', '.join(PROFILES)}")
-    extra = [name for name, value in given.items() if value is not None]
-    if extra:
-        raise UserError(f"--profile {profile} settles {', '.join(extra)}; leave them out, or leave --profile out")
-    chosen = PROFILES[profile]
-    return Settings(chosen.lookahead_for(checkpoint), chosen.chunk_ms, chosen.cache, **others)
+    profile: str | None = None
+    lookahead: int | None = None
+    chunk_ms: int | None = None
+    cache: str | None = None
+    encoder: str = "rewritten"
+    force_lookahead: bool = False
+    languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+
+    def settings(self, checkpoint: Checkpoint) -> Settings:
+        """What that means for a checkpoint.
+
+        Raises:
+            UserError: an unknown profile, or one beside single settings.
+        """
+        others = (self.encoder, self.force_lookahead, self.languages, self.scripts)
+        if self.profile is None:
+            return Settings(self.lookahead or 0, self.chunk_ms, self.cache or "channel", *others)
+        if self.profile not in PROFILES:
+            raise UserError(f"--profile {self.profile}: no such profile; choose one of {', '.join(PROFILES)}")
+        single = {"--lookahead": self.lookahead, "--chunk-ms": self.chunk_ms, "--cache": self.cache}
+        extra = [name for name, value in single.items() if value is not None]
+        if extra:
+            raise UserError(
+                f"--profile {self.profile} settles {', '.join(extra)}; leave them out, or leave --profile out"
+            )
+        chosen = PROFILES[self.profile]
+        return Settings(chosen.lookahead_for(checkpoint), chosen.chunk_ms, chosen.cache, *others)
 
 
 def tier_warnings(checkpoint: Checkpoint, lookahead: int, chunk_ms: float, cache: str) -> list[str]:

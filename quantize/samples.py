@@ -73,7 +73,7 @@ class Index(BaseModel):
     requested: int  # encoder samples asked for
     source: dict[str, Any]  # what check_fits compares, see source_facts
     files: dict[str, str]  # SHA-256 of the source folder's graphs
-    audio: list[dict[str, str]]  # name, language and SHA-256 of the decoded samples of every recording that was run
+    audio: list[dict[str, str]]  # name, language and SHA-256 of every recording that was run, of its decoded samples
     excluded: int  # recordings left out because they belong to an evaluation manifest
     evaluation: list[dict[str, str]] = Field(default_factory=list)  # name and SHA-256 of every such manifest
     tools: dict[str, str] = Field(default_factory=dict)
@@ -124,8 +124,8 @@ class CalibrationData:
 
     @property
     def audio_sha256(self) -> list[str]:
-        """Hashes of the decoded samples of every recording that was run, sorted."""
-        return sorted(recording["sha256"] for recording in self.index.audio)
+        """Hashes of the decoded samples of every recording that was run, and of every file it is a part of, sorted."""
+        return sorted({each[name] for each in self.index.audio for name in ("sha256", "file_sha256") if name in each})
 
     @property
     def size_bytes(self) -> int:

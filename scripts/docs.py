@@ -33,11 +33,20 @@ def updated(text: str) -> str:
     Raises:
         ValueError: it has no place for it.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{recipes_table()}\n\n{END}{after}"
+    return with_content(text, recipes_table(), BEGIN, END)
+
+
+def with_content(text: str, content: str, begin: str, end: str) -> str:
+    """A document with this content between two comments.
+
+    Raises:
+        ValueError: it lacks one of them.
+    """
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"no {begin} … {end}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 _EXTRAS = {
     "bench": ("matplotlib", "onnx", "onnxruntime"),
     "data": ("datasets", "pyarrow"),
+    "report": ("altair", "vl_convert"),
     "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit", "torch"),
 }
 """Modules and distributions that a verb may miss, by the extra that brings them."""

@@ -11,7 +11,11 @@ from scripts.disk import existing_parent
 
 VERIFY_REPORT = frozenset({"rows", "target", "reference", "limits"})
 BENCH_REPORT = frozenset({"builds", "repeats", "baseline"})
+SWEEP_REPORT = frozenset({"rows", "failed", "text_scored"})
 """Keys by which we know what a command of ours wrote."""
+
+PAGE_MARK = '<meta name="generator" content="nemotron-ov">'
+"""What a page of ours has in its head."""
 
 
 def check_output(
@@ -42,6 +46,27 @@ def check_output(
     place = existing_parent(path if folder else path.absolute().parent)
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"{option} {path}: cannot be written there; choose another place")
+
+
+def check_page(option: str, path: Path | None) -> None:
+    """As :func:`check_output`, of a page: only a page of ours may be replaced.
+
+    Raises:
+        UserError: see there.
+    """
+    check_output(option, path, picture=True)
+    if path is not None and path.exists() and not is_page(path):
+        raise UserError(f"{option} {path}: exists and is no page of ours; choose another file, or move it away")
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is empty or a page that we wrote."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2000)
+    except OSError:
+        return False
+    return not head or PAGE_MARK.encode() in head
 
 
 def _is_report(path: Path, keys: frozenset[str]) -> bool:

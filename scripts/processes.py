@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -70,7 +72,7 @@ def run_module(
         errors="replace",
         start_new_session=True,
         pass_fds=inherited,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  # the last child's listener has ended
+        preexec_fn=functools.partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  # the last child's listener has ended
     )
     stdin, stdout = cast(IO[str], child.stdin), cast(IO[str], child.stdout)
     lines: list[str] = []
@@ -94,11 +96,13 @@ def run_module(
     return json.loads(output)
 
 
-def _die_with_parent() -> None:
-    """On Linux, end this process when its parent is killed, so that no orphan goes on writing."""
+def _die_with_parent(parent: int) -> None:
+    """On Linux, end this process when its parent is killed, or has been, so that no orphan goes on writing."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _listen(stream: Iterable[str], lines: list[str], show: bool) -> None:

@@ -115,6 +115,12 @@ def small_english_checkpoint(shared: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def small_english_fp32(shared: Path, small_english_checkpoint: Checkpoint) -> Bundle:
+    """``small_english_checkpoint``, exported with default options."""
+    return Bundle.open(_once(shared, "small-en-fp32", lambda path: _export(small_english_checkpoint, path)))
+
+
+@pytest.fixture(scope="session")
 def small_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
     """``small_checkpoint``, exported with default options."""
     return Bundle.open(_once(shared, "small-fp32", lambda path: _export(small_checkpoint, path)))

@@ -75,9 +75,11 @@ BETWEEN_ROOMS = {
     "verify.references": {"verify.runtimes"},
     "verify.scoring": {"verify.data", "verify.runtimes"},
     "scripts.bench": set(),
+    "scripts.compatibility": set(),
+    "scripts.page": set(),
     "scripts.publish": set(),
     "scripts.regenerate": set(),
-    "scripts.sweep": {"scripts.bench"},
+    "scripts.sweep": {"scripts.bench", "scripts.page"},
     "scripts.transcribe": set(),
     "scripts.checkpoints": set(),
 }
@@ -127,7 +129,7 @@ def test_name_imports_from_this_checkout(package: str) -> None:
             [*verb.split(), "--help"]
             for verb in (
                 "regenerate", "export", "quantize", "verify", "transcribe", "inspect", "recipes",
-                "bench", "calibrate", "flaws", "sweep", "rank", "tables", "checkpoint", "checkpoint random",
+                "bench", "calibrate", "flaws", "sweep", "rank", "tables", "page", "checkpoint", "checkpoint random",
             )
         ],
     ],
@@ -143,7 +145,7 @@ def test_finished_folders_need_neither_torch_nor_nemo(demo_fp32: Bundle, demo_fp
     for arguments in (
         ["inspect", demo_fp16.path],
         ["transcribe", demo_fp16.path, first_audio()],
-        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "40"],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "60"],
         ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
     ):
         done = run_and_list_modules([str(argument) for argument in arguments])
@@ -170,7 +172,7 @@ def test_finished_folders_work_where_torch_and_nemo_are_not_installed(
     for arguments in (
         ["inspect", demo_fp16.path],
         ["transcribe", demo_fp16.path, first_audio()],
-        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "40"],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "60"],
         ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
     ):
         done = subprocess.run(

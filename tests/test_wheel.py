@@ -48,7 +48,7 @@ def test_the_wheel_holds_the_rooms_and_no_training_code(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     rooms = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert rooms == {"export", "quantize", "verify", "scripts"}
-    assert {"export/demo/demo.nemo", "scripts/publish/card.md.jinja"} <= set(names)
+    assert {"export/demo/demo.nemo", "scripts/publish/card.md.jinja", "scripts/page/page.html.jinja"} <= set(names)
     assert {"scripts/publish/licenses/apache-2.0.txt", "scripts/publish/licenses/openmdw-1.1.txt"} <= set(names)
     assert not [name for name in names if name.startswith(("scripts/checkpoints/demo", "tests/"))]
 
@@ -63,11 +63,13 @@ def test_verbs_on_finished_folders_need_no_extra(command: Path, demo_fp32: Bundl
 
     assert call("recipes")["recipes"]
     assert call("inspect", demo_fp32.path)["problems"] == []
-    call("quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8")
-    (transcript,) = call("transcribe", tmp_path / "int8", audio)["transcripts"]
+    call("quantize", demo_fp32.path, tmp_path / "fp16", "--recipe", "fp16")
+    (transcript,) = call("transcribe", tmp_path / "fp16", audio)["transcripts"]
     assert transcript["text"] == "Do not forget the yellow mirror."
-    report = call("verify", tmp_path / "int8", "--reference", demo_fp32.path, "--limit", "40")
-    assert (report["passed"], report["utterances"]) == (True, 40)
+    arguments = ("verify", tmp_path / "fp16", "--reference", demo_fp32.path, "--limit", "60", "--report", "fp16.json")
+    report = call(*arguments)
+    assert (report["passed"], report["utterances"]) == (True, 60)
+    assert call("page", "fp16.json", "--output", "page.html", "--table", "rows.csv")["table"]["rows"] == 60
 
 
 def test_verbs_that_read_checkpoints_name_the_extra(command: Path, tmp_path: Path) -> None:

@@ -63,15 +63,17 @@ ENOUGH = 4
 
 @dataclass(frozen=True)
 class Recording:
-    """An utterance that is used, and the hash of its decoded samples."""
+    """An utterance that is used, and the hashes of its decoded samples and of the whole file's."""
 
     utterance: Utterance
     sha256: str
+    file_sha256: str
 
     def as_listed(self) -> dict[str, str]:
         """Its line in the index: no path, so that equal audio gives equal sets."""
         name, language = self.utterance.audio_filepath.name, self.utterance.target_lang
-        return {"name": name, "language": language, "sha256": self.sha256}
+        part_of = {} if self.file_sha256 == self.sha256 else {"file_sha256": self.file_sha256}
+        return {"name": name, "language": language, "sha256": self.sha256} | part_of
 
 
 def collect(
@@ -217,7 +219,7 @@ def _choose(
                 excluded.append(group[place].audio_filepath.name)
             elif digest not in known:
                 known.add(digest)
-                chosen.append(Recording(group[place], digest))
+                chosen.append(Recording(group[place], digest, audio_sha256(whole)))
                 steps += -(-len(audio) // hop)
     if not chosen:
         raise UserError(

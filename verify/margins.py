@@ -7,6 +7,7 @@ nothing about a build.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -105,7 +106,7 @@ def margins_at(
             observer.restart()
             audio = load_utterance(utterance, bundle.metadata.sample_rate)
             recognizer.transcribe(audio, prompt_of(utterance, language))
-            if cell in observer.margins:
+            if math.isfinite(observer.margins.get(cell, math.nan)):  # logits that are no numbers tell nothing
                 found[number] = observer.margins[cell]
             progress.advance()
     return found

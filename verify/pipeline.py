@@ -15,7 +15,7 @@ from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
 from verify.margins import margins_at, parting_cell
-from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, score_rows, speed_ratios
+from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, scored, speed_ratios
 from verify.runs import (
     MANIFEST_LANGUAGE,
     RUNTIMES,
@@ -260,7 +260,7 @@ def compare_runs(
         )
     ]
     return Report(
-        **dict(score_rows(rows, limits.tolerance, target.side.lang_tag_token_ids, normalizer=normalizer)),
+        **scored(rows, limits.tolerance, target.side, reference.side, normalizer=normalizer),
         limits=limits.tolerance,
         limits_of=limits.whose,
         target=target.side,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
+from export.checkpoint.config import RANDOM_WEIGHTS
 from export.errors import UserError
 from export.folders import write_atomically
 from quantize.recipe import Tolerance
@@ -80,6 +81,28 @@ class LogitDivergence(BaseModel):
     agreed_until: float  # share of an utterance's cells before the first with another, on average
 
 
+def scored(rows: Sequence[Row], limits: Tolerance, target: Side, reference: Side, *, normalizer: str) -> dict[str, Any]:
+    """The fields of :class:`Scores`, with what the two sides are as notes.
+
+    Args:
+        rows: utterances with both sides' output.
+        limits: what passes.
+        target: the side that is judged.
+        reference: what it is compared with.
+        normalizer: a name of :data:`verify.scoring.normalization.NORMALIZERS`.
+    """
+    scores = score_rows(rows, limits, target.lang_tag_token_ids, normalizer=normalizer)
+    notes = []
+    if target.checkpoint.get(RANDOM_WEIGHTS):
+        notes.append("the checkpoint's weights are random: errors against the text say nothing about a trained model")
+    if reference.recipe.get("hash"):
+        notes.append(
+            f"{reference.name} was made by the recipe {reference.recipe.get('name')}: what agrees with it need not "
+            "agree with FP32"
+        )
+    return dict(scores) | {"notes": [*notes, *scores.notes]}
+
+
 class Report(Scores):
     """The comparison of a target with its reference."""
 
@@ -128,12 +151,13 @@ class Report(Scores):
         """
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
+            json.dumps(stored, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
             rows = [Row.model_validate(row) for row in stored["rows"]]
             if limits is not None:
                 stored |= {"limits": limits.tolerance.model_dump(), "limits_of": limits.whose}
             tolerance = Tolerance.model_validate(stored["limits"])
             later = stored.get("report_version", REPORT_VERSION) > REPORT_VERSION
-            tags = Side.model_validate(stored["target"]).lang_tag_token_ids
+            sides = [Side.model_validate(stored[name]) for name in ("target", "reference")]
             stored |= {
                 name: _timed(Speed.model_validate(stored[name]), rows, [getattr(row, side) for row in rows])
                 for name, side in (("speed", "target"), ("reference_speed", "reference"))
@@ -145,9 +169,9 @@ class Report(Scores):
         if later:
             raise UserError(f"{path}: was written by a later version of nemotron-ov; use that")
         chosen = get_normalizer(normalizer or stored.get("normalizer") or DEFAULT_NORMALIZER).name
-        scores = score_rows(rows, tolerance, tags, normalizer=chosen)
+        scores = scored(rows, tolerance, *sides, normalizer=chosen)
         try:
-            report = cls.model_validate(stored | dict(scores) | {"report_version": REPORT_VERSION})
+            report = cls.model_validate(stored | scores | {"report_version": REPORT_VERSION})
             return report.without(report.unusable)
         except ValueError as error:
             raise UserError(f"{path}: is no verification report; give a report that verify wrote") from error

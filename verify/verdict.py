@@ -20,6 +20,18 @@ ENOUGH_UNITS = 100
 ENOUGH_SENTENCES = 10
 """Sentences from which on resampling them says how sure a rate is."""
 
+IDENTITY = 0.95
+"""Share of identical utterances from which on a limit promises the same tokens, rather than about as many errors."""
+
+ENOUGH_ALIKE = 59
+"""Sentences that must keep their tokens before that promise holds.
+
+If 59 of 59 do, :data:`IDENTITY` of all do with 95 % confidence (0.95⁵⁹ < 0.05).
+"""
+
+UNHEARD = 80.0
+"""Percent of errors of the reference itself from which on its text has nothing left to lose."""
+
 NOISE = 0.02
 """Logits by which FP32's best token must lead before another token counts against a build; below, rounding decides.
 
@@ -33,6 +45,7 @@ ALL = "all"
 
 TOO_LITTLE = "too little speech"
 TOO_FEW = "too few utterances"
+TOO_FEW_ALIKE = f"{ENOUGH_ALIKE} different sentences that keep their tokens show it"
 NO_LIMIT = "there is no text, and the limits name no wer_between"
 
 _ROUNDING = 1e-9
@@ -45,28 +58,40 @@ class Measured(BaseModel):
     scope: str  # a language, MACRO, or ALL utterances
     value: float  # a share from 0 to 1, points, or percent
     interval: tuple[float, float] | None = None  # of CONFIDENCE; None where nothing tells
+    resampled: tuple[float, float] | None = None  # the same without errors that the set may have missed
     units: int = 0  # words or characters behind it
     sentences: int = 0
 
     def checked(self, limits: Tolerance) -> Check:
         """Whether the limit holds."""
-        limit, answer, why = self._answer(limits)
-        return Check.model_validate(self.model_dump() | {"limit": limit, "answer": answer, "why": why})
+        limit, answer, why = self._share(limits) if self.limit_name == "exact_match" else self._rate(limits)
+        found = {"limit": limit, "answer": answer, "why": why, "judged_interval": self._judged_interval(limits)}
+        return Check.model_validate(self.model_dump() | found)
 
-    def _answer(self, limits: Tolerance) -> tuple[float | None, Answer, str]:
-        if self.limit_name == "exact_match":
-            return limits.exact_match, "within" if self.value >= limits.exact_match else "beyond", ""
+    def _share(self, limits: Tolerance) -> tuple[float | None, Answer, str]:
+        limit = limits.exact_match
+        if self.value < limit:
+            return limit, "beyond", ""
+        enough = limit < IDENTITY or self.sentences >= ENOUGH_ALIKE
+        return (limit, "within", "") if enough else (limit, "undecided", TOO_FEW_ALIKE)
+
+    def _rate(self, limits: Tolerance) -> tuple[float | None, Answer, str]:
         limit = limits.of_a_language if self.limit_name == "language_wer_delta" else getattr(limits, self.limit_name)
         if limit is None:
             return None, "undecided", NO_LIMIT
-        if self.interval is None or self.sentences < ENOUGH_SENTENCES:
+        interval = self._judged_interval(limits)
+        if interval is None or self.sentences < ENOUGH_SENTENCES:
             return limit, "undecided", TOO_LITTLE
-        low, high = self.interval
+        low, high = interval
         if low > limit + _ROUNDING:
             return limit, "beyond", ""
         if self.units < ENOUGH_UNITS:
             return limit, "undecided", TOO_LITTLE
         return (limit, "within", "") if high <= limit + _ROUNDING else (limit, "undecided", TOO_FEW)
+
+    def _judged_interval(self, limits: Tolerance) -> tuple[float, float] | None:
+        """Tokens that must be identical leave no room for errors that were missed: their own limit sees to those."""
+        return self.resampled if limits.exact_match >= IDENTITY else self.interval
 
 
 class Check(Measured):
@@ -74,6 +99,7 @@ class Check(Measured):
 
     limit: float | None
     answer: Answer
+    judged_interval: tuple[float, float] | None = None  # by which it was answered: of the two above
     why: str = ""  # where it is undecided: what is missing
 
     @property
@@ -87,7 +113,8 @@ class Check(Measured):
         """One line for a limit that does not hold, or is not known to."""
         is_share = self.limit_name == "exact_match"
         value = f"{self.value:.4f}" if is_share else f"{self.value:+.3f}"
-        between = "" if self.interval is None else f" (95 %: {self.interval[0]:+.3f} to {self.interval[1]:+.3f})"
+        interval = self.judged_interval
+        between = "" if interval is None else f" (95 %: {interval[0]:+.3f} to {interval[1]:+.3f})"
         limit = "" if self.limit is None else f" {'below' if is_share else 'above'} the limit {self.limit:g}"
         answer = f"is{limit}" if self.answer == "beyond" else f"may be{limit}: {self.why}"
         return f"{self.limit_name}{'' if self.scope == ALL else f' of {self.scope}'} {value}{between} {answer}"
@@ -104,6 +131,11 @@ def passed(checks: Sequence[Check]) -> bool | None:
 
 
 _PASSED: dict[Answer, bool | None] = {"within": True, "beyond": False, "undecided": None}
+
+
+def verdict_word(passed: bool | None) -> str:
+    """How a verdict reads."""
+    return {True: "passed", False: "FAILED", None: "NOT DECIDED"}[passed]
 
 
 def all_passed(passed: Collection[bool | None]) -> bool | None:

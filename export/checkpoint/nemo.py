@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.checkpoint.archive import WEIGHTS, check_weights, unpack
 from export.errors import UserError
+from export.removal import scratch_folder
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
@@ -47,8 +48,7 @@ def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
     """
     quiet()
     _check_room(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="nemotron-ov-") as name:
-        folder = Path(name)
+    with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:  # clears a killed run's
         try:
             unpack(checkpoint.path, {WEIGHTS, *checkpoint.tokenizer.values()}, folder)
             check_weights(checkpoint.path, folder / WEIGHTS)

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from export.errors import NemotronOVError, UserError
+from export.errors import NemotronOVError, UserError, require_utf8
 from scripts.extras import missing_extra
 
 _REMEDIES = {
@@ -24,6 +24,10 @@ BUG = 70
 """Exit status of an error that nobody foresaw (``EX_SOFTWARE`` of sysexits.h)."""
 
 
+INTERRUPTED = 130
+"""Exit status of a run that Ctrl-C ended, as a shell counts it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 not good enough, 2 bad input, 70 a bug, 130 interrupted.
 
@@ -33,10 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always, with the exit status.
     """
-    from scripts.cli.app import app
-
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="nemotron-ov")
+        from scripts.cli.app import app
+
+        if not {"transcribe", "inspect"} & set(given[:1]):  # these write no document that names its inputs
+            for argument in given:
+                require_utf8(argument)
+        app(args=given, prog_name="nemotron-ov")
+    except KeyboardInterrupt:  # while the verbs were loaded, which typer does not catch
+        sys.exit(INTERRUPTED)
     except NemotronOVError as error:
         _print_error(str(error))  # empty where a stage's own process has printed the line already
         sys.exit(error.exit_code)

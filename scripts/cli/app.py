@@ -13,6 +13,7 @@ from scripts.cli import (
     compare,
     export,
     flaws,
+    page,
     publish,
     recipes,
     regenerate,
@@ -41,6 +42,7 @@ app.command("flaws")(flaws.flaws)
 app.command("card")(card.card)
 app.command("publish")(publish.publish)
 app.command("fetch")(publish.fetch)
+app.command("page")(page.page)
 app.command("tables")(tables.tables)
 app.command("inspect")(bundles.inspect)
 app.add_typer(recipes.app, name="recipes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,15 @@ from scripts.cli.result import Result, facts_table, megabytes, verb
 
 if TYPE_CHECKING:
     from export.bundle import Metadata
+    from export.devices import Finding
+
+
+class Device(StrEnum):
+    """Of :data:`export.devices.DEVICES`."""
+
+    CPU = "CPU"
+    GPU = "GPU"
+    NPU = "NPU"
 
 
 @verb
@@ -64,18 +74,36 @@ def quantize(
 
 
 @verb
-def inspect(directory: options.Finished, as_json: options.Json = False) -> Result:
-    """Show what a folder holds and check it: file hashes, tensor names, shapes, metadata, vocabulary."""
+def inspect(
+    directory: options.Finished,
+    device: Annotated[
+        Device | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Only this device's lints; exit status 1 where they say that it cannot run the folder.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> Result:
+    """Show what a folder holds and check it: file hashes, tensor names, shapes, metadata, vocabulary, devices."""
     from export.bundle import Bundle
     from export.contract import folder_problems
+    from export.devices import NOT_RUN, device_findings
 
     bundle = Bundle.open(directory)
     metadata = bundle.metadata
     problems = folder_problems(bundle)
+    found = device_findings(bundle)
+    devices = {name: found[name] for name in ([device.value] if device else found)}
+    blocked = {name: any(finding.blocks for finding in findings) for name, findings in devices.items()}
     data: dict[str, Any] = {
         "folder": str(bundle.path),
         "bytes": bundle.size_bytes,
         "problems": problems,
+        "devices": {
+            name: {"blocked": blocked[name], "checked": NOT_RUN, "findings": [vars(each) for each in findings]}
+            for name, findings in devices.items()
+        },
         "metadata": metadata.model_dump(),
     }
 
@@ -97,10 +125,20 @@ def inspect(directory: options.Finished, as_json: options.Json = False) -> Resul
             "made with": ", ".join(f"{name} {version}" for name, version in metadata.tools.items()),
             "warnings": "; ".join(metadata.warnings) or "none",
             "problems": "; ".join(problems) or "none",
+            **{f"{name} ({NOT_RUN})": findings_text(name, findings) for name, findings in devices.items()},
         }
         return [facts_table(str(bundle.path), facts)]
 
-    return Result(data, render, as_json, exit_code=1 if problems else 0)
+    return Result(data, render, as_json, exit_code=1 if problems or (device and blocked[device.value]) else 0)
+
+
+def findings_text(device: str, findings: list[Finding]) -> str:
+    """Findings of one device, those that block it first."""
+    from export.devices import LINTS
+
+    ordered = sorted(findings, key=lambda finding: not finding.blocks)
+    texts = [f"{'' if each.blocks else 'note: '}{each.graph}: {each.text}" for each in ordered]
+    return "; ".join(texts) or ("nothing found" if LINTS[device] else "no lints; the toolkit runs folders there")
 
 
 def vocabulary_text(metadata: Metadata) -> str:

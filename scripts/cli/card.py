@@ -20,8 +20,8 @@ Reports = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Another report, repeatable: of `verify --report`, `regenerate`, `bench --json`. (DIR/report.json and "
-        "DIR/reports are read)",
+        help="Another report, repeatable: of `verify --report`, `regenerate`, `bench --json`, `scripts.compatibility`. "
+        "(DIR/report.json and DIR/reports are read)",
     ),
 ]
 LayoutOption = Annotated[

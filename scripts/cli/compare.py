@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -36,6 +36,14 @@ def verify(
     data: options.Data = None,
     split: options.SplitOption = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything here, as JSON.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page to look at here. (default: beside --report, with its name and .html)",
+        ),
+    ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Write no page beside --report.")] = False,
     limit: options.Limit = None,
     ignore_text: Annotated[
         bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
@@ -88,6 +96,7 @@ def verify(
     from verify.scoring.normalization import DEFAULT_NORMALIZER, get_normalizer
 
     check_output("--report", report)
+    files = _Files(report, _page_file(page, report, no_page), transcripts)
     check_output("--transcripts", transcripts, folder=True)
     if normalizer is not None:
         get_normalizer(normalizer).words("")  # also what it needs is there
@@ -100,7 +109,7 @@ def verify(
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
-        return _judged(Report.load(rescore, normalizer, chosen_limits), report, transcripts, as_json)
+        return _judged(Report.load(rescore, normalizer, chosen_limits), files, as_json)
     if directory is None:
         raise UserError("verify: no folder; give DIR with --reference, or --rescore with a stored report")
     if reference is None:
@@ -115,6 +124,11 @@ def verify(
     manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
     utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
     utterances, unusable = usable(utterances, bundle.metadata.sample_rate)
+    if precision is options.Precision.f32 and _graphs(opened) == _graphs(bundle):
+        raise UserError(
+            f"{reference}: has the graphs of {directory}, so nothing would be compared; give the folder or the "
+            "checkpoint that they were made from"
+        )
     chosen: Runtime | None = None if runtime is None else runtime.value
     result = verify_bundle(
         bundle,
@@ -129,7 +143,16 @@ def verify(
         divergence=divergence,
         normalizer=normalizer or DEFAULT_NORMALIZER,
     )
-    return _judged(result.without(unusable), report, transcripts, as_json)
+    return _judged(result.without(unusable), files, as_json)
+
+
+def _graphs(side: Bundle | Checkpoint | Run) -> dict[str, str]:
+    """Hashes of a folder's files without its metadata; empty where no folder ran."""
+    from export.bundle import METADATA, Bundle
+    from verify.runs import Run
+
+    files = side.hashes if isinstance(side, Bundle) else side.side.files if isinstance(side, Run) else {}
+    return {name: sha256 for name, sha256 in files.items() if name != METADATA}
 
 
 def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
@@ -140,16 +163,51 @@ def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
         raise UserError(f"--rescore {rescore}: transcribes nothing; leave out {', '.join(given)}")
 
 
-def _judged(result: Report, file: Path | None, transcripts: Path | None, as_json: bool) -> Result:
-    """What `verify` hands back of a report, which is kept in ``file`` and ``transcripts`` where they are named."""
+class _Files(NamedTuple):
+    """What is kept of a report, and where."""
+
+    report: Path | None
+    page: Path | None
+    transcripts: Path | None
+
+
+def _page_file(page: Path | None, report: Path | None, no_page: bool) -> Path | None:
+    """Where the page goes; checked before the work, so that nothing of somebody else's is in its place."""
+    from export.errors import UserError
+    from scripts.outputs import check_page
+
+    if page is not None:
+        if no_page:
+            raise UserError(f"--page {page}: --no-page says that there is none; leave one of them out")
+        if report is not None and page.resolve() == report.resolve():
+            raise UserError(f"--page {page}: is the --report too; give another file")
+        check_page("--page", page)
+        return page
+    if report is None or no_page or report.suffix == ".html":
+        return None
+    beside = report.with_suffix(".html")
+    try:
+        check_page("--report", beside)
+    except UserError as error:
+        raise UserError(f"{error}, or give --no-page or another --page") from error
+    return beside
+
+
+def _judged(result: Report, files: _Files, as_json: bool) -> Result:
+    """What `verify` hands back of a report, which is kept in the files that are named."""
     from export.host import peak_rss_mb
     from export.progress import note
     from verify.transcripts import write_transcripts
 
-    if file is not None:
-        result.save(file)
-    if transcripts is not None:
-        note(f"transcripts: {len(write_transcripts(result, transcripts))} files in {transcripts}")
+    if files.report is not None:
+        result.save(files.report)
+    if files.transcripts is not None:
+        note(f"transcripts: {len(write_transcripts(result, files.transcripts))} files in {files.transcripts}")
+    if files.page is not None:
+        from scripts.page.render import write_page
+        from scripts.page.sources import of_report
+
+        write_page(of_report(result, files.page.stem), files.page)
     data = result.model_dump(mode="json", exclude={"rows"}) | {"peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: comparison(result), as_json, exit_code=exit_status(result.passed))
 

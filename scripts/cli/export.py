@@ -31,22 +31,11 @@ def export(
     from export.folders import refuse_existing
     from export.host import peak_rss_mb
     from export.pipeline import export_checkpoint
-    from export.profiles import choose_settings
 
     refuse_existing(directory, kind=BUNDLE, force=force)
     source = open_checkpoint(checkpoint, revision)
-    settings = choose_settings(
-        source,
-        profile,
-        lookahead=lookahead,
-        chunk_ms=chunk_ms,
-        cache=cache.value if cache else None,
-        encoder=encoder.value,
-        force_lookahead=force_lookahead,
-        languages=options.names(languages),
-        scripts=options.names(scripts),
-    )
-    bundle = export_checkpoint(source, directory, **vars(settings), force=force)
+    asked = options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts)
+    bundle = export_checkpoint(source, directory, **vars(asked.settings(source)), force=force)
     metadata = bundle.metadata
     data: dict[str, Any] = {
         "folder": str(bundle.path),

@@ -13,6 +13,7 @@ from export.errors import UserError
 
 if TYPE_CHECKING:
     from export.bundle import Bundle
+    from export.profiles import Asked
     from verify.data.sets import DataSet
     from verify.runtimes.graph import Config
 
@@ -241,7 +242,26 @@ def language_of(bundle: Bundle, language: str) -> str:
         raise UserError(f"--language: {error} ({bundle.path}); choose another, or {DEFAULT_LANGUAGE}") from error
 
 
-def names(text: str | None) -> tuple[str, ...]:
+def asked(
+    profile: str | None,
+    lookahead: int | None,
+    chunk_ms: int | None,
+    cache: Cache | None,
+    encoder: Encoder,
+    force_lookahead: bool,
+    languages: str | None,
+    scripts: str | None,
+) -> Asked:
+    """What the options of an export ask for."""
+    from export.profiles import Asked
+
+    chosen = cache.value if cache else None
+    return Asked(
+        profile, lookahead, chunk_ms, chosen, encoder.value, force_lookahead, _names(languages), _names(scripts)
+    )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
     """The values of a comma-separated option."""
     return () if text is None else tuple(name.strip() for name in text.split(","))
 

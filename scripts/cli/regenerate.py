@@ -39,7 +39,7 @@ def regenerate(
     as_json: options.Json = False,
     graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
-    """Turn a checkpoint into verified folders: fp32/, fp16/, int8/ and report.json, with one table at the end.
+    """Turn a checkpoint into verified folders: fp32/, fp16/, int8/, with one table, report.json and report.html.
 
     A run that was stopped continues when it is repeated.
 
@@ -56,20 +56,13 @@ def regenerate(
             checkpoint=checkpoint,
             revision=revision,
             recipes=tuple(recipe or ()),
-            profile=profile,
-            lookahead=lookahead,
-            chunk_ms=chunk_ms,
-            cache=cache.value if cache else None,
-            encoder=encoder.value,
-            languages=options.names(languages),
-            scripts=options.names(scripts),
+            asked=options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts),
             manifest=manifest,
             data=options.data_set(data, split),
             limit=limit,
             nemo_limit=nemo_limit,
             precision=precision.value,
             force=force,
-            force_lookahead=force_lookahead,
         )
     )
     return Result(report, lambda: tables(report), as_json, exit_code=exit_status(report["passed"]))

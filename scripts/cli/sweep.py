@@ -76,8 +76,8 @@ def sweep(
 ) -> Result:
     """Try recipes on an FP32 folder: size, speed and memory against what each costs in accuracy.
 
-    Ends in a table, sweep.json and, with matplotlib, sweep.png. A sweep that was stopped goes on when it is repeated,
-    and nothing is computed twice in one --output. Exit status 1: some recipe failed.
+    Ends in a table, sweep.json, sweep.html and, with matplotlib, sweep.png. A sweep that was stopped goes on when it is
+    repeated, and nothing is computed twice in one --output. Exit status 1: some recipe failed.
     """
     from scripts.sweep import sweep as run_sweep
     from scripts.sweep.options import Options

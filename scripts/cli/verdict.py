@@ -20,6 +20,8 @@ def comparison(report: Report) -> list[RenderableType]:
     from rich.markup import escape
     from rich.table import Table
 
+    from verify.verdict import verdict_word
+
     text = any(row.text for row in report.rows)  # none where it was ignored
     table = Table("language", "metric", "utterances", "same tokens %", "differs %", title_justify="left")
     for column in ("error %", "S, D, I %", "reference %", "S, D, I %", "delta", "95 %"):
@@ -41,17 +43,13 @@ def comparison(report: Report) -> list[RenderableType]:
     lines += [_timed(side, speed) for side, speed in (("", report.speed), ("reference: ", report.reference_speed))]
     lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
     lines += [_parted(each) for each in report.first_divergences[:_SHOWN]]
+    lines += [f"note: {each}" for each in report.notes]
     if report.ties:
         lines.append(f"near ties, which do not count: {report.ties}")
     mean = ", means of the utterances' rates" if report.rate == "mean" else ""
     lines.append(f"normalizer: {report.normalizer}{mean}; limits: {report.limits_of}")
     verdict = f"[bold]{verdict_word(report.passed)}[/]" + "".join(f"; {escape(reason)}" for reason in report.reasons)
     return [table, *(escape(line) for line in lines), verdict]
-
-
-def verdict_word(passed: bool | None) -> str:
-    """How a verdict reads."""
-    return {True: "passed", False: "FAILED", None: "NOT DECIDED"}[passed]
 
 
 def _cells(rates: Rates) -> list[str]:

@@ -21,7 +21,7 @@ from export.digest import file_facts
 from export.errors import UserError
 from export.languages import LANGUAGE_TAG
 from export.vocabulary import parts_of
-from scripts.publish.reports import Measurement, Verification, read_report
+from scripts.publish.reports import Compatible, Contents, Measurement, Verification, read_report
 from verify.runs import Side
 
 FP32 = "fp32"
@@ -38,6 +38,7 @@ class Folder:
     hashes: dict[str, str]  # SHA-256 by file
     verifications: tuple[Verification, ...]
     measurements: tuple[Measurement, ...]
+    runs: tuple[Compatible, ...]
 
     @property
     def recipe(self) -> str:
@@ -119,11 +120,20 @@ class Facts:
             what, proven = "NeMo", any(each.by_nemo for each in passed)
         else:
             what = "a reference that itself passed against NeMo" if passed else "their reference"
-            proven = any(each.by_nemo or self._is_good(each.report.reference) for each in passed)
+            # What the clients' loop may differ from NeMo is far more than a recipe may lose.
+            strict = [each for each in passed if not each.by_nemo or each.report.target.runtime == "streaming"]
+            proven = any(each.by_nemo or self._is_good(each.report.reference) for each in strict)
         if not proven:
             found = [f"{each.file.name} {each.shortcoming}" for each in folder.verifications if each.shortcoming]
             beside = f" ({', '.join(found)})" if found else ""
             reasons.append(f"{place}no report in which exactly these files passed against {what}{beside}; run `verify`")
+        enough = max((each.report.utterances for each in passed), default=0)
+        reasons += [
+            f"{place}{each.file.name} does not decide by {each.report.utterances} utterances, and no report of as many "
+            "passed; run `verify` on more"
+            for each in folder.verifications
+            if passed and each.report.passed is None and each.report.utterances > enough
+        ]
         if not self.origin.sha256:
             reasons.append(
                 f"{place}records no SHA-256 of its checkpoint, so nobody knows which model it is; export it anew"
@@ -145,8 +155,8 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
     Args:
         root: what `regenerate` wrote, or any folder that holds finished ones.
         names: of the folders in it; empty for all.
-        reports: files of `verify --report`, `regenerate` and `bench --json` besides ``report.json`` and
-            ``reports/*.json`` in ``root``.
+        reports: files of `verify --report`, `regenerate`, `bench --json` and `scripts.compatibility` besides
+            ``report.json`` and ``reports/*.json`` in ``root``.
 
     Raises:
         UserError: no folders, folders of several checkpoints, or a file is no report.
@@ -158,39 +168,34 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
             f"{root}: {', '.join(bundles)} come from different checkpoints; choose those of one with --precision"
         )
     found = [file for file in (root / "report.json", *sorted((root / "reports").glob("*.json"))) if file.is_file()]
-    verifications: list[Verification] = []
-    measurements: list[tuple[dict[str, str], Measurement]] = []
     files = list(dict.fromkeys(file.resolve() for file in (*found, *reports)))
-    for file in files:
-        one, several = read_report(file)
-        verifications += one
-        measurements += several
-    folders = tuple(_folder(name, bundle, verifications, measurements) for name, bundle in bundles.items())
+    every = [read_report(file) for file in files]
+    folders = tuple(_folder(name, bundle, every) for name, bundle in bundles.items())
     beside = _unpublished_fp32(root, bundles) if names else None
-    sibling = None if beside is None else _folder(beside.path.name, beside, verifications, measurements)
+    sibling = None if beside is None else _folder(beside.path.name, beside, every)
     used = {each.file for folder in folders for each in folder.verifications}
     used |= {each.file for folder in folders for each in folder.measurements}
+    used |= {each.file for folder in folders for each in folder.runs}
     return Facts(
         root,
         folders,
         _origin(next(iter(bundles.values()))),
-        tuple(each for each in verifications if each.file not in used),
+        tuple(each for contents in every for each in contents.verifications if each.file not in used),
         tuple(file for file in files if file not in used),
         sibling,
     )
 
 
-def _folder(
-    name: str, bundle: Bundle, verifications: list[Verification], measurements: list[tuple[dict[str, str], Measurement]]
-) -> Folder:
+def _folder(name: str, bundle: Bundle, reports: Sequence[Contents]) -> Folder:
     """A folder with the reports about exactly its files."""
     hashes = bundle.hashes
     return Folder(
         name,
         bundle,
         hashes,
-        tuple(each for each in verifications if each.report.target.files == hashes),
-        tuple(each for files, each in measurements if files == hashes),
+        tuple(each for report in reports for each in report.verifications if each.report.target.files == hashes),
+        tuple(each for report in reports for files, each in report.measurements if files == hashes),
+        tuple(each for report in reports for files, each in report.runs if files == hashes),
     )
 
 

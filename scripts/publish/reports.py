@@ -1,14 +1,14 @@
-"""Reports of `verify`, `regenerate` and `bench`: what they say, and about which files."""
+"""Reports of `verify`, `regenerate`, `bench` and `scripts.compatibility`: what they say, and about which files."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -60,6 +60,9 @@ class Verification:
         return self.report.passed is True
 
 
+Version = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+"""Of OpenVINO."""
+
 Figure = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 """What can have been measured."""
 
@@ -76,8 +79,44 @@ class Measurement(BaseModel, frozen=True):
     peak_rss_mb: Figure | None
 
 
-def read_report(file: Path) -> tuple[list[Verification], list[tuple[dict[str, str], Measurement]]]:
-    """A report of any kind: comparisons, and measurements with the files that they are about.
+class Compatible(BaseModel, frozen=True):
+    """A folder under one version of OpenVINO; ``identical`` recordings as under ``reference``.
+
+    Where it did not run, ``error`` says why; ``identical`` is None there, and where the reference did not run.
+    """
+
+    file: Path
+    machine: str
+    openvino: Version
+    reference: Version
+    device: Literal["CPU"]
+    runtime: Literal["generation1"]
+    precision: Literal["f32", "default"]
+    utterances: Annotated[int, Field(gt=0, strict=True)]
+    identical: Annotated[int, Field(ge=0, strict=True)] | None
+    error: str | None = None
+
+    @property
+    def tokens(self) -> str:
+        """What the page says of its tokens."""
+        if self.error is not None:
+            return "does not run"
+        if self.identical is None:
+            return f"not compared: does not run under {self.reference}"
+        return f"as under {self.reference} in {self.identical} of {self.utterances} recordings"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a report holds; measurements and runs with the SHA-256 of the files that they are about."""
+
+    verifications: Sequence[Verification] = ()
+    measurements: Sequence[tuple[dict[str, str], Measurement]] = ()
+    runs: Sequence[tuple[dict[str, str], Compatible]] = ()
+
+
+def read_report(file: Path) -> Contents:
+    """A report of any kind.
 
     Raises:
         UserError: it is none.
@@ -92,17 +131,21 @@ def read_report(file: Path) -> tuple[list[Verification], list[tuple[dict[str, st
         content = None
     try:
         if isinstance(content, dict) and "rows" in content:
-            return [_verified(file, content)], []
+            return Contents([_verified(file, content)])
         if isinstance(content, dict) and "folders" in content:
-            return [], list(_regenerated(file, content))
+            return Contents(measurements=list(_regenerated(file, content)))
         if isinstance(content, dict) and "builds" in content:
-            return [], list(_benched(file, content))
+            return Contents(measurements=list(_benched(file, content)))
+        if isinstance(content, dict) and "compatibility" in content:
+            return Contents(runs=list(_ran(file, content)))
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be used ({found}); make the report again") from error
-    raise UserError(f"{file}: is no report of verify, regenerate or bench; move it away, or give another")
+    raise UserError(
+        f"{file}: is no report of verify, regenerate, bench or scripts.compatibility; move it away, or give another"
+    )
 
 
 def _verified(file: Path, content: dict[str, Any]) -> Verification:
@@ -170,6 +213,15 @@ def _benched(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, st
                 peak_rss_mb=row["peak_rss_mb"],
             ),
         )
+
+
+def _ran(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, str], Compatible]]:
+    more = {"file": file, "machine": machine_name(content["machine"]), "reference": content["reference"]}
+    for row in content["compatibility"]:
+        ran = Compatible.model_validate(row | more)
+        if ran.identical is not None and ran.identical > ran.utterances:
+            raise ValueError(f"{ran.identical} of {ran.utterances} recordings")
+        yield row["files"], ran
 
 
 def _loop(row: dict[str, Any], threads: int | None) -> str:

@@ -276,14 +276,17 @@ def _parameters(recipe: dict[str, Any]) -> str:
 
 
 def compatibility(facts: Facts) -> Table:
-    """What ran: OpenVINO, device, loop, precision, machine, folders."""
+    """What ran: OpenVINO, device, loop, precision, machine, tokens where versions were compared, folders."""
     found: dict[tuple[str, ...], list[str]] = {}
     for folder in facts.folders:
         for each in folder.verifications:
             side: Side = each.report.target
             version = side.versions.get("openvino", "unknown")
             ran = (plain(version), plain(side.device), side.runtime, plain(side.precision or "unknown"))
-            key = (*ran, machine_name(side.machine))
+            key = (*ran, machine_name(side.machine), "")
+            found.setdefault(key, []).append(folder.name)
+        for run in folder.runs:
+            key = (run.openvino, run.device, run.runtime, run.precision, run.machine, run.tokens)
             found.setdefault(key, []).append(folder.name)
     rows = [[*key, ", ".join(dict.fromkeys(names))] for key, names in found.items()]
-    return Table(["OpenVINO", "device", "loop", "precision", "machine", "folders"], rows)
+    return Table(["OpenVINO", "device", "loop", "precision", "machine", "tokens", "folders"], rows)

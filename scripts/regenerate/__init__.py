@@ -1,7 +1,8 @@
 """The main job: a checkpoint becomes ``fp32/``, ``fp16/``, ``int8/`` …, each verified, with one report.
 
 :mod:`.plan` checks everything before anything is written, :mod:`.state` makes the output resumable and keeps two
-runs apart, :mod:`.stages` runs each stage in a process of its own, :mod:`.report` is the table and ``report.json``.
+runs apart, :mod:`.stages` runs each stage in a process of its own, :mod:`.report` is the table and ``report.json``,
+:mod:`scripts.page` the page.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from scripts.regenerate.plan import Options, make_plan
 from scripts.regenerate.report import write_report
-from scripts.regenerate.stages import run_stages
+from scripts.regenerate.stages import run_stages, write_page
 from scripts.regenerate.state import claimed_output
 
 
@@ -28,5 +29,6 @@ def regenerate(options: Options) -> dict[str, Any]:
     with claimed_output(plan) as state:
         results = run_stages(plan, state)
         report = write_report(plan, results)
+        write_page(plan, state)
         state.finish()
     return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.digest import digest
 from export.errors import UserError
-from export.profiles import Settings, choose_settings
+from export.profiles import Asked, Settings
 from export.vocabulary import prune_vocabulary
 from scripts.disk import SLACK, checkpoint_weights, recipe_bytes, require_room
 
@@ -26,8 +26,11 @@ FP32 = "fp32"
 
 DEFAULT_RECIPES = ("fp16", "int8")
 
-STAND_IN_LIMIT = 12
-"""Utterances of the demo set that stand in where a checkpoint other than the demo one comes without a manifest."""
+STAND_IN_LIMIT = 60
+"""Utterances of the demo set that stand in where a checkpoint other than the demo one comes without a manifest.
+
+Identical tokens are a promise that fewer could not show, see :data:`verify.verdict.ENOUGH_ALIKE`.
+"""
 
 _TOOLS = ("nemotron-ov", "openvino", "nncf", "nemo-toolkit", "torch")
 
@@ -40,20 +43,13 @@ class Options:
     checkpoint: str | None = None
     revision: str | None = None
     recipes: tuple[str, ...] = ()
-    profile: str | None = None
-    lookahead: int | None = None
-    chunk_ms: int | None = None
-    cache: str | None = None
-    encoder: str = "rewritten"
-    languages: tuple[str, ...] = ()
-    scripts: tuple[str, ...] = ()
+    asked: Asked = field(default_factory=Asked)
     manifest: Path | None = None
     data: DataSet | None = None
     limit: int | None = None
     nemo_limit: int | None = None
     precision: str = "f32"
     force: bool = False
-    force_lookahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,17 +119,7 @@ def make_plan(options: Options) -> Plan:
                 "`nemotron-ov calibrate`, then `nemotron-ov quantize --calibration`"
             )
     checkpoint = open_checkpoint(options.checkpoint, options.revision)
-    settings = choose_settings(
-        checkpoint,
-        options.profile,
-        lookahead=options.lookahead,
-        chunk_ms=options.chunk_ms,
-        cache=options.cache,
-        encoder=options.encoder,
-        force_lookahead=options.force_lookahead,
-        languages=options.languages,
-        scripts=options.scripts,
-    )
+    settings = options.asked.settings(checkpoint)
     checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=settings.languages, scripts=settings.scripts)
     manifest, limit, score_text = _manifest(options, checkpoint)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import scripts.page
 from export.bundle import METADATA, Bundle
 from export.digest import code_sha256
 from export.folders import write_atomically
@@ -16,7 +17,7 @@ from export.profiles import Settings
 from export.progress import note
 from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
-from scripts.regenerate.state import REPORTS, STAGES, State
+from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, State
 from verify.runs import RUNTIME_CODE
 
 MEASURED_UTTERANCES, MEASURED_SECONDS = 12, 60.0
@@ -104,7 +105,7 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
     reference = plan.checkpoint.path if name == FP32 else plan.output / FP32
     arguments: list[str | Path] = ["--reference", reference, "--cache", plan.output / STAGES, *_audio(plan, name)]
     report = plan.output / REPORTS / f"{name}.json"
-    arguments += ["--report", report]
+    arguments += ["--report", report, "--no-page"]  # one page at the end shows all
     arguments += [] if plan.score_text else ["--ignore-text"]
     if name != FP32:  # whose proof against NeMo is in f32
         arguments += ["--limits", plan.recipe_argument(name), "--precision", plan.options.precision]
@@ -136,6 +137,20 @@ def measure_folder(plan: Plan, state: State, name: str) -> Outcome:
         ),
     )
     return {"peak_rss_mb": outcome["peak_rss_mb"], **outcome["speed"]}
+
+
+def write_page(plan: Plan, state: State) -> None:
+    """Show what `report.json` and the comparisons say."""
+    report, page = plan.output / REPORT, plan.output / PAGE
+    compared = [plan.output / REPORTS / f"{name}.json" for name in plan.folders]
+    code = sorted(each for each in Path(scripts.page.__file__).parent.iterdir() if each.is_file())
+    _cached(
+        state,
+        "written-page",
+        _key(plan, report, *compared, *code),
+        lambda: run_verb(state, "page", report, "--output", page),
+        writes=page,
+    )
 
 
 def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> Outcome:

@@ -21,12 +21,14 @@ from export.progress import note
 from export.removal import check_removable, clear_leftovers, remove_files, settle
 from quantize.recipe import RECIPE_NAME
 from scripts.claim import claimed_folder
+from scripts.outputs import check_page, is_page
 from scripts.regenerate.plan import Plan, check_disk
 
 STATE = ".regenerate.json"
 REPORTS = "reports"
 STAGES = ".stages"
 REPORT = "report.json"
+PAGE = "report.html"
 
 
 @dataclass
@@ -50,6 +52,8 @@ class State:
         self.pending = [other for other in self.pending if other != name]
         self.save()
         (self.output / REPORT).unlink(missing_ok=True)
+        if is_page(self.output / PAGE):
+            (self.output / PAGE).unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Record that everything is there."""
@@ -67,6 +71,7 @@ def claimed_output(plan: Plan) -> Iterator[State]:
     """
     output, force = plan.output, plan.options.force
     earlier = _check(plan) or {"folders": [], "pending": []}
+    check_page("--output", output / PAGE)
     pending = [name for name in plan.folders if force or name in earlier["pending"]]
     check_disk(plan, pending)
     with claimed_folder(output, "regenerate", "--output") as lock:
@@ -115,7 +120,7 @@ def _clear(plan: Plan, earlier: list[str]) -> None:
                 note(f"{output / name}: is no part of this run; it stays as an earlier run made it")
 
 
-_STAGE_FILES = re.compile(r"(made|recorded|verified|measured)-[a-z0-9-]+\.json|[0-9a-f]{64}\.jsonl?")
+_STAGE_FILES = re.compile(r"(made|recorded|verified|measured|written)-[a-z0-9-]+\.json|[0-9a-f]{64}\.jsonl?")
 """Results of stages by name, and recorded runs by the hash of their inputs."""
 
 

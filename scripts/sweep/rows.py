@@ -16,17 +16,20 @@ from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES
 from scripts.bench.report import load_average
 from scripts.bench.rounds import time_left
+from scripts.outputs import check_page
+from scripts.page.render import write_page
+from scripts.page.sources import read_sources
+from scripts.pareto import pareto
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import recipe_identity
 from scripts.sweep.options import Options, Plan
-from scripts.sweep.pareto import pareto
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
 from verify.scoring.normalization import DEFAULT_NORMALIZER
 from verify.verdict import Measured, judge, passed
 
-REPORT, PICTURE, RECIPE_FILES = "sweep.json", "sweep.png", "recipes"
+REPORT, PAGE, PICTURE, RECIPE_FILES = "sweep.json", "sweep.html", "sweep.png", "recipes"
 REPORT_VERSION = 3
 
 Row = dict[str, Any]
@@ -52,6 +55,7 @@ def sweep(options: Options) -> dict[str, Any]:
     start, load = time.monotonic(), load_average()
     plan = make_plan(options)
     check_room(plan, _missing(plan))
+    check_page("--output", plan.output / PAGE)
     with claimed(plan) as store:
         if any(variant.recipe is not None and variant.recipe.needs_calibration for variant in plan.variants):
             plan = with_calibration(plan)
@@ -80,6 +84,7 @@ def sweep(options: Options) -> dict[str, Any]:
         report = _report(plan, rows, failed, {"seconds": round(time.monotonic() - start, 1), "load_average": load})
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         _draw(plan, report)
+        write_page(read_sources([plan.output / REPORT]), plan.output / PAGE)
     return report
 
 
@@ -136,6 +141,7 @@ def _row(plan: Plan, trial: Trial) -> Row:
         "computed": trial.computed,
         "recipe": trial.recipe.as_table(),
         "path": str(trial.folder),
+        "report": str(trial.report.relative_to(plan.output)),
     }
     if plan.options.kl:
         row |= {name: value for name, value in trial.diverged().items() if name != "cells"}

@@ -25,6 +25,7 @@ class Task(BaseModel):
     runtime: str | None = None
     threads: int | None = None
     cache: Path | None = None
+    report: Path | None = None  # where a comparison is kept with its rows
     reference_paths: Path | None = None
     step: WeightCompression | None = None
     groups: list[Group] = Field(default_factory=list)  # all of the folder

@@ -62,7 +62,12 @@ class Trial:
 
     def verified(self) -> Outcome:
         """Tokens and text against FP32's on the manifest."""
-        return self._stored("verified", stage_identity(self.plan, "verified"), self._verify)
+        return self._stored("verified", stage_identity(self.plan, "verified"), self._verify, writes=self.report)
+
+    @property
+    def report(self) -> Path:
+        """Where the comparison is kept with its rows."""
+        return self.store.result_file("report", self.address, stage_identity(self.plan, "verified"))
 
     def measured(self) -> Outcome:
         """Times, memory and size, of the folder (``build``) and of FP32 beside it (``base``), and their ratios."""
@@ -89,9 +94,11 @@ class Trial:
         except UserError as error:
             note(f"kept: {error}")
 
-    def _stored(self, stage: str, address: str, compute: Callable[[], Outcome]) -> Outcome:
+    def _stored(
+        self, stage: str, address: str, compute: Callable[[], Outcome], *, writes: Path | None = None
+    ) -> Outcome:
         file = self.store.result_file(stage, self.address, address)
-        found = self.store.read(file)
+        found = self.store.read(file) if writes is None or writes.is_file() else None
         if found is None:
             self.computed = True
             try:
@@ -133,6 +140,7 @@ class Trial:
             self.ensure_folder(),
             ignore_text=not self.plan.score_text,
             cache=self.store.transcripts,
+            report=self.report,
         )
         return run_task(task, stderr="show")
 

@@ -61,6 +61,8 @@ def _verify(task: Task) -> dict[str, Any]:
         cache=task.cache,
         limits=Limits(IDENTICAL, "those of each recipe, later"),
     )
+    if task.report is not None:
+        report.save(task.report)
     return report.model_dump(mode="json", include=VERIFIED) | {"runtime": report.target.runtime}
 
 

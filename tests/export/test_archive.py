@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import tarfile
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -414,3 +415,17 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, data: bytes) -> None:
     contents = [(name, data if "tokenizer" in str(name) else other) for name, other in members()]
     with pytest.raises(UserError, match="SentencePiece tokenizer is missing or damaged; download it again"):
         open_checkpoint(write(tmp_path / "t.nemo", contents))  # type: ignore[arg-type]
+
+
+def test_what_a_killed_run_unpacked_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(write(tmp_path / "a.nemo", members()))
+    temporary = tmp_path / "tmp"
+    left = temporary / ".nemotron-ov.0123abcd.nemotron-ov.tmp"
+    left.mkdir(parents=True)
+    (left / "model_weights.ckpt").write_bytes(bytes(9))
+    (temporary / "mine").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with pytest.raises(UserError):  # its weights are zeros
+        load_model(checkpoint)
+    assert not left.exists()
+    assert (temporary / "mine").is_dir()

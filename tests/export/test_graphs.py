@@ -55,12 +55,14 @@ def test_encoder_step_equals_nemo(
         assert all(numbers["scale"] > 0 for numbers in outputs.values()), "an all-zero reference proves nothing"
 
 
-def test_english_sibling_has_no_prompt(small_english_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    bundle = export_checkpoint(small_english_checkpoint, tmp_path / "fp32")
+def test_english_sibling_has_no_prompt(small_english_fp32: Bundle) -> None:
+    bundle = small_english_fp32
     assert contract_problems(bundle) == []
     names = {port.get_any_name() for port in ov.Core().read_model(bundle.graph_path("encoder")).inputs}
     assert "prompt_id" not in names
     assert "prompt_dictionary" not in (bundle.path / "metadata.json").read_text()
+    assert bundle.metadata.att_context_size == [70, 0]
+    assert bundle.metadata.cache_channel_shape[2] == 70
 
 
 @pytest.mark.parametrize("batch", [1, 3])

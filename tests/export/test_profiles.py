@@ -11,7 +11,7 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.pipeline import export_checkpoint
-from export.profiles import CUSTOM, PROFILES, Settings, choose_settings, profile_name, tier_warnings
+from export.profiles import CUSTOM, PROFILES, Asked, Settings, profile_name, tier_warnings
 from tests.helpers.command import run_here
 
 
@@ -29,7 +29,7 @@ from tests.helpers.command import run_here
 def test_a_profile_takes_the_longest_trained_lookahead_that_fits(
     small_checkpoint: Checkpoint, profile: str, expected: Settings
 ) -> None:
-    assert choose_settings(small_checkpoint, profile) == expected
+    assert Asked(profile).settings(small_checkpoint) == expected
     assert profile_name(small_checkpoint, expected.lookahead, expected.chunk_ms or 0, expected.cache) == profile
 
 
@@ -43,7 +43,7 @@ def test_a_tier_without_its_lookahead_says_so(small_checkpoint: Checkpoint) -> N
 def test_a_trained_lookahead_of_one_is_used(small_checkpoint: Checkpoint) -> None:
     sizes = [*small_checkpoint.att_context_sizes, [56, 1]]
     config = small_checkpoint.config | {"encoder": small_checkpoint.encoder | {"att_context_size": sizes}}
-    assert choose_settings(replace(small_checkpoint, config=config), "160ms") == Settings(1, 160, "kv")
+    assert Asked("160ms").settings(replace(small_checkpoint, config=config)) == Settings(1, 160, "kv")
 
 
 def test_all_profiles_are_parametrized_above() -> None:
@@ -81,7 +81,7 @@ def test_contradictions_are_refused(
     small_checkpoint: Checkpoint, profile: str, single: dict[str, int | str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        choose_settings(small_checkpoint, profile, **single)  # type: ignore[arg-type]
+        Asked(profile, **single).settings(small_checkpoint)  # type: ignore[arg-type]
 
 
 def test_the_nemo_graph_has_no_kv_cache(small_checkpoint: Checkpoint, tmp_path: Path) -> None:

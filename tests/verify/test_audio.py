@@ -114,6 +114,18 @@ def test_what_libsndfile_cannot_read_names_the_remedy(tmp_path: Path, monkeypatc
         assert str(tmp_path / name) in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "ogg"])
+def test_a_part_is_what_the_whole_holds_there(tmp_path: Path, kind: str) -> None:
+    generator = np.random.default_rng(5)
+    loudness = np.repeat(generator.uniform(0, 1, 120 * 25), 640)
+    file = tmp_path / f"whole.{kind}"
+    soundfile.write(file, (0.1 * generator.standard_normal(len(loudness)) * loudness).astype(np.float32), RATE)
+    whole = load_audio(file, RATE)
+    for offset in generator.uniform(0.0, 118.0, 40):
+        part = load_audio(file, RATE, offset=offset, seconds=0.5)
+        np.testing.assert_allclose(part, whole[int(offset * RATE) :][: RATE // 2], rtol=0, atol=0)
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="FFmpeg is not installed")
 def test_ffmpeg_reads_the_rest(tmp_path: Path) -> None:
     import subprocess

@@ -14,6 +14,7 @@ from export.bundle import Bundle
 from tests.helpers.tiny_bundle import CHUNK, DIM, FRAMES, LEAD, speech, speechlike, tiny_bundle
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.generation2 import Generation2
+from verify.runtimes.graph import CLIENTS_CONFIG
 
 
 class Silent:
@@ -42,6 +43,14 @@ def test_it_carries_a_frame_of_zeros_whatever_the_preprocessor_gives(tmp_path: P
     for mel, reference in zip(ours, others, strict=True):
         np.testing.assert_array_equal(mel[:, :, LEAD:], reference[:, :, LEAD:])
         assert not mel[:, :, LEAD - 1].any()
+
+
+def test_its_mel_is_f32_whatever_the_processor_takes(small_fp32: Bundle) -> None:
+    """Its featurizer is plain C++. Where the processor has bf16, generation 1's graph computes in it."""
+    plain, pinned = (
+        next(iter(Generation2(small_fp32, config=config).steps(speech(0.5)))).mel for config in (CLIENTS_CONFIG, None)
+    )
+    np.testing.assert_array_equal(plain, pinned)
 
 
 @pytest.mark.parametrize("fixture", ["small_fp32", "small_kv_fp32", "small_80ms_fp32"])

@@ -30,6 +30,7 @@ from verify.report import Report
 from verify.runs import checkpoint_side, record_bundle
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.transcript import Transcript
+from verify.scoring.divergence import divergence_between
 
 
 @pytest.fixture
@@ -291,12 +292,12 @@ def test_the_divergence_of_logits_is_a_level_of_the_report(
     demo_fp32: Bundle, demo_int8: Bundle, tmp_path: Path
 ) -> None:
     utterances = spread(read_manifest(default_manifest()), 6)
-    same = verify_bundle(demo_fp32, demo_fp32, utterances, divergence=3).divergence
-    assert same is not None
-    assert (same.utterances, same.agreement, same.agreed_until) == (3, 1.0, 1.0)
+    same = divergence_between(demo_fp32, demo_fp32, spread(utterances, 3))
+    assert (same.agreement, same.agreed_until) == (1.0, 1.0)
     assert abs(same.kl) < 1e-6
     report = verify_bundle(demo_int8, demo_fp32, utterances, divergence=3)
     assert report.divergence is not None
+    assert report.divergence.utterances == 3
     assert 1e-6 < report.divergence.kl < 0.1
     assert report.divergence.cells == same.cells > 50
     half = verify_bundle(demo_int8, demo_fp32, utterances, divergence=3, config={"INFERENCE_PRECISION_HINT": "bf16"})
@@ -318,3 +319,20 @@ def test_audio_that_a_folder_was_calibrated_with_does_not_judge_it(tmp_path: Pat
     with pytest.raises(UserError, match=r"was calibrated with audio that it would be judged by, copy\.wav; leave"):
         verify_bundle(target, reference, [spoken[0], copy])
     assert verify_bundle(target, reference, [spoken[0], spoken[2]]).exact_match == 1.0
+
+
+def test_what_a_verdict_does_not_say_is_noted(tmp_path: Path, spoken: list[Utterance]) -> None:
+    target = tiny_bundle(tmp_path / "a")
+    reference = tiny_bundle(tmp_path / "b", seed=2, recipe={"name": "int8", "hash": "h"})
+    random = target.metadata.model_copy(update={"checkpoint": target.metadata.checkpoint | {"random_weights": True}})
+    report = verify_bundle(Bundle(target.path, random), reference, spoken)
+    assert [note.split(":")[0] for note in report.notes[:2]] == [
+        "the checkpoint's weights are random",
+        f"{reference.path} was made by the recipe int8",
+    ]
+    report.save(tmp_path / "report.json")
+    assert Report.load(tmp_path / "report.json").notes == report.notes
+    plain = verify_bundle(target, tiny_bundle(tmp_path / "c", seed=2), spoken).notes
+    *deaf, last = plain
+    assert [note.split(":")[0] for note in deaf] == ["de-DE", "en-US"], "tiny graphs hear nothing of the text"
+    assert last.endswith("may not show in so few sentences")

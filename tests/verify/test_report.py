@@ -143,9 +143,10 @@ def test_rescore_gives_what_was_stored(
 ) -> None:
     """As often as it takes to decide; each time is a sentence of its own."""
     spoken = [
-        each.model_copy(update={"sentence_id": number}) for number, each in enumerate(utterances(tmp_path) * times)
+        each.model_copy(update={"audio_filepath": tmp_path / f"{number}.wav", "sentence_id": number})
+        for number, each in enumerate(utterances(tmp_path) * times)
     ]
-    tolerance = Limits(Tolerance(exact_match=limits[0], wer_delta=limits[1]), "the test")
+    tolerance = Limits(Tolerance(exact_match=limits[0], wer_delta=limits[1], wer_between=limits[1]), "the test")
     report = compare_runs(run(TARGET * times), run(REFERENCE * times), spoken, limits=tolerance)
     stored, copy = tmp_path / "stored.json", tmp_path / "copy.json"
     report.save(stored)
@@ -229,6 +230,19 @@ def test_unusable_report(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         compared(tmp_path).save(tmp_path / "file" / "report.json")
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("-inf"), float("inf")])
+@pytest.mark.parametrize("field", ["margin", "audio_seconds", "offset", "seconds"])
+def test_numbers_that_nothing_can_measure_are_no_report(tmp_path: Path, field: str, value: float) -> None:
+    """A margin below 0 was a near tie, so that no lost token counted."""
+    compared(tmp_path).save(tmp_path / "report.json")
+    stored = json.loads((tmp_path / "report.json").read_text())
+    row = stored["rows"][0]
+    (row["target"] if field == "seconds" else row)[field] = value
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"report.json: is no verification report"):
+        Report.load(tmp_path / "report.json")
 
 
 def test_runs_survive_their_file(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ PROMPTS = {"es-US": 3, "es": 13, "en-US": 0, "en-GB": 1, "zh-TW": 5, "zh-CN": 4,
         ("zh", 4),
         ("auto", 101),
         ("de", 101),  # deu- is no de-
-        ("EN", 101),
+        ("EN", 1),  # nor does case count
         ("en-AU", 101),
         ("", 101),
     ],

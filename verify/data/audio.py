@@ -32,6 +32,9 @@ CANCELLED = 0.01
 """Power of a mix, as a share of its loudest channel's, below which the channels have cancelled each other."""
 
 _UNKNOWN = 1 << 62  # libsndfile's frames where a header does not say how many
+_NOT_SOUGHT = {"MP3", "MPEG"}
+"""Formats in which a place is found by decoding up to it: sought, an MP3's samples were off by up to 0.06."""
+
 _MISSING = 0.1  # seconds by which a decoder may stay below a header
 
 
@@ -142,7 +145,9 @@ def _opened(path: Path) -> Iterator[_Source]:
             command = [ffmpeg, "-v", "error", "-nostdin", "-i", f"file:{path}", "-vn", "-c:a", "pcm_f32le", str(wave)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode or done.stderr.strip():
-                last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+                last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1].rsplit(": ", 1)[-1]
+                if not wave.is_file():
+                    raise UserError(f"{path}: cannot be read as audio (FFmpeg: {last}); give another file") from error
                 raise UserError(f"{path}: FFmpeg cannot read it whole ({last}); convert it again") from error
             yield _read_header(path, wave)
     else:
@@ -189,7 +194,7 @@ def _decoded(
         try:
             with _open(source.path, part) as file:
                 rate, promised = file.samplerate, file.frames
-                if len(source.parts) == 1 and file.seekable():
+                if len(source.parts) == 1 and file.seekable() and file.format not in _NOT_SOUGHT:
                     decoded = min(skip, promised)
                     file.seek(decoded)
                     skip -= decoded

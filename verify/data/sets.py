@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.digest import digest
-from export.errors import UserError
+from export.errors import UserError, require_utf8
 from export.folders import write_atomically
 from export.languages import DEFAULT_LANGUAGE, language_key
 from export.progress import note
@@ -63,6 +63,7 @@ def choose_manifest(
     utterances, name = _utterances(data, prompts, text)
     lines = []
     for utterance in utterances:
+        require_utf8(utterance.audio_filepath)
         facts = utterance.model_dump(mode="json", exclude_unset=True) | {"target_lang": utterance.target_lang}
         lines.append(json.dumps(facts, ensure_ascii=False))
     written = "\n".join(lines) + "\n"

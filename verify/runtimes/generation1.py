@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,9 @@ class Generation1:
         UserError: a graph cannot be loaded, or lacks a port of the contract.
     """
 
+    mel_config: ClassVar[Config] = {}
+    """OpenVINO properties of the preprocessor that override ``config``."""
+
     def __init__(
         self,
         bundle: Bundle,
@@ -91,10 +94,11 @@ class Generation1:
         self.config = properties(threads, config, device)
         core = ov.Core()
 
-        def load(name: str, device: str = device) -> Graph:
-            return Graph.load(core, bundle, name, device, properties(threads, config, device), observer=observer)
+        def load(name: str, device: str = device, own: Config | None = None) -> Graph:
+            wanted = properties(threads, dict(config or {}) | dict(own or {}), device)
+            return Graph.load(core, bundle, name, device, wanted, observer=observer)
 
-        self._preprocessor = load("preprocessor", "CPU")
+        self._preprocessor = load("preprocessor", "CPU", self.mel_config)
         self._encoder: EncoderStep = encoder or load("encoder")
         self._decoder, self._joint = load("decoder"), load("joint")
         self.chunk_samples = meta.chunk_mel_frames * meta.sample_rate // _HOPS_PER_SECOND

@@ -3,12 +3,17 @@
 Blockwise bootstrap of paired differences: Liu, Peng, *Statistical Testing on ASR Performance via Blockwise Bootstrap*
 (arXiv 1912.09508), after Bisani, Ney, *Bootstrap Estimates for Confidence Intervals in ASR Performance Evaluation*
 (ICASSP 2004). Recordings of one sentence depend on each other and are drawn together.
+
+Resampling draws only what was seen, so that no errors give an interval of no width. Each interval is therefore widened
+by errors that a set of this size may miss: where none was seen, as many as have a mean of one (Poisson), 3 of 97.5 %.
+That is the rule of three of Hanley, Lippman-Hand, *If Nothing Goes Wrong, Is Everything All Right?* (JAMA 1983).
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -19,6 +24,8 @@ from verify.scoring.rates import Score, mean_rate, total
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+MISSED = 3
+"""Errors that may have been missed where none was seen: the 97.5 % quantile of a Poisson of mean one."""
 _BATCH = 1000  # resamples in memory at a time
 
 Array = NDArray[Any]
@@ -44,6 +51,11 @@ class Sample:
     def rate(self, name: str, kind: RateKind) -> float:
         """A rate in percent."""
         return self.totals[name].rate if kind == "corpus" else mean_rate(self.scores[name])
+
+    def error(self, name: str, kind: RateKind) -> float:
+        """Points that a single error more adds to that rate."""
+        scores = [self.totals[name]] if kind == "corpus" else self.scores[name]
+        return fmean(100.0 / max(score.units, 1) for score in scores) / len(scores)
 
     def drawn(self, name: str, kind: RateKind) -> Array | None:
         """That rate of :data:`RESAMPLES` sets of as many sentences, [:data:`RESAMPLES`]; None for fewer than two."""
@@ -81,7 +93,7 @@ def resample(columns: Array, sentences: Sequence[Hashable], seed: int) -> Array 
     Returns:
         [columns, :data:`RESAMPLES`], or None where fewer than two sentences leave nothing to draw from.
     """
-    numbers = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
+    numbers = {sentence: number for number, sentence in enumerate(sorted(set(sentences), key=str))}  # in any order
     count = len(numbers)
     if count < 2:
         return None
@@ -97,8 +109,15 @@ def resample(columns: Array, sentences: Sequence[Hashable], seed: int) -> Array 
     return np.concatenate(batches, axis=1)
 
 
-def interval(distribution: Array) -> tuple[float, float]:
-    """The percentile interval of :data:`CONFIDENCE` of resampled values."""
+def interval(distribution: Array, error: float, *, signed: bool) -> tuple[float, float]:
+    """The percentile interval of :data:`CONFIDENCE` of resampled values, with the errors that the set may have missed.
+
+    Args:
+        distribution: [:data:`RESAMPLES`].
+        error: what a single error more adds to the value.
+        signed: whether errors can lower the value too, as in a difference of two rates.
+    """
     tail = (1.0 - CONFIDENCE) / 2.0
-    low, high = np.quantile(distribution, [tail, 1.0 - tail])
-    return float(low), float(high)
+    missed = error * np.random.default_rng(0).poisson(1.0, len(distribution))
+    low = np.quantile(distribution - missed if signed else distribution, tail)
+    return float(low), float(np.quantile(distribution + missed, 1.0 - tail))

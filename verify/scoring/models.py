@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -12,6 +12,9 @@ from verify.verdict import NOISE, Check
 
 Interval = tuple[float, float] | None
 """Of 95 %; None where nothing tells."""
+
+Measure = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+"""What a stored number can be that was measured: a time, or a margin."""
 
 SIDES: tuple[Literal["target", "reference"], ...] = ("target", "reference")
 METRICS: tuple[Metric, ...] = ("wer", "cer")
@@ -24,8 +27,8 @@ class Output(BaseModel):
     frames: list[int] = Field(default_factory=list)
     text: str
     language: str | None = None
-    seconds: float | None = None  # of computing; None in reports of before
-    step_ms: list[float] = Field(default_factory=list)  # of each chunk, audio in to tokens out
+    seconds: Measure | None = None  # of computing; None in reports of before
+    step_ms: list[Measure] = Field(default_factory=list)  # of each chunk, audio in to tokens out
 
 
 class Row(BaseModel):
@@ -33,14 +36,14 @@ class Row(BaseModel):
 
     audio: str
     audio_filepath: str | None = None  # with its folder; None in reports of before
-    offset: float = 0.0  # where it begins in that file, seconds
-    audio_seconds: float
+    offset: Measure = 0.0  # where it begins in that file, seconds
+    audio_seconds: Measure
     language: str  # the manifest's target_lang
     text: str
     sentence: str | None = None  # the manifest's sentence_id
     target: Output
     reference: Output
-    margin: float | None = None  # FP32's where the tokens differ; see verify.margins
+    margin: Measure | None = None  # FP32's where the tokens differ; see verify.margins
 
     @property
     def is_tie(self) -> bool:
@@ -142,6 +145,7 @@ class Scores(Rates):
     rate: RateKind = "corpus"  # what a language's number is
     passed: bool | None  # None: not decided by these utterances
     reasons: list[str]  # why not passed
+    notes: list[str] = Field(default_factory=list)  # what a reader of the verdict must know besides
     checks: list[Check]  # every limit with its answer
     languages: list[str]  # that the rates average: those with enough speech, or all where none has enough
     wer_weighted: float | None = None  # mean of all languages' numbers, weighted by utterances

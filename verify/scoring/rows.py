@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from export.languages import DEFAULT_LANGUAGE, is_same
 from quantize.recipe import Tolerance
 from verify.compare import exact_match, first_divergence, text_diff
-from verify.scoring.bootstrap import Array, Sample, interval
+from verify.scoring.bootstrap import MISSED, Array, Sample, interval
 from verify.scoring.models import (
     METRICS,
     SIDES,
@@ -30,7 +30,9 @@ from verify.scoring.models import (
 )
 from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS, Normalizer, RateKind
 from verify.scoring.rates import ErrorKind, Metric, Score, metric_for, score_words
-from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, Measured, judge, passed
+from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, UNHEARD, Check, Measured, judge, passed
+
+_Limited = Literal["wer_delta", "wer_between"]
 
 WORST_EXAMPLES = 10
 FIRST_DIVERGENCES = 50
@@ -49,18 +51,22 @@ def score_rows(
     """
     chosen = NORMALIZERS[normalizer]
     divergences = [first_divergence(row.reference.tokens, row.target.tokens) for row in rows]
-    metrics = [metric_for(row.language) for row in rows]
-    names = sorted({row.language for row in rows})
-    spoken = {row.language for row in rows if row.text}  # the other languages have no text to be wrong about
+    tags = [scored_language(row) for row in rows]
+    metrics = [metric_for(tag) for tag in tags]
+    languages = _groups(rows, tags)
+    names = sorted(set(languages))
+    spoken = {language for language, row in zip(languages, rows, strict=True) if row.text}  # the others have no text
     scored = [
-        _row_scores(row, chosen, metric, row.language in spoken) for row, metric in zip(rows, metrics, strict=True)
+        _row_scores(row, chosen, tag, language in spoken)
+        for row, tag, language in zip(rows, tags, languages, strict=True)
     ]
     parts = {
         name: _Part(
-            [row for row in rows if row.language == name],
-            [score for score, row in zip(scored, rows, strict=True) if row.language == name],
-            [position for position, row in zip(divergences, rows, strict=True) if row.language == name],
+            [row for language, row in zip(languages, rows, strict=True) if language == name],
+            [score for language, score in zip(languages, scored, strict=True) if language == name],
+            [position for language, position in zip(languages, divergences, strict=True) if language == name],
             chosen.kind,
+            name,
             name in spoken,
         )
         for name in names
@@ -71,12 +77,18 @@ def score_rows(
     same = exact_match(divergences)
     average = _average([parts[name] for name in averaged])
     kept = (divergences.count(None) + ties) / max(len(rows), 1)
+    judged = [parts[name] for name in averaged if parts[name].is_heard] or [parts[name] for name in averaged]
     measured = [
-        Measured(limit_name="exact_match", scope=ALL, value=kept),
-        _measured(average, [parts[name] for name in averaged], MACRO),
+        Measured(
+            limit_name="exact_match",
+            scope=ALL,
+            value=kept,
+            sentences=sum(part.with_tokens for part in parts.values()),
+        ),
+        _measured(judged, MACRO),
     ]
     if len(parts) > 1:
-        measured += [_measured(part.rates, [part], name) for name, part in parts.items()]
+        measured += [_measured([part], name) for name, part in parts.items()]
     checks = judge(measured, limits)
     reasons = [check.reason for check in checks if check.counts and check.answer != "within"]
     return Scores(
@@ -85,6 +97,7 @@ def score_rows(
         rate=chosen.kind,
         passed=passed(checks) if rows else False,
         reasons=reasons if rows else ["no utterances were compared"],
+        notes=_notes(parts, judged, checks),
         checks=checks,
         languages=averaged,
         wer_weighted=_weighted([parts[name] for name in alike], "target"),
@@ -100,29 +113,61 @@ def score_rows(
     )
 
 
-def _measured(rates: Mapping[str, Any], parts: Sequence[_Part], scope: str) -> Measured:
-    """What is limited of these languages: points lost, or without text the distance to the reference's."""
-    with_text = any(part.with_text for part in parts)
-    name = "wer_delta" if with_text else "wer_between"
-    return Measured.model_validate(
-        {
-            "limit_name": "language_wer_delta" if with_text and scope != MACRO else name,
-            "scope": scope,
-            "value": rates[name],
-            "interval": rates[f"{name}_interval"],
-            "units": sum(part.units for part in parts),
-            "sentences": sum(part.sentences for part in parts),
-        }
+def _notes(parts: Mapping[str, _Part], judged: Sequence[_Part], checks: Sequence[Check]) -> list[str]:
+    notes = [
+        f"{name}: the reference gets {part.rate('reference'):.0f} % of the text wrong, so the target is judged by its "
+        "distance to the reference's text"
+        for name, part in parts.items()
+        if part.with_text and not part.is_heard
+    ]
+    limit = next(check.limit for check in checks if check.scope == MACRO)
+    missed = 100.0 * MISSED / (len(judged) * min(part.sentences for part in judged)) if judged else 0.0
+    if limit is not None and missed > limit:
+        notes.append(
+            f"up to {min(missed, 100.0):.1f} points that are lost as whole sentences may not show in so few sentences"
+        )
+    return notes
+
+
+def _measured(parts: Sequence[_Part], scope: str) -> Measured:
+    """What is limited of these languages: points lost, or where no text can be lost the distance to the reference's."""
+    by_text = any(part.is_heard for part in parts)
+    name: _Limited = "wer_delta" if by_text else "wer_between"
+    value, distribution = _limited(parts, name)
+    return Measured(
+        limit_name="language_wer_delta" if by_text and scope != MACRO else name,
+        scope=scope,
+        value=value,
+        interval=_interval(distribution, _error(parts, name), signed=by_text),
+        resampled=_interval(distribution, 0.0, signed=by_text),
+        units=sum(max(part.units(name), part.units("wer_delta") if part.with_text else 0) for part in parts),
+        sentences=sum(part.sentences for part in parts),
     )
 
 
-def _row_scores(row: Row, normalizer: Normalizer, metric: Metric, with_text: bool) -> dict[str, Score]:
+def scored_language(row: Row) -> str:
+    """What a row's rates are counted with: the manifest's language, or where it names none, the reference's tag."""
+    return (row.reference.language if row.language == DEFAULT_LANGUAGE else None) or row.language
+
+
+def _groups(rows: Sequence[Row], tags: Sequence[str]) -> list[str]:
+    """What each row is counted with: its language, apart where only the tag says so or the text alone is missing."""
+    with_text = {tag for tag, row in zip(tags, rows, strict=True) if row.text}
+    return [
+        tag
+        + ("" if tag == row.language else f" ({row.language})")
+        + (" without text" if tag in with_text and not row.text else "")
+        for tag, row in zip(tags, rows, strict=True)
+    ]
+
+
+def _row_scores(row: Row, normalizer: Normalizer, language: str, with_text: bool) -> dict[str, Score]:
     """One row's errors by name: each side in its language's metric, with case and punctuation, in words and characters;
     and between the two sides.
     """
-    raw = NORMALIZERS["none"]
+    metric, raw = metric_for(language), NORMALIZERS["none"]
     text, target, reference = (
-        normalizer.words(each, row.language) for each in (row.text, row.target.text, row.reference.text)
+        normalizer.words(each, language) for each in (row.text, row.target.text, row.reference.text)
     )
     scores = {"between": score_words(reference, target, metric)}
     for side, words in zip(SIDES, (target, reference), strict=True):
@@ -141,20 +186,36 @@ class _Part:
         scored: Sequence[Mapping[str, Score]],
         divergences: Sequence[int | None],
         kind: RateKind,
+        language: str,
         with_text: bool,
     ) -> None:
-        sentences = [row.sentence or row.text or number for number, row in enumerate(rows)]
-        self._rows, self._divergences, self.with_text = rows, divergences, with_text
+        # Where nothing says which recordings are of a sentence, copies of a recording, and of silence, are alike here.
+        known: dict[tuple[str, float], str] = {}  # a recording is one sentence, whatever that is called
+        places = [(row.audio_filepath or row.audio, row.offset) for row in rows]
+        names = [row.sentence or row.text or row.reference.text for row in rows]
+        sentences = [known.setdefault(place, name) for place, name in zip(places, names, strict=True)]
+        self._divergences, self._metric, self.with_text = divergences, metric_for(scored_language(rows[0])), with_text
         self.kind: RateKind = kind
         self.utterances, self.sentences = len(rows), len(set(sentences))
+        said = {each for each, row in zip(sentences, rows, strict=True) if row.reference.tokens or row.target.tokens}
+        self.with_tokens = len(said)  # silence that stays silent keeps none
         counts = {name: [each[name] for each in scored] for name in scored[0]}
-        self.sample = Sample(counts, sentences, seed=crc32(rows[0].language.encode()))  # languages vary independently
-        self.units = self.sample.totals["target" if with_text else "between"].units
+        self.sample = Sample(counts, sentences, seed=crc32(language.encode()))  # languages vary independently
+
+    def units(self, limited: _Limited) -> int:
+        """Words or characters that what is limited is counted over: of the manifest's text, or of the reference's."""
+        return self.sample.totals["target" if limited == "wer_delta" else "between"].units
 
     @property
     def is_enough(self) -> bool:
         """Whether its rate is worth an average."""
-        return self.units >= ENOUGH_UNITS and self.sentences >= ENOUGH_SENTENCES
+        units = self.units("wer_delta" if self.with_text else "wer_between")
+        return units >= ENOUGH_UNITS and self.sentences >= ENOUGH_SENTENCES
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is text, and the reference has enough of it right to lose something."""
+        return self.with_text and self.rate("reference") <= UNHEARD
 
     def rate(self, name: str) -> float:
         """What is the language's number."""
@@ -179,7 +240,7 @@ class _Part:
     def score(self) -> LanguageScore:
         """What the report says of it."""
         return LanguageScore(
-            metric=metric_for(self._rows[0].language),
+            metric=self._metric,
             units=self.sample.totals["target"].units,
             sentences=self.sentences,
             utterances=self.utterances,
@@ -195,20 +256,21 @@ class _Part:
         sample = self.sample
         return Rate(
             corpus=sample.rate(name, "corpus"),
-            corpus_interval=_interval(sample.drawn(name, "corpus")),
+            corpus_interval=_interval(sample.drawn(name, "corpus"), sample.error(name, "corpus")),
             mean=sample.rate(name, "mean"),
-            mean_interval=_interval(sample.drawn(name, "mean")),
+            mean_interval=_interval(sample.drawn(name, "mean"), sample.error(name, "mean")),
             errors=_error_parts([[sample.totals[name]]]),
             units=sample.totals[name].units,
         )
 
     def _difference(self, name: str) -> Difference:
         (corpus, corpus_drawn), (mean, mean_drawn) = self.worse("corpus", name), self.worse("mean", name)
+        sample = self.sample
         return Difference(
             corpus=corpus,
-            corpus_interval=_interval(corpus_drawn),
+            corpus_interval=_interval(corpus_drawn, sample.error(f"target{name}", "corpus"), signed=True),
             mean=mean,
-            mean_interval=_interval(mean_drawn),
+            mean_interval=_interval(mean_drawn, sample.error(f"target{name}", "mean"), signed=True),
         )
 
 
@@ -219,36 +281,50 @@ def _weighted(parts: Collection[_Part], name: str) -> float | None:
     return fmean((part.rate(name) for part in parts), [part.utterances for part in parts])
 
 
-def _interval(drawn: Array | None) -> Interval:
-    return None if drawn is None else interval(drawn)
+def _interval(drawn: Array | None, error: float, *, signed: bool = False) -> Interval:
+    return None if drawn is None else interval(drawn, error, signed=signed)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return fmean(found) if (found := list(values)) else 0.0
+
+
+def _limited(parts: Sequence[_Part], name: _Limited) -> tuple[float, Array | None]:
+    """What has a limit, averaged over languages, and what it could have been."""
+    if name == "wer_delta":
+        found = [part.worse(part.kind) for part in parts]
+    else:
+        found = [(part.rate("between"), part.sample.drawn("between", part.kind)) for part in parts]
+    known = [drawn for _, drawn in found if drawn is not None]
+    mean_drawn = np.mean(known, axis=0) if known and len(known) == len(found) else None
+    return _mean(value for value, _ in found), mean_drawn
+
+
+def _error(parts: Sequence[_Part], name: _Limited) -> float:
+    """What one error more adds to the languages' average, where it adds most."""
+    counted = "target" if name == "wer_delta" else "between"
+    return max((part.sample.error(counted, part.kind) for part in parts), default=0.0) / max(len(parts), 1)
 
 
 def _average(parts: Sequence[_Part]) -> dict[str, Any]:
     """The rates that each language has, averaged over languages."""
-
-    def mean(values: Iterable[float]) -> float:
-        return fmean(found) if (found := list(values)) else 0.0
-
-    def drawn(distributions: Sequence[Array | None]) -> Interval:
-        known = [each for each in distributions if each is not None]
-        return interval(np.mean(known, axis=0)) if known and len(known) == len(distributions) else None
-
+    distance, distances = _limited(parts, "wer_between")
     between = {
-        "wer_between": mean(part.rate("between") for part in parts),
-        "wer_between_interval": drawn([part.sample.drawn("between", part.kind) for part in parts]),
+        "wer_between": distance,
+        "wer_between_interval": _interval(distances, _error(parts, "wer_between")),
     }
     if parts and not any(part.with_text for part in parts):
         return dict.fromkeys(_OF_TEXT) | between
-    worse = [part.worse(part.kind) for part in parts]
+    worse, worse_drawn = _limited(parts, "wer_delta")
     return between | {
-        "wer": mean(part.rate("target") for part in parts),
+        "wer": _mean(part.rate("target") for part in parts),
         "errors": _error_parts([part.counted("target") for part in parts]),
-        "reference_wer": mean(part.rate("reference") for part in parts),
+        "reference_wer": _mean(part.rate("reference") for part in parts),
         "reference_errors": _error_parts([part.counted("reference") for part in parts]),
-        "wer_delta": mean(points for points, _ in worse),
-        "wer_delta_interval": drawn([each for _, each in worse]),
-        "wer_raw": mean(part.rate("target raw") for part in parts),
-        "reference_wer_raw": mean(part.rate("reference raw") for part in parts),
+        "wer_delta": worse,
+        "wer_delta_interval": _interval(worse_drawn, _error(parts, "wer_delta"), signed=True),
+        "wer_raw": _mean(part.rate("target raw") for part in parts),
+        "reference_wer_raw": _mean(part.rate("reference raw") for part in parts),
     }
 
 
@@ -287,24 +363,23 @@ def _language_confusion(rows: Sequence[Row], side: str) -> dict[str, dict[str, i
     return {spoken: dict(found[spoken].most_common()) for spoken in sorted(found)}
 
 
+def divergence_at(row: Row, position: int) -> Divergence:
+    """Where the target's tokens leave the reference's; see :func:`verify.compare.first_divergence`."""
+    expected, actual, frames = row.reference.tokens, row.target.tokens, row.target.frames
+    return Divergence(
+        audio=row.audio,
+        position=position,
+        expected=expected[position] if position < len(expected) else None,
+        actual=actual[position] if position < len(actual) else None,
+        frame=frames[position] if position < len(frames) else None,
+        margin=row.margin,
+        counts=not row.is_tie,
+    )
+
+
 def _first_divergences(rows: Sequence[Row], divergences: Sequence[int | None]) -> list[Divergence]:
-    found = []
-    for row, position in zip(rows, divergences, strict=True):
-        if position is None:
-            continue
-        expected, actual, frames = row.reference.tokens, row.target.tokens, row.target.frames
-        found.append(
-            Divergence(
-                audio=row.audio,
-                position=position,
-                expected=expected[position] if position < len(expected) else None,
-                actual=actual[position] if position < len(actual) else None,
-                frame=frames[position] if position < len(frames) else None,
-                margin=row.margin,
-                counts=not row.is_tie,
-            )
-        )
-    return found[:FIRST_DIVERGENCES]
+    parted = [(row, position) for row, position in zip(rows, divergences, strict=True) if position is not None]
+    return [divergence_at(row, position) for row, position in parted[:FIRST_DIVERGENCES]]
 
 
 def _worst_examples(rows: Sequence[Row], metrics: Sequence[Metric], between: Sequence[Score]) -> list[Example]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from export.bundle import Bundle
+from export.bundle import METADATA, Bundle
+from export.errors import UserError
 from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import tiny_bundle
 
@@ -51,3 +54,28 @@ def test_a_folder_that_recorded_no_hashes_says_so(tmp_path: Path, capfd: pytest.
     opened = tiny_bundle(tmp_path / "a")
     Bundle(opened.path, opened.metadata.model_copy(update={"files": {}})).check_hashes()
     assert f"{opened.path}: records no hashes" in capfd.readouterr().err
+
+
+def test_every_changed_byte_of_the_metadata_is_found(tmp_path: Path) -> None:
+    """The file has a hash of its own; a changed byte is found, or is no JSON any more, or another type."""
+    folder = tiny_bundle(tmp_path / "folder").path
+    whole = (folder / METADATA).read_bytes()
+    assert Bundle.open(folder).damaged_files() == []
+    generator = np.random.default_rng(2)
+    for place in [*generator.integers(0, len(whole), 150), *range(len(whole) - 100, len(whole) - 3)]:
+        injured = bytearray(whole)
+        injured[place] ^= 1 << int(generator.integers(0, 8))
+        (folder / METADATA).write_bytes(injured)
+        try:
+            found = Bundle.open(folder).damaged_files()
+        except UserError as error:
+            found = [METADATA] if METADATA in str(error) else []
+        assert METADATA in found, (place, bytes(injured[place - 20 : place + 20]))
+
+
+def test_a_folder_of_version_1_is_read(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "folder").path
+    facts = json.loads((folder / METADATA).read_text()) | {"format_version": 1}
+    del facts["metadata_sha256"]
+    (folder / METADATA).write_text(json.dumps(facts))
+    assert Bundle.open(folder).damaged_files() == []

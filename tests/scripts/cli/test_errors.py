@@ -16,7 +16,8 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.demo import MANIFEST
 from export.errors import NOT_DECIDED
-from export.pipeline import export_checkpoint
+from quantize.pipeline import quantize_bundle
+from quantize.recipes import get_recipe
 from tests.helpers.command import assert_user_error, run_here, run_process
 
 AUDIO = min((MANIFEST.parent / "audio").iterdir())
@@ -328,9 +329,9 @@ def test_names_of_languages_are_understood(small_fp32: Bundle, capfd: pytest.Cap
 
 
 def test_a_folder_without_prompts_takes_no_language(
-    small_english_checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    small_english_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = export_checkpoint(small_english_checkpoint, tmp_path / "fp32").path
+    folder = small_english_fp32.path
     assert_user_error(run_here(capfd, "transcribe", folder, AUDIO, "--language", "de-DE"), folder, "takes no language")
     assert run_here(capfd, "transcribe", folder, AUDIO).returncode == 0
     manifest = tmp_path / "manifest.jsonl"
@@ -341,8 +342,9 @@ def test_a_folder_without_prompts_takes_no_language(
     unmeasured.write_text("\n".join(lines))
     collected = run_here(capfd, "calibrate", folder, tmp_path / "set", "--manifest", unmeasured, "--samples", "2")
     assert collected.returncode == 0, collected.stderr
+    fp16 = quantize_bundle(Bundle.open(folder), tmp_path / "fp16", get_recipe("fp16")).path
     for runtime in ("streaming", "generation1"):
-        verify = ["verify", folder, "--reference", folder, "--manifest", manifest, "--runtime", runtime]
+        verify = ["verify", folder, "--reference", fp16, "--manifest", manifest, "--runtime", runtime]
         assert run_here(capfd, *verify).returncode == NOT_DECIDED, "of one word"
 
 
@@ -407,3 +409,16 @@ def test_too_little_memory_is_one_line(
     monkeypatch.setattr("scripts.cli.app.app", exhausted)
     done = run_here(capfd, "recipes")
     assert_user_error(done, "not enough memory", "GB are available")
+
+
+def test_ctrl_c_while_the_verbs_are_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import scripts.cli.app
+
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripts.cli.app, "app", interrupted)
+    done = run_here(capfd, "inspect")
+    assert (done.returncode, done.stderr) == (130, "")

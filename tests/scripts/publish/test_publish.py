@@ -393,6 +393,26 @@ def test_a_report_against_itself_proves_nothing(publish: Run, hub: Hub, output: 
     refusal(publish(output=output), hub, "passed against a reference that itself passed against NeMo")
 
 
+def test_the_wide_limits_of_the_clients_loop_against_nemo_publish_no_recipe(
+    publish: Run, hub: Hub, output: Path
+) -> None:
+    """5 points for the loop's own differences are not what a recipe may lose."""
+    file = output / "reports" / "int8.json"
+    report = json.loads(file.read_text())
+    report["reference"] |= {"name": "model.nemo", "runtime": "nemo-streaming", "files": {}, "recipe": {}}
+    file.write_text(json.dumps(report))
+    refusal(publish(output=output), hub, "passed against a reference that itself passed against NeMo")
+
+
+def test_a_larger_report_that_does_not_decide_is_not_passed_over(publish: Run, hub: Hub, output: Path) -> None:
+    file = output / "reports" / "int8.json"
+    report = json.loads(file.read_text())
+    lost = [row | {"target": row["target"] | {"text": row["text"] + " a b c"}} for row in report["rows"][:3]]
+    others = [row | {"sentence": f"again {number}"} for number, row in enumerate(report["rows"])]
+    (output / "reports" / "more.json").write_text(json.dumps(report | {"rows": report["rows"] + others[3:] + lost}))
+    refusal(publish(output=output), hub, "more.json does not decide by 120 utterances, and no report of as many passed")
+
+
 WIDE = {"exact_match": 0.0, "wer_delta": 100.0, "language_wer_delta": 100.0, "wer_between": 100.0}
 
 

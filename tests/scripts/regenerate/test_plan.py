@@ -15,13 +15,15 @@ import pytest
 from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED, UserError
+from export.profiles import Asked
 from quantize.recipes import get_recipe
 from scripts.disk import SLACK
+from scripts.outputs import PAGE_MARK
 from scripts.processes import ChildError
 from scripts.regenerate import plan as plans
 from scripts.regenerate import regenerate, stages
 from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
-from scripts.regenerate.state import REPORT, STATE, State
+from scripts.regenerate.state import PAGE, REPORT, STATE, State
 from tests.helpers.command import run_here
 from tests.helpers.fleurs import published_layout
 from verify.data.selection import choose_utterances, first_seconds, spread
@@ -43,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
 
     def stand_in(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
         words = [str(argument) for argument in arguments]
-        folder = Path(words[0] if name in ("verify", "transcribe") else words[1])
+        folder = Path(words[0] if name in ("verify", "transcribe", "page") else words[1])
         ran.append(f"{name} {'checkpoint' if name == 'record' else folder.name}")
         if name in ("export", "quantize"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -56,6 +58,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, small_fp32: Bundle) -> Calls:
             report = Path(words[words.index("--report") + 1])
             report.parent.mkdir(exist_ok=True)
             report.write_text("{}")
+        if name == "page":
+            Path(words[words.index("--output") + 1]).write_text(PAGE_MARK)
         scores = {"utterances": 2, "exact_match": 1.0, "wer_between": 0.0, "wer": 5.0, "wer_delta": 0.0}
         return {
             "wall_seconds": 1.0,
@@ -91,6 +95,7 @@ def everything(recipes: tuple[str, ...] = ("fp16", "int8")) -> Calls:
         *(f"quantize {name}" for name in recipes),
         "record checkpoint",
         *(f"{verb} {name}" for name in ("fp32", *recipes) for verb in ("verify", "transcribe")),
+        "page report.json",
     ]
 
 
@@ -131,14 +136,14 @@ def stopped_at(stop: int, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(stages, "run_verb", stand_in)
 
 
-@pytest.mark.parametrize("stop", range(10))
+@pytest.mark.parametrize("stop", range(11))
 def test_continues_after_a_stop_anywhere(
     options: Options, calls: Calls, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every stage runs in the first or the second run, and none in both."""
     with stopped_at(stop, calls, monkeypatch):
         regenerate(options)
-    assert not (options.output / REPORT).exists()
+    assert (options.output / REPORT).exists() == (stop == 10)  # the page shows it
     regenerate(options)
     assert sorted(calls) == sorted(everything())
 
@@ -152,7 +157,8 @@ def test_damaged_and_half_written_folders_are_made_again(options: Options, calls
     (options.output / ".fp32.abcdefgh.nemotron-ov.tmp").mkdir()
     (options.output / ".int8.nemotron-ov.old").mkdir()
     assert regenerate(options) == report
-    assert calls == ["quantize fp16", "quantize int8"]  # what they say is unchanged, so comparisons are kept
+    # What they say is unchanged, so comparisons are kept.
+    assert calls == ["quantize fp16", "quantize int8", "page report.json"]
     assert not list(options.output.glob(".*.tmp"))
     assert not (options.output / ".int8.nemotron-ov.old").exists()
 
@@ -171,10 +177,19 @@ def test_a_finished_output_is_kept_and_reported_again(options: Options, calls: C
     (options.output / "int8" / METADATA).unlink()
     calls.clear()
     regenerate(options)
-    assert calls == ["quantize int8"]
+    assert calls == ["quantize int8", "page report.json"]
     calls.clear()
     regenerate(replace(options, force=True))
     assert calls == everything()
+
+
+def test_somebody_elses_page_is_not_replaced(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    page = options.output / PAGE
+    page.write_text("<p>mine")
+    with pytest.raises(UserError, match=r"report\.html: exists and is no page of ours"):
+        regenerate(replace(options, force=True))
+    assert page.read_text() == "<p>mine"
 
 
 @pytest.mark.parametrize(("finished", "article"), [(True, "a finished"), (False, "an unfinished")])
@@ -182,7 +197,7 @@ def test_output_of_other_inputs_needs_force(options: Options, calls: Calls, fini
     regenerate(options)
     state = options.output / STATE
     state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": finished}))
-    other = replace(options, recipes=("fp16",), lookahead=13)
+    other = replace(options, recipes=("fp16",), asked=Asked(lookahead=13))
     with pytest.raises(UserError, match=f"{article} run with another lookahead, recipes"):
         regenerate(other)
     calls.clear()
@@ -371,8 +386,13 @@ def test_a_data_set_is_a_manifest(options: Options, tmp_path: Path, monkeypatch:
 def test_identity_covers_what_results_depend_on(options: Options, short_manifest: Path) -> None:
     inputs = make_plan(options).inputs
     assert make_plan(options).inputs == inputs
-    for change in ({"lookahead": 13}, {"encoder": "nemo"}, {"recipes": ("fp16",)}, {"limit": 1}, {"chunk_ms": 560}):
-        assert make_plan(replace(options, **change)).inputs != inputs, change
+    changes = (
+        *(replace(options, asked=asked) for asked in (Asked(lookahead=13), Asked(encoder="nemo"), Asked(chunk_ms=560))),
+        replace(options, recipes=("fp16",)),
+        replace(options, limit=1),
+    )
+    for changed in changes:
+        assert make_plan(changed).inputs != inputs, changed
     short_manifest.write_text(short_manifest.read_text().splitlines()[0])
     assert make_plan(options).inputs != inputs
 

@@ -17,8 +17,7 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED
 from tests.helpers.command import ROOT, Done, run_process
-
-QUICK = ("--limit", "40")
+from tests.helpers.pages import Parsed
 
 
 def regenerate(*arguments: object) -> Done:
@@ -27,23 +26,29 @@ def regenerate(*arguments: object) -> Done:
 
 def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = regenerate("--output", out, *QUICK)
-    assert done.returncode == 0, done.stderr
+    done = regenerate("--output", out, "--limit", "60")
+    assert done.returncode == NOT_DECIDED, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((out / "report.json").read_text())
-    assert report["passed"] is True
-    assert [(row["judged"], row["passed"]) for row in report["folders"]] == [(True, True)] * 3
+    assert report["passed"] is None
+    # Identical tokens are seen on 60 recordings; that INT8 loses no more than 0.3 points takes the whole set.
+    assert [(row["judged"], row["passed"]) for row in report["folders"]] == [(True, True), (True, True), (True, None)]
     fp32, fp16, int8 = report["folders"]
     assert fp32["bytes"] > fp16["bytes"] > int8["bytes"] > 0
-    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 40)
+    assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 60)
     assert (fp32["exact_match"], fp32["reference"], fp32["runtime"]) == (1.0, "NeMo", "streaming")
-    assert fp32["scored_utterances"] == 40
+    assert fp32["scored_utterances"] == 60
     for row in report["folders"]:
         assert row["encoder_step_ms"] > 0
         assert row["peak_rss_mb"] > 0
         assert not Bundle.open(out / row["recipe"]).damaged_files()
         assert row["files"] == Bundle.open(out / row["recipe"]).hashes
         assert json.loads((out / row["report"]).read_text())["rows"]
+    page = Parsed((out / "report.html").read_text())
+    assert "fp16: passed" in page.text
+    differing = [row for row in json.loads((out / "reports" / "int8.json").read_text())["rows"]
+                 if row["target"]["tokens"] != row["reference"]["tokens"]]  # fmt: skip
+    assert {each["data-audio"] for each in page.all("article")} == {row["audio"] for row in differing}
     assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
 

@@ -74,6 +74,8 @@ class Pretended:
         harm = self._harm(task.folder)
         if task.kind == "diverge":
             return {"kl": harm / 1000.0, "agreement": 1.0, "agreed_until": 1.0, "cells": 1}
+        if task.report is not None:
+            task.report.write_text("{}")
         facts: dict[str, Any] = {
             "utterances": 2,
             "reference_wer": 10.0,

@@ -17,11 +17,11 @@ from quantize.grid import expand, parse_axis
 from quantize.groups import Group, is_compressed, module_pattern, step_for, whole, without
 from quantize.recipe import WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
+from scripts.pareto import pareto
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
 from scripts.sweep.layers import _kept
 from scripts.sweep.options import Options
-from scripts.sweep.pareto import pareto
 from scripts.sweep.report import render_sweep
 from scripts.sweep.rows import _mark
 from scripts.sweep.store import claimed

@@ -29,6 +29,7 @@ from scripts.sweep import layers, probe, rank_layers, sweep, trial, worker
 from scripts.sweep.options import Options
 from scripts.sweep.task import Task
 from tests.helpers.command import ROOT
+from tests.helpers.pages import Parsed
 from verify.data.audio import load_audio
 from verify.data.manifest import read_manifest
 from verify.runtimes.generation1 import Generation1
@@ -96,6 +97,13 @@ def test_sweep_of_good_and_broken_recipes(
     assert all(row["encoder_step_ms"] > 0 and row["step_ratio"] > 0 for row in report["rows"])
     assert report == json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    page = Parsed((tmp_path / "out" / "sweep.html").read_text())
+    assert "nowhere" in page.text
+    assert all(row["name"] in page.text for row in report["rows"])
+    differing = [row for name in rows if name != "fp32"
+                 for row in json.loads((tmp_path / "out" / rows[name]["report"]).read_text())["rows"]
+                 if row["target"]["tokens"] != row["reference"]["tokens"]]  # fmt: skip
+    assert {each["data-audio"] for each in page.all("article")} == {row["audio"] for row in differing}
     for row in report["rows"][1:]:
         assert bool(row["front"]) == (row["path"] is not None)
         if row["recipe_file"]:
