@@ -174,7 +174,7 @@ def _metadata(
         subsampling_factor=geometry.subsampling_factor,
         lead_mel_frames=geometry.lead_mel_frames if encoder == "rewritten" else 0,
         knows_short_leads=encoder == "rewritten",
-        longer_steps=encoder == "rewritten" and geometry.chunk_frames % (geometry.lookahead + 1) == 0,
+        longer_steps=encoder == "rewritten" and geometry.whole_groups,
         recipe={"name": "fp32"},
         checkpoint=checkpoint_facts(checkpoint),
         tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},
