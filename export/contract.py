@@ -140,14 +140,19 @@ def _graph_problems(bundle: Bundle, graph: str, expected: Ports) -> list[str]:
         model = ov.Core().read_model(bundle.graph_path(graph))
         problems = _port_problems(model, graph, expected)
         if graph == "encoder" and bundle.metadata.longer_steps and not problems:
-            problems += _longer_step_problems(model, bundle.metadata)
+            problems += longer_step_problems(model, bundle.metadata)
         return problems
     except (RuntimeError, UnicodeDecodeError) as error:  # names that are no text, ports without names
         return [f"{graph}: OpenVINO cannot read it ({_line(error)})"]
 
 
-def _longer_step_problems(model: Any, metadata: Metadata) -> list[str]:
-    """Whether the encoder takes a step of two chunks, as the metadata say; reshapes it."""
+def longer_step_problems(model: Any, metadata: Metadata) -> list[str]:
+    """Why an encoder takes no step of two chunks, though the metadata say so, as one line; nothing where it does.
+
+    Args:
+        model: the encoder, an ``openvino.Model``, which is reshaped.
+        metadata: of its folder.
+    """
     frames = 2 * metadata.chunk_mel_frames // metadata.subsampling_factor
     wanted = {"encoded": (1, metadata.encoder_dim, frames), "cache_channel_out": tuple(metadata.cache_channel_shape)}
     try:

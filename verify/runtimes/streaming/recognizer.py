@@ -81,6 +81,8 @@ class Streaming:
             raise UserError(f"batch {batch}: use 1 or more streams a step")
         if chunks < 1:
             raise UserError(f"chunks {chunks}: use 1 or more chunks a step")
+        if chunks > 1 and nemo_start:
+            raise UserError(f"chunks {chunks}: NeMo's own start is that of one chunk a step; leave out chunks")
         if chunks > 1 and not meta.longer_steps:
             raise UserError(
                 f"{bundle.path}: its encoder takes one chunk a step; export again with whole lookahead groups a chunk, "

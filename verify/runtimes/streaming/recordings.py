@@ -40,19 +40,26 @@ class Shape:
     requests: int  # steps at a time, each with its share of the threads
 
 
-def shape_for(metadata: Metadata, seconds: Sequence[float], threads: int) -> Shape:
+def shape_for(metadata: Metadata, seconds: Sequence[float], threads: int, *, longer_steps: bool = True) -> Shape:
     """The shape that gives the most audio per second for recordings of these lengths; all give the same tokens.
 
     A step is filled with recordings first, which loses no more than one after another does: the rest of each one's last
     chunk. Few long recordings fill it with chunks.
+
+    Args:
+        metadata: the folder's.
+        seconds: how long each recording is.
+        threads: CPU threads.
+        longer_steps: whether a step may hold several chunks of a recording, where the folder can.
     """
+    longer_steps = longer_steps and metadata.longer_steps
     count = max(1, len(seconds))
     requests = max(1, min(threads, count, MOST_REQUESTS))
     frames = metadata.chunk_mel_frames // metadata.subsampling_factor
     room = max(1, STEP_FRAMES // frames)  # chunks of a step
-    shortest = max(1, ROW_FRAMES // frames) if metadata.longer_steps else 1  # chunks of a row
+    shortest = max(1, ROW_FRAMES // frames) if longer_steps else 1  # chunks of a row
     batch = max(1, min(room // shortest, -(-count // requests), MOST_ROWS))
-    if not metadata.longer_steps:
+    if not longer_steps:
         return Shape(batch, 1, requests)
     mean = 100 * sum(seconds) / count / metadata.chunk_mel_frames  # chunks of a recording
     return Shape(batch, max(1, min(room // batch, max(shortest, int(mean / 2)))), requests)
@@ -88,7 +95,7 @@ class Recordings:
         shape: Shape | None = None,
     ) -> None:
         threads = threads or physical_cores()
-        self.shape = shape or shape_for(bundle.metadata, seconds, threads)
+        self.shape = shape or shape_for(bundle.metadata, seconds, threads, longer_steps=not nemo_start)
         together = {"NUM_STREAMS": str(self.shape.requests)} | dict(config or {})
         first = Streaming(
             bundle,
