@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 
 DEFAULT_LANGUAGE = "auto"
@@ -44,17 +45,21 @@ def language_key(language: str, prompt_dictionary: Mapping[str, int]) -> str:
     from langcodes import tag_distance
     from langcodes.tag_parser import LanguageTagError
 
-    try:
-        distances = {key: tag_distance(wanted, key) for key in prompt_dictionary if key != DEFAULT_LANGUAGE}
-    except LanguageTagError:  # no tag at all, or a key that is none
-        distances = {}
-    near = sorted((key for key in distances if distances[key] <= NEAR), key=distances.__getitem__)
-    same = [key for key in near if distances[key] <= MATCH and _is_one_language(wanted, key)]
+    with _ONE_AT_A_TIME:
+        try:
+            distances = {key: tag_distance(wanted, key) for key in prompt_dictionary if key != DEFAULT_LANGUAGE}
+        except LanguageTagError:  # no tag at all, or a key that is none
+            distances = {}
+        near = sorted((key for key in distances if distances[key] <= NEAR), key=distances.__getitem__)
+        same = [key for key in near if distances[key] <= MATCH and _is_one_language(wanted, key)]
     if same:
         return same[0]
     known = f"nearest: {', '.join(near[:4])}" if near else f"it has {', '.join(sorted(prompt_dictionary)[:12])}"
     raise ValueError(f"{language!r} is no language of this model; {known}")
 
+
+_ONE_AT_A_TIME = threading.Lock()
+"""langcodes changes tags that it keeps, so that two threads disturb each other; streams are opened from any thread."""
 
 _NAMES = {"nb": "no"}
 """Two codes of one language, which CLDR keeps apart."""

@@ -96,7 +96,7 @@ def export_checkpoint(
         constants = {}
         for name, module in _modules(model, geometry, encoder, cache, pruning.rows).items():
             with task(f"exporting {name}"):
-                traced = trace(module, ports[name])
+                traced = trace(module, ports[name], free_mel=name == "encoder" and encoder == "rewritten")
                 try:
                     save_graph(traced, temporary / graph_file(name), half=False)
                 except OSError as error:
@@ -174,6 +174,7 @@ def _metadata(
         subsampling_factor=geometry.subsampling_factor,
         lead_mel_frames=geometry.lead_mel_frames if encoder == "rewritten" else 0,
         knows_short_leads=encoder == "rewritten",
+        longer_steps=encoder == "rewritten" and geometry.whole_groups,
         recipe={"name": "fp32"},
         checkpoint=checkpoint_facts(checkpoint),
         tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},
