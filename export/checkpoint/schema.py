@@ -126,7 +126,7 @@ def check_config(path: Path, config: dict[str, Any]) -> Config:
         found = Config.model_validate(config)
         problems += _contradictions(found)
     except ValidationError as error:
-        problems += [_described(each) for each in error.errors(include_url=False)]
+        problems += [described(each) for each in error.errors(include_url=False)]
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise UserError(f"{path}: in its model_config.yaml {'; '.join(problems[:6])}{more}; {_REMEDY}")
@@ -222,7 +222,7 @@ def _contradictions(config: Config) -> list[str]:
     return problems
 
 
-def _described(error: Any) -> str:
+def described(error: Any) -> str:
     """A pydantic error in words: the key, what is there, what should be."""
     parts = [str(part) for part in error["loc"] if not str(part).startswith(("list[", "function-", "constrained"))]
     where, value = ".".join(part for part in parts if part != "[key]"), repr(error["input"])[:60]
