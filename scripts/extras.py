@@ -7,6 +7,7 @@ _EXTRAS = {
     "data": ("datasets", "pyarrow"),
     "report": ("altair", "vl_convert"),
     "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit", "torch"),
+    "transformers": ("safetensors", "tokenizers", "transformers"),
 }
 """Modules and distributions that a verb may miss, by the extra that brings them."""
 

@@ -1,0 +1,101 @@
+"""The weights of a ``.nemo`` archive: as tensors only, by NeMo's names."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.checkpoint.archive import WEIGHTS, check_weights, unpack
+from export.errors import UserError
+from export.removal import scratch_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.checkpoint import Checkpoint
+
+
+def read_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint on the CPU, by NeMo's names, as it is stored.
+
+    Raises:
+        UserError: damaged weights, or more than tensors in them.
+    """
+    try:
+        with unpacked(checkpoint, {WEIGHTS}) as folder:
+            return load_tensors(checkpoint, folder / WEIGHTS)
+    except (RuntimeError, EOFError, KeyError) as error:  # what torch raises over a file that is not its own
+        raise UserError(
+            f"{checkpoint.path}: its {WEIGHTS} cannot be read ({reason(error)}); download it again"
+        ) from error
+
+
+@contextmanager
+def unpacked(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Path]:
+    """A temporary folder with these members of the archive, whose weights have the checksums they carry.
+
+    Raises:
+        UserError: there is no room, or the weights are damaged.
+    """
+    _check_room(checkpoint)
+    with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:  # clears a killed run's
+        try:
+            unpack(checkpoint.path, names, folder)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                _check_room(checkpoint, unpacked=True)
+            raise
+        check_weights(checkpoint.path, folder / WEIGHTS)
+        yield folder
+
+
+def load_tensors(checkpoint: Checkpoint, file: Path, device: Any = "cpu") -> dict[str, torch.Tensor]:
+    """The tensors of an unpacked ``model_weights.ckpt``.
+
+    Raises:
+        UserError: it holds more than tensors.
+    """
+    import torch
+
+    try:
+        # Said aloud, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
+        loaded = torch.load(file, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        unwanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {unwanted[1]}" if unwanted else "holds more than tensors, or is damaged"
+        raise UserError(f"{checkpoint.path}: its {WEIGHTS} {what}; do not use this file") from error
+    if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):
+        raise UserError(f"{checkpoint.path}: its {WEIGHTS} holds more than tensors; do not use this file")
+    return loaded
+
+
+def reason(error: Exception) -> str:
+    """The first lines of what a library says of a file that it cannot read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:200] or type(error).__name__
+
+
+def _check_room(checkpoint: Checkpoint, *, unpacked: bool = False) -> None:
+    """Refuse a temporary folder that is too small for the unpacked archive.
+
+    Args:
+        checkpoint: what is going to be unpacked there.
+        unpacked: that was tried, and the room was not enough, whatever is free now.
+
+    Raises:
+        UserError: naming the folder, the need and what is there.
+    """
+    folder, need = tempfile.gettempdir(), checkpoint.path.stat().st_size
+    free = shutil.disk_usage(folder).free
+    if unpacked or free < need:
+        room = f"which takes {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
+        raise UserError(
+            f"{folder}: {checkpoint.path.name} is unpacked there, {room}; make room, or set TMPDIR to another folder"
+        )
