@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoint.archive import WEIGHTS
-from export.checkpoint.weights import load_tensors, reason, unpacked
+from export.checkpoint.pieces import sentencepiece_model
+from export.checkpoint.weights import load_tensors, read_weights, reason, unpacked
 from export.errors import UserError
+from export.removal import scratch_folder
 
 if TYPE_CHECKING:
+    import torch
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
     from export.checkpoint import Checkpoint
@@ -34,17 +40,18 @@ def quiet() -> None:
 
 
 def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
-    """Restore a checkpoint on the CPU, in evaluation mode, without gradients.
+    """Restore a checkpoint on the CPU, in evaluation mode, without gradients, its tensors mapped from their file.
 
-    NeMo gets the configuration that was checked and the members that it names, and nothing else of the archive.
+    NeMo gets the configuration that was checked and the members that it names, and nothing else of the archive. Of a
+    Transformers folder it gets the same configuration, the tensors under its own names, and the pieces.
 
     Raises:
         UserError: the archive cannot be restored (damaged weights, more than tensors in them, another architecture).
     """
     quiet()
     try:
-        with unpacked(checkpoint, {WEIGHTS, *checkpoint.tokenizer.values()}) as folder:
-            model = _restore(checkpoint, folder)
+        with _extracted(checkpoint) as (folder, tokenizer):
+            model = _restore(checkpoint, folder, tokenizer)
     except (UserError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # NeMo and torch raise what they like over a file that is not theirs
@@ -62,7 +69,30 @@ def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
     return model
 
 
-def _restore(checkpoint: Checkpoint, folder: Path) -> EncDecRNNTBPEModel:
+@contextmanager
+def _extracted(checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A temporary folder with what NeMo reads, and the tokenizer's files in it by the configuration's keys."""
+    if not checkpoint.shards:
+        with unpacked(checkpoint, {WEIGHTS, *checkpoint.tokenizer.values()}) as folder:
+            yield folder, checkpoint.tokenizer
+        return
+    with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:
+        tags = [checkpoint.vocabulary[index] for index in checkpoint.language_tag_ids]
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model(checkpoint.vocabulary, tags))
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in checkpoint.vocabulary), encoding="utf-8")
+        yield folder, {"model_path": "tokenizer.model", "vocab_path": "vocab.txt"}
+
+
+def _tensors(checkpoint: Checkpoint, unpacked_weights: Path) -> dict[str, torch.Tensor]:
+    """What NeMo's model is filled with."""
+    if not checkpoint.shards:
+        return load_tensors(checkpoint, unpacked_weights)
+    from export.graphs.modules import Featurizer
+
+    return {**Featurizer(checkpoint.config["preprocessor"]).rebuilt(), **read_weights(checkpoint)}
+
+
+def _restore(checkpoint: Checkpoint, folder: Path, tokenizer: dict[str, str]) -> EncDecRNNTBPEModel:
     import torch
     from nemo.collections.asr.models import EncDecRNNTBPEModel
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
@@ -70,18 +100,35 @@ def _restore(checkpoint: Checkpoint, folder: Path) -> EncDecRNNTBPEModel:
 
     class TensorsOnly(SaveRestoreConnector):  # type: ignore[misc]
         @staticmethod
-        def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
-            return load_tensors(checkpoint, Path(model_weights), map_location)
+        def _load_state_dict_from_disk(
+            model_weights: str,
+            map_location: Any = "cpu",  # noqa: ARG004  # as the parent's
+        ) -> dict[str, torch.Tensor]:
+            return _tensors(checkpoint, Path(model_weights))
+
+        def load_instance_with_state_dict(self, instance: Any, state_dict: dict[str, Any], strict: bool) -> None:
+            # As the parent's, but for `assign`: the tensors stay where they are mapped.
+            instance.load_state_dict(state_dict, strict=strict, assign=True)
+            instance._set_model_restore_state(is_being_restored=False)
+
+    class NoInitialization(torch.overrides.TorchFunctionMode):
+        """Leaves memory that the checkpoint's tensors will replace untouched."""
+
+        def __torch_function__(self, function: Any, _: Any, arguments: Any = (), options: Any = None) -> Any:
+            if getattr(function, "__module__", None) == "torch.nn.init":
+                return options["tensor"] if options and "tensor" in options else arguments[0]
+            return function(*arguments, **(options or {}))
 
     connector = TensorsOnly()
     connector.model_extracted_dir = str(folder)
     config = {key: value for key, value in checkpoint.config.items() if key not in _TRAINING}
-    files = {key: str(folder / member) for key, member in checkpoint.tokenizer.items()}
+    files = {key: str(folder / member) for key, member in tokenizer.items()}
     config["tokenizer"] = {"dir": str(folder), "type": "bpe", **files}
-    model: EncDecRNNTBPEModel = EncDecRNNTBPEModel.restore_from(
-        str(checkpoint.path),
-        override_config_path=OmegaConf.create(config),
-        map_location=torch.device("cpu"),
-        save_restore_connector=connector,
-    )
+    with NoInitialization():
+        model: EncDecRNNTBPEModel = EncDecRNNTBPEModel.restore_from(
+            str(checkpoint.path),
+            override_config_path=OmegaConf.create(config),
+            map_location=torch.device("cpu"),
+            save_restore_connector=connector,
+        )
     return model

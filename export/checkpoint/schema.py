@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,6 +79,8 @@ class JointNetwork(_Section):
     """The joint's layers."""
 
     joint_hidden: Width
+    activation: Literal["relu", "sigmoid", "tanh"]
+    dropout: Annotated[float, Field(ge=0, le=1)] | Literal[0, 1] | None = None
 
 
 class Joint(_Section):
@@ -137,10 +139,10 @@ def check_size(path: Path, config: Config, pieces: int, weights_bytes: int) -> N
     """Refuse sizes that the weights cannot hold, before NeMo takes memory for them.
 
     Args:
-        path: the ``.nemo`` file, for errors.
+        path: the ``.nemo`` file or the folder, for errors.
         config: its configuration.
         pieces: of its vocabulary.
-        weights_bytes: of ``model_weights.ckpt``; a parameter takes two at least.
+        weights_bytes: of the weights' files; a parameter takes two at least.
 
     Raises:
         UserError: they cannot.
@@ -151,7 +153,7 @@ def check_size(path: Path, config: Config, pieces: int, weights_bytes: int) -> N
     parameters += pieces * (prediction.pred_hidden + config.joint.jointnet.joint_hidden)
     if 2 * parameters > weights_bytes:
         raise UserError(
-            f"{path}: its model_config.yaml describes at least {parameters / 1e6:,.1f} million parameters, and its "
+            f"{path}: its configuration describes at least {parameters / 1e6:,.1f} million parameters, and its "
             f"weights have {weights_bytes / 1e6:,.1f} MB; {_REMEDY}"
         )
 

@@ -271,14 +271,10 @@ def _pieces(folder: Path, blank: int) -> tuple[str, ...]:
         if index >= blank:
             continue
         if pieces.setdefault(index, piece) != piece:
-            raise UserError(
-                f"{folder / TOKENIZER}: id {index} is {pieces[index][:40]!r} and {piece[:40]!r}; {_REMEDY}"
-            )
+            raise UserError(f"{folder / TOKENIZER}: id {index} is {pieces[index][:40]!r} and {piece[:40]!r}; {_REMEDY}")
     missing = _ranges(set(range(blank)) - pieces.keys())
     if missing:
-        raise UserError(
-            f"{folder / TOKENIZER}: has no piece of id {missing}, and blank_token_id is {blank}; {_REMEDY}"
-        )
+        raise UserError(f"{folder / TOKENIZER}: has no piece of id {missing}, and blank_token_id is {blank}; {_REMEDY}")
     ordered = tuple(pieces[index] for index in range(blank))
     wrong = next((index for index, piece in enumerate(ordered) if not _is_text(piece)), None)
     if wrong is not None or len(set(ordered)) != len(ordered):
@@ -323,6 +319,15 @@ def _check_agreement(folder: Path, model: ModelConfig, processor: ProcessorConfi
         f"num_mel_bins {encoder.num_mel_bins} is not {PROCESSOR}'s feature_size {features.feature_size}": (
             encoder.num_mel_bins != features.feature_size
         ),
+        f"hidden_size {encoder.hidden_size} is no multiple of num_attention_heads {encoder.num_attention_heads}": (
+            encoder.hidden_size % encoder.num_attention_heads
+        )
+        > 0,
+        # The clients cut audio by 10 ms a frame, and the second generation computes its own windows of 25 ms.
+        f"{PROCESSOR}'s hop_length {features.hop_length} is not 10 ms": features.hop_length * 100
+        != features.sampling_rate,
+        f"{PROCESSOR}'s win_length {features.win_length} is not 25 ms": features.win_length * 40
+        != features.sampling_rate,
         f"subsampling_factor {encoder.subsampling_factor} is no power of two": (
             encoder.subsampling_factor.bit_count() != 1 or encoder.subsampling_factor == 1
         ),
@@ -334,6 +339,11 @@ def _check_agreement(folder: Path, model: ModelConfig, processor: ProcessorConfi
         ),
         f"num_prompts {rows} is not {PROCESSOR}'s {listed}": prompted and listed is not None and rows != listed,
         "num_prompts is missing": prompted and rows is None,
+        f"prompt_dictionary is missing in {PROCESSOR}": prompted and not processor.prompt_dictionary,
+        f"{PROCESSOR}'s prompt_dictionary has a row beyond num_prompts {rows}": max(
+            (processor.prompt_dictionary or {"": 0}).values()
+        )
+        >= (rows or 65_537),
         f"prompt_intermediate_size {model.prompt_intermediate_size} is not twice hidden_size": prompted
         and model.prompt_intermediate_size not in (None, 2 * encoder.hidden_size),
         f"prompts are {PROCESSOR}'s, and {model.architectures[0]} takes none": not prompted

@@ -29,7 +29,7 @@ over as the last of the carried frames. Log-mel is never zero in all bins, so wh
 frame is taken out, and the frames before it move one later; the first carried frame is then missing, which nothing that
 is kept depends on.
 
-Parameters are shared with the NeMo model where they are not joined, and submodules carry NeMo's names, so that the
+Parameters are shared with the model where they are not joined, and submodules carry NeMo's names, so that the
 names of the traced nodes are NeMo's module paths.
 """
 
@@ -43,9 +43,8 @@ from torch import Tensor, nn
 from export.graphs.attention import ATTENTIONS, MASKED, StepMasks
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
-
     from export.geometry import Geometry
+    from export.graphs.modules import Recognizer
 
 
 class PreEncode(nn.Module):
@@ -264,7 +263,7 @@ class PromptKernel(nn.ModuleDict):
 class RewrittenEncoderStep(nn.Module):
     """The rewritten step with the contract's inputs and outputs; see the module's text for what differs."""
 
-    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry, cache: str = "channel") -> None:
+    def __init__(self, model: Recognizer, geometry: Geometry, cache: str = "channel") -> None:
         super().__init__()
         self.encoder = Encoder(model.encoder, geometry, cache)
         prompt_kernel = getattr(model, "prompt_kernel", None)

@@ -31,6 +31,10 @@ _POSITION_BASE = 10000.0  # NeMo's INF_VAL, which its positional encoding takes 
 class Part(nn.Module):
     """Modules, parameters and sizes of NeMo's, by its names for them."""
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, **members: Any) -> None:
         super().__init__()
         for name, member in members.items():
