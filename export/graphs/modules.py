@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 REBUILT = ("preprocessor.featurizer.fb", "preprocessor.featurizer.window")
 """Tensors that follow from the configuration: computed where a checkpoint does not hold them."""
 
-_ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+_ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+"""The joint's, as NeMo makes them: nodes of the graphs are named by them."""
 _POSITION_BASE = 10000.0  # NeMo's INF_VAL, which its positional encoding takes too
 
 
@@ -239,10 +240,11 @@ def _pre_encode(section: Mapping[str, Any], width: int) -> Part:
     channels = int(section.get("subsampling_conv_channels", -1))
     channels = width if channels == -1 else channels
     stages = int(math.log2(int(section["subsampling_factor"])))
-    layers: list[nn.Module] = [CausalConv2d(1, channels, groups=1), nn.ReLU()]
+    activation = nn.ReLU(inplace=True)  # one for all stages, as NeMo's: nodes of the graphs are named by it
+    layers: list[nn.Module] = [CausalConv2d(1, channels, groups=1), activation]
     bins = int(section["feat_in"]) // 2 + 1
     for _ in range(stages - 1):
-        layers += [CausalConv2d(channels, channels, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU()]
+        layers += [CausalConv2d(channels, channels, groups=channels), nn.Conv2d(channels, channels, 1), activation]
         bins = bins // 2 + 1
     return Part(conv=nn.Sequential(*layers), out=nn.Linear(channels * bins, width))
 
