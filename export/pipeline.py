@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from export import parity
 from export.bundle import BUNDLE, GRAPHS, Bundle, Metadata, graph_file, write_metadata, write_vocabulary
@@ -21,7 +22,7 @@ from export.contract import expected_ports
 from export.errors import UserError
 from export.folders import new_directory, refuse_existing
 from export.graphs.saving import save_graph
-from export.profiles import profile_name, tier_warnings
+from export.profiles import Oracle, profile_name, tier_warnings
 from export.progress import note, task
 from export.vocabulary import prune_vocabulary
 from export.weight_types import Counts, count_constants
@@ -37,9 +38,6 @@ ENCODERS = ("rewritten", "nemo")
 
 CACHES = ("channel", "kv")
 """What ``cache_channel`` holds: the attention layers' inputs, as NeMo's, or their projected keys and values."""
-
-Oracle = Literal["nemo", "torch"]
-"""What the graphs are compared with: NeMo, or the PyTorch modules that they are traced from."""
 
 
 def export_checkpoint(
@@ -83,7 +81,11 @@ def export_checkpoint(
         raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
     if encoder == "nemo" and oracle == "torch":
         raise UserError("--oracle torch: NeMo's encoder is made with NeMo, which is its oracle then; leave it out")
-    oracle = oracle or ("torch" if checkpoint.shards and encoder != "nemo" else "nemo")
+    if oracle is None:
+        oracle = "torch" if checkpoint.shards and encoder != "nemo" else "nemo"
+        if oracle == "nemo" and encoder != "nemo" and find_spec("nemo") is None:
+            note("NeMo is not installed: each graph is compared with the PyTorch module that it is traced from")
+            oracle = "torch"
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]

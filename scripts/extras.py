@@ -6,7 +6,8 @@ _EXTRAS = {
     "bench": ("matplotlib", "onnx", "onnxruntime"),
     "data": ("datasets", "pyarrow"),
     "report": ("altair", "vl_convert"),
-    "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit", "torch"),
+    "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit"),
+    "export": ("safetensors", "torch"),
     "transformers": ("safetensors", "tokenizers", "transformers"),
 }
 """Modules and distributions that a verb may miss, by the extra that brings them."""

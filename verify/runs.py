@@ -147,7 +147,7 @@ def checkpoint_side(checkpoint: Checkpoint, lookahead: int, chunk_frames: int | 
         chunk_ms=(chunk_frames or lookahead + 1) * geometry.frame_ms,
         vocabulary_sha256=vocabulary_sha256(checkpoint.vocabulary),
         lang_tag_token_ids=checkpoint.language_tag_ids,
-        size_bytes=checkpoint.path.stat().st_size,
+        size_bytes=checkpoint.size_bytes,
         versions={name: version(name) for name in ("nemo_toolkit", "torch", "nemotron-ov")},
     )
 

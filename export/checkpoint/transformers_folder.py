@@ -163,6 +163,11 @@ def open_folder(folder: Path, source: str, name: str) -> Checkpoint:
     return checkpoint
 
 
+def is_transformers_folder(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint in this layout, and no finished graphs."""
+    return all((folder / name).exists() for name in (CONFIG, PROCESSOR))
+
+
 def _validated(folder: Path, name: str, kind: type[_Model]) -> _Model:
     """A JSON file, checked for what is missing, of another type, or beyond any model's size.
 
