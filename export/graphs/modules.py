@@ -8,7 +8,7 @@ NeMo computes when it is constructed is computed here by the same formulas: posi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 REBUILT = ("preprocessor.featurizer.fb", "preprocessor.featurizer.window")
 """Tensors that follow from the configuration: computed where a checkpoint does not hold them."""
 
-_ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
 """The joint's, as NeMo makes them: nodes of the graphs are named by them."""
 _POSITION_BASE = 10000.0  # NeMo's INF_VAL, which its positional encoding takes too
 
