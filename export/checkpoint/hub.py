@@ -80,7 +80,7 @@ def _of_layout(path: Path, layout: Format | None) -> Path:
         raise UserError(f"{path}: is a folder without {CONFIG} and model.safetensors; {remedy}")
     found: Format = "transformers" if path.is_dir() else "nemo"
     if layout not in (None, found):
-        raise UserError(f"--checkpoint-format {layout}: {path} is in {found}'s layout; leave the option out")
+        raise UserError(f"--checkpoint-format {layout}: {path} is in the layout of {found}; leave the option out")
     return path
 
 

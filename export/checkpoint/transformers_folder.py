@@ -39,6 +39,9 @@ _TARGETS = {
 }
 """Transformers' classes and NeMo's."""
 
+_JOINT_DROPOUT = 0.2
+"""Does nothing in a trained model, but numbers the joint's last layer, and so names it, as in the published one."""
+
 Row = Annotated[int, Field(ge=0, le=65_536)]
 Lookaheads = Annotated[list[Steps], Field(min_length=1, max_length=100)]
 
@@ -410,7 +413,7 @@ def _as_nemo(model: ModelConfig, processor: ProcessorConfig) -> dict[str, Any]:
         "joint": {
             "_target_": f"{_ASR}.modules.RNNTJoint",
             "log_softmax": None, "preserve_memory": False, "fuse_loss_wer": False, "fused_batch_size": -1,
-            "jointnet": {"joint_hidden": joined, "activation": model.hidden_act, "dropout": 0.0},
+            "jointnet": {"joint_hidden": joined, "activation": model.hidden_act, "dropout": _JOINT_DROPOUT},
         },
         "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": model.max_symbols_per_step}},
         "loss": {"loss_name": "default"},
