@@ -46,7 +46,7 @@ def nemo_reference(
 def module_reference(modules: Mapping[str, nn.Module], metadata: Metadata) -> Reference:
     """The very modules that the graphs are traced from: shows that tracing and saving change nothing, and no more."""
     functions = {name: module.eval() for name, module in modules.items()}
-    return Reference("the traced PyTorch modules, FP32", functions, expected_ports(metadata))
+    return Reference("the traced PyTorch modules, FP32", functions, expected_ports(metadata), full=False)
 
 
 def _key_values(model: EncDecRNNTBPEModel) -> Callable[[Arrays], Arrays]:

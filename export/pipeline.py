@@ -134,19 +134,17 @@ def _write_graphs(
     ports, name = expected_ports(metadata), checkpoint.path.name
     recordings: dict[str, parity.Recording] = {}
     model: Recognizer | None = None
+    with task(f"reading the weights of {name}"):
+        tensors = read_weights(checkpoint)
     if oracle == "nemo":
         from export.checkpoint.nemo import load_model
 
         with task(f"restoring {name} with NeMo"):
-            model = load_model(checkpoint)
+            model = load_model(checkpoint, tensors)
         with task("running NeMo on the parity inputs"):
             recordings = parity.record(nemo_reference(model, geometry, metadata, rows), geometry, metadata, ports)
-    if metadata.encoder == "rewritten":
-        model = None  # NeMo's, which would be in memory twice
-        gc.collect()
-    if model is None:
-        with task(f"reading the weights of {name}"):
-            model = build_modules(checkpoint, read_weights(checkpoint))
+    if model is None or metadata.encoder == "rewritten":
+        model = build_modules(checkpoint, tensors)
     modules = _modules(model, geometry, metadata.encoder, metadata.cache, rows)
     if oracle == "torch":
         with task("running the modules on the parity inputs"):

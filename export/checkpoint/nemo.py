@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.checkpoint.archive import WEIGHTS
+from export.checkpoint.archive import unpack
 from export.checkpoint.pieces import sentencepiece_model
-from export.checkpoint.weights import load_tensors, read_weights, reason, unpacked
+from export.checkpoint.weights import read_weights, reason
 from export.errors import UserError
 from export.removal import scratch_folder
 
@@ -39,19 +39,24 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
+def load_model(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor] | None = None) -> EncDecRNNTBPEModel:
     """Restore a checkpoint on the CPU, in evaluation mode, without gradients, its tensors mapped from their file.
 
     NeMo gets the configuration that was checked and the members that it names, and nothing else of the archive. Of a
     Transformers folder it gets the same configuration, the tensors under its own names, and the pieces.
+
+    Args:
+        checkpoint: what to restore.
+        tensors: what :func:`export.checkpoint.weights.read_weights` gave of it, where the caller has them.
 
     Raises:
         UserError: the archive cannot be restored (damaged weights, more than tensors in them, another architecture).
     """
     quiet()
     try:
-        with _extracted(checkpoint) as (folder, tokenizer):
-            model = _restore(checkpoint, folder, tokenizer)
+        tensors = read_weights(checkpoint) if tensors is None else tensors
+        with _tokenizer(checkpoint) as (folder, tokenizer):
+            model = _restore(checkpoint, tensors, folder, tokenizer)
     except (UserError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # NeMo and torch raise what they like over a file that is not theirs
@@ -70,41 +75,36 @@ def load_model(checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
 
 
 @contextmanager
-def _extracted(checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A temporary folder with what NeMo reads, and the tokenizer's files in it by the configuration's keys."""
-    if not checkpoint.shards:
-        with unpacked(checkpoint, {WEIGHTS, *checkpoint.tokenizer.values()}) as folder:
-            yield folder, checkpoint.tokenizer
-        return
+def _tokenizer(checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A temporary folder with the tokenizer's files, and their names by the configuration's keys."""
     with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:
+        if not checkpoint.shards:
+            unpack(checkpoint.path, set(checkpoint.tokenizer.values()), folder)
+            yield folder, checkpoint.tokenizer
+            return
         tags = [checkpoint.vocabulary[index] for index in checkpoint.language_tag_ids]
         (folder / "tokenizer.model").write_bytes(sentencepiece_model(checkpoint.vocabulary, tags))
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in checkpoint.vocabulary), encoding="utf-8")
         yield folder, {"model_path": "tokenizer.model", "vocab_path": "vocab.txt"}
 
 
-def _tensors(checkpoint: Checkpoint, unpacked_weights: Path) -> dict[str, torch.Tensor]:
-    """What NeMo's model is filled with."""
-    if not checkpoint.shards:
-        return load_tensors(checkpoint, unpacked_weights)
-    from export.graphs.modules import Featurizer
-
-    return {**Featurizer(checkpoint.config["preprocessor"]).rebuilt(), **read_weights(checkpoint)}
-
-
-def _restore(checkpoint: Checkpoint, folder: Path, tokenizer: dict[str, str]) -> EncDecRNNTBPEModel:
+def _restore(
+    checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], folder: Path, tokenizer: dict[str, str]
+) -> EncDecRNNTBPEModel:
     import torch
     from nemo.collections.asr.models import EncDecRNNTBPEModel
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from omegaconf import OmegaConf
 
+    from export.graphs.modules import with_rebuilt
+
     class TensorsOnly(SaveRestoreConnector):  # type: ignore[misc]
         @staticmethod
         def _load_state_dict_from_disk(
-            model_weights: str,
-            map_location: Any = "cpu",  # noqa: ARG004  # as the parent's
+            model_weights: str,  # noqa: ARG004  # as the parent's
+            map_location: Any = "cpu",  # noqa: ARG004
         ) -> dict[str, torch.Tensor]:
-            return _tensors(checkpoint, Path(model_weights))
+            return with_rebuilt(checkpoint, tensors)
 
         def load_instance_with_state_dict(self, instance: Any, state_dict: dict[str, Any], strict: bool) -> None:
             # As the parent's, but for `assign`: the tensors stay where they are mapped.

@@ -77,7 +77,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        self.weight = conv.weight.squeeze(-1)
+        self.weight = _parameter(conv.weight.squeeze(-1))
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class PromptedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, encoder_dim: int) -> None:
         super().__init__()
-        self.weight = linear.weight[:, :encoder_dim]
+        self.weight = _parameter(linear.weight[:, :encoder_dim])
         rows = linear.weight[:, encoder_dim:] + linear.bias[:, None]
         self.register_buffer("rows", rows.t().contiguous())  # [prompts, out]
         self.rows: Tensor
@@ -283,6 +283,11 @@ class RewrittenEncoderStep(nn.Module):
         if self.prompt_kernel is not None and prompt_id is not None:
             x = self.prompt_kernel(x, prompt_id)
         return x.transpose(1, 2), length.to(torch.int32), channel, time, next_len.to(torch.int32)
+
+
+def _parameter(weight: Tensor) -> nn.Parameter:
+    """A view as a parameter of its own: what is none becomes a constant of the trace, which OpenVINO never lets go."""
+    return nn.Parameter(weight.detach(), requires_grad=False)
 
 
 def _moved(mel: Tensor, frames: int, moves: Tensor) -> Tensor:

@@ -253,6 +253,12 @@ def _pre_encode(section: Mapping[str, Any], width: int) -> Part:
     return Part(conv=nn.Sequential(*layers), out=nn.Linear(channels * bins, width))
 
 
+def with_rebuilt(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors by NeMo's names, and those of :data:`REBUILT` that it does not hold."""
+    missing = set(REBUILT) - set(tensors)
+    return (Featurizer(checkpoint.config["preprocessor"]).rebuilt() if missing else {}) | dict(tensors)
+
+
 def build_modules(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> Recognizer:
     """The modules of a checkpoint with its tensors in them, in evaluation mode, without gradients.
 
@@ -266,8 +272,7 @@ def build_modules(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> Reco
     with torch.device("meta"):
         model = Recognizer(checkpoint)
     wanted = model.state_dict()
-    rebuilt = model.preprocessor.featurizer.rebuilt() if set(REBUILT) - set(tensors) else {}
-    found = rebuilt | dict(tensors)
+    found = with_rebuilt(checkpoint, tensors)
     _check_tensors(checkpoint, wanted, found)
     model.requires_grad_(False)
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, assign=True)
