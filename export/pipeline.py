@@ -144,7 +144,8 @@ def _write_graphs(
         with task("running NeMo on the parity inputs"):
             recordings = parity.record(nemo_reference(model, geometry, metadata, rows), geometry, metadata, ports)
     if model is None or metadata.encoder == "rewritten":
-        model = build_modules(checkpoint, tensors)
+        with task(f"checking the weights of {name}"):
+            model = build_modules(checkpoint, tensors)
     modules = _modules(model, geometry, metadata.encoder, metadata.cache, rows)
     if oracle == "torch":
         with task("running the modules on the parity inputs"):

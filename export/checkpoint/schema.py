@@ -235,4 +235,4 @@ def described(error: Any) -> str:
         return f"{where} has the key {value}, which YAML makes of an unquoted no, off, yes or on; put it in quotes"
     if value == "'???'":
         return f"{where} was left open (???)"
-    return f"{where} is {value}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+    return f"{where} is {value}: {error['msg'][:1].lower()}{error['msg'][1:]}".strip()
