@@ -111,6 +111,7 @@ class Metadata(BaseModel):
     subsampling_factor: Annotated[int, Field(ge=1, le=64)] = 8
     lead_mel_frames: Size = 0  # > 0: a first step with so many zero frames and cache_len = -lead is NeMo's own
     knows_short_leads: bool = False  # and cache_len = -(what is left of the lead) is the next step in short chunks
+    longer_steps: bool = False  # the encoder's mel axis can be reshaped to any number of whole chunks
     recipe: dict[str, Any] = Field(default_factory=dict)
     vocabulary: dict[str, Any] = Field(default_factory=dict)  # what was pruned; export.vocabulary reads and writes it
     checkpoint: dict[str, Any] = Field(default_factory=dict)

@@ -137,9 +137,36 @@ def _graph_problems(bundle: Bundle, graph: str, expected: Ports) -> list[str]:
     import openvino as ov
 
     try:
-        return _port_problems(ov.Core().read_model(bundle.graph_path(graph)), graph, expected)
+        model = ov.Core().read_model(bundle.graph_path(graph))
+        problems = _port_problems(model, graph, expected)
+        if graph == "encoder" and bundle.metadata.longer_steps and not problems:
+            problems += longer_step_problems(model, bundle.metadata)
+        return problems
     except (RuntimeError, UnicodeDecodeError) as error:  # names that are no text, ports without names
-        return [f"{graph}: OpenVINO cannot read it ({' '.join(str(error).split())[:200]})"]
+        return [f"{graph}: OpenVINO cannot read it ({_line(error)})"]
+
+
+def longer_step_problems(model: Any, metadata: Metadata) -> list[str]:
+    """Why an encoder takes no step of two chunks, though the metadata say so, as one line; nothing where it does.
+
+    Args:
+        model: the encoder, an ``openvino.Model``, which is reshaped.
+        metadata: of its folder.
+    """
+    frames = 2 * metadata.chunk_mel_frames // metadata.subsampling_factor
+    wanted = {"encoded": (1, metadata.encoder_dim, frames), "cache_channel_out": tuple(metadata.cache_channel_shape)}
+    try:
+        model.reshape({"mel": [1, metadata.mel_features, metadata.total_mel_frames + metadata.chunk_mel_frames]})
+        found = {name: tuple(model.output(name).get_partial_shape().to_shape()) for name in wanted}
+    except RuntimeError as error:
+        return [f"encoder: metadata.longer_steps is true, and it takes no step of two chunks ({_line(error)})"]
+    if found == wanted:
+        return []
+    return [f"encoder: metadata.longer_steps is true, and a step of two chunks gives {found}, expected {wanted}"]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _port_problems(model: Any, graph: str, expected: Ports) -> list[str]:

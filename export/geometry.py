@@ -55,6 +55,11 @@ class Geometry:
         return max(self.chunk_frames, enough)
 
     @property
+    def whole_groups(self) -> bool:
+        """Whether a chunk is whole lookahead groups, so that a step of several chunks sees what their steps do."""
+        return self.chunk_frames % (self.lookahead + 1) == 0
+
+    @property
     def chunk_samples(self) -> int:
         """Audio samples that are new in a step."""
         return self.chunk_mel_frames * self.hop_samples

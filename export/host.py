@@ -33,6 +33,14 @@ def peak_rss_mb() -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
+def physical_cores() -> int:
+    """Physical cores that this process may use."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
 def machine() -> dict[str, Any]:
     """CPU model, the cores this process may use, and the instruction sets that matter to the results."""
     model, flags = platform.processor() or platform.machine(), set[str]()

@@ -153,7 +153,8 @@ def _write_graphs(
     constants = {}
     for graph, module in modules.items():
         with task(f"exporting {graph}"):
-            traced = trace(module, ports[graph])
+            free_mel = graph == "encoder" and metadata.encoder == "rewritten"
+            traced = trace(module, ports[graph], free_mel=free_mel)
             try:
                 save_graph(traced, folder / graph_file(graph), half=False)
             except OSError as error:
@@ -225,6 +226,7 @@ def _metadata(
         subsampling_factor=geometry.subsampling_factor,
         lead_mel_frames=geometry.lead_mel_frames if encoder == "rewritten" else 0,
         knows_short_leads=encoder == "rewritten",
+        longer_steps=encoder == "rewritten" and geometry.whole_groups,
         recipe={"name": "fp32"},
         checkpoint=checkpoint_facts(checkpoint),
         tools={name: version(name) for name in tools},

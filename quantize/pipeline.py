@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.bundle import BUNDLE, VOCABULARY, Bundle, Metadata, graph_file, write_metadata
+from export.contract import longer_step_problems
 from export.errors import ParityError, UserError
 from export.folders import new_directory, refuse_existing
 from export.graphs.saving import save_graph
@@ -76,10 +77,20 @@ def quantize_bundle(
                 constants[graph], found = _quantize_graph(source.graph_path(graph), target, part, where, samples)
                 warnings += found
         shutil.copyfile(source.path / VOCABULARY, temporary / VOCABULARY)
-        write_metadata(temporary, _metadata(source, recipe, constants, warnings, calibration))
+        metadata = _metadata(source, recipe, constants, warnings, calibration)
+        write_metadata(temporary, metadata.model_copy(update={"longer_steps": _longer_steps(temporary, metadata)}))
     for warning in warnings:
         note(f"warning: recipe {recipe.name}: {warning}")
     return Bundle.open(directory)
+
+
+def _longer_steps(folder: Path, metadata: Metadata) -> bool:
+    """Whether the encoder still takes steps of several chunks; NNCF's scales of activations may fit one chunk only."""
+    import openvino as ov
+
+    if not metadata.longer_steps:
+        return False
+    return not longer_step_problems(_read(ov.Core(), folder / graph_file("encoder")), metadata)
 
 
 def _check_source(source: Bundle, directory: Path) -> None:

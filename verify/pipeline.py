@@ -15,7 +15,7 @@ from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
 from verify.margins import margins_at, parting_cell
-from verify.report import LogitDivergence, Output, Report, Row, Speed, latency_of, scored, speed_ratios
+from verify.report import LogitDivergence, Output, Report, Row, Speed, Spent, scored, timed
 from verify.runs import (
     MANIFEST_LANGUAGE,
     RUNTIMES,
@@ -298,9 +298,9 @@ def require_comparable(target: Side, reference: Side) -> None:
 
 
 def speed(transcripts: Sequence[Transcript]) -> Speed:
-    """Total times of a run, and what follows from them."""
-    spent = sum((each.timings for each in transcripts), start=Timings())
-    audio = sum(each.audio_seconds for each in transcripts)
+    """Times of a run, and what follows from them; see :class:`verify.report.Speed`."""
+    alone = [each for each in transcripts if not each.together]
+    spent = sum((each.timings for each in alone or transcripts), start=Timings())
     seconds = {"mel": spent.mel, "encoder": spent.encoder, "decoder": spent.decoder, "joint": spent.joint}
     calls = {
         "mel": spent.mel_calls,
@@ -308,10 +308,9 @@ def speed(transcripts: Sequence[Transcript]) -> Speed:
         "decoder": spent.decoder_calls,
         "joint": spent.joint_calls,
     }
-    steps = spent.encoder_calls
+    steps = spent.encoder_calls if alone else 0
     return Speed(
-        **speed_ratios(audio, spent.wall),
-        latency=latency_of([ms for each in transcripts for ms in _step_ms(each)]),
+        **timed([Spent(each.audio_seconds, each.timings.wall, _step_ms(each), each.together) for each in transcripts]),
         encoder_ms=1000.0 * spent.encoder / steps if steps and spent.encoder else None,
         step_ms=1000.0 * spent.wall / steps if steps else None,
         seconds=seconds,
@@ -335,6 +334,7 @@ def _output(transcript: Transcript) -> Output:
         language=transcript.language,
         seconds=transcript.timings.wall,
         step_ms=_step_ms(transcript),
+        together=transcript.together,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -57,8 +57,21 @@ def latency_of(step_ms: Sequence[float]) -> Latency | None:
     return Latency(chunks=len(step_ms), p50=float(p50), p95=float(p95), p99=float(p99))
 
 
+class Throughput(BaseModel):
+    """What recordings took that were transcribed together, in batches, longer steps and several requests."""
+
+    utterances: int
+    audio_seconds: float
+    wall_seconds: float
+    rtfx: float
+
+
 class Speed(BaseModel):
-    """How fast a side ran on the whole set."""
+    """How fast a side ran, one utterance after another and chunk by chunk.
+
+    Of all utterances, or of those that ran so where others ran ``together``. Where none did, the ratios are those of
+    ``together``, and there are no times of chunks.
+    """
 
     audio_seconds: float
     wall_seconds: float
@@ -67,6 +80,7 @@ class Speed(BaseModel):
     encoder_ms: float | None = None  # mean encoder step
     step_ms: float | None = None  # mean of everything a chunk costs
     latency: Latency | None = None  # of a chunk; None where chunks were not timed
+    together: Throughput | None = None  # the utterances that ran with others at a time
     seconds: dict[str, float] = Field(default_factory=dict)  # by graph
     calls: dict[str, int] = Field(default_factory=dict)
 
@@ -182,17 +196,38 @@ def _timed(speed: Speed, rows: Sequence[Row], outputs: Sequence[Output]) -> Spee
     seconds = [output.seconds for output in outputs if output.seconds is not None]
     if not rows or len(seconds) < len(rows):
         return speed
-    audio, wall = sum(row.audio_seconds for row in rows), sum(seconds)
-    return speed.model_copy(
-        update=speed_ratios(audio, wall) | {"latency": latency_of([ms for each in outputs for ms in each.step_ms])}
-    )
+    spent = [
+        Spent(row.audio_seconds, wall, output.step_ms, output.together)
+        for row, wall, output in zip(rows, seconds, outputs, strict=True)
+    ]
+    return speed.model_copy(update=timed(spent))
 
 
-def speed_ratios(audio_seconds: float, wall_seconds: float) -> dict[str, Any]:
-    """Seconds of audio and of computing, and both ratios of them."""
-    return {
-        "audio_seconds": audio_seconds,
-        "wall_seconds": wall_seconds,
-        "rtfx": audio_seconds / wall_seconds if wall_seconds else 0.0,
-        "rtf": wall_seconds / audio_seconds if audio_seconds else None,
+class Spent(NamedTuple):
+    """What one utterance took."""
+
+    audio_seconds: float
+    wall_seconds: float
+    step_ms: Sequence[float]
+    together: bool
+
+
+def timed(spent: Sequence[Spent]) -> dict[str, Any]:
+    """The fields of :class:`Speed` that utterances' times give."""
+    alone, others = ([each for each in spent if each.together is kind] for kind in (False, True))
+    return speed_ratios(alone or others) | {
+        "latency": latency_of([ms for each in alone for ms in each.step_ms]),
+        "together": None if not others else Throughput(utterances=len(others), **_sums(others)),
     }
+
+
+def speed_ratios(spent: Sequence[Spent]) -> dict[str, Any]:
+    """Seconds of audio and of computing, and both ratios of them."""
+    sums = _sums(spent)
+    audio, wall = sums["audio_seconds"], sums["wall_seconds"]
+    return sums | {"rtf": wall / audio if audio else None}
+
+
+def _sums(spent: Sequence[Spent]) -> dict[str, float]:
+    audio, wall = sum(each.audio_seconds for each in spent), sum(each.wall_seconds for each in spent)
+    return {"audio_seconds": audio, "wall_seconds": wall, "rtfx": audio / wall if wall else 0.0}

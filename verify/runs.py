@@ -7,11 +7,16 @@ of the folder's or checkpoint's contents, of the audio and its languages, and of
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.bundle import Bundle
@@ -24,11 +29,14 @@ from export.host import machine
 from export.languages import prompt_language
 from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
+from verify.data.audio import audio_seconds
 from verify.data.manifest import Utterance, load_utterance
+from verify.data.selection import spread_seconds
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.generation2 import Generation2
 from verify.runtimes.graph import Config, precision_of, properties
-from verify.runtimes.streaming import Streaming
+from verify.runtimes.streaming import Recording, Recordings, Streaming
+from verify.runtimes.streaming.recording import whole
 from verify.runtimes.transcript import Recognizer, Transcript
 from verify.unfinished import Unfinished
 
@@ -38,6 +46,9 @@ if TYPE_CHECKING:
 MANIFEST_LANGUAGE = "manifest"
 """Instead of a language: prompt every utterance with its own ``target_lang``."""
 
+
+TIMED_SECONDS = 60.0
+"""Audio that is transcribed chunk by chunk where the rest is not, so that a report's times of chunks are a client's."""
 
 Runtime = Literal["generation1", "generation2", "streaming"]
 """How a folder is run: the published clients' loops, or the runtime without their flaws."""
@@ -174,21 +185,89 @@ def transcribe_manifest(
     Raises:
         UserError: an audio file cannot be used.
     """
-    transcripts = []
+
+    def each(numbers: Sequence[int]) -> Generator[tuple[int, Transcript]]:
+        for number in numbers:
+            utterance = utterances[number]
+            yield number, recognizer.transcribe(load_utterance(utterance, sample_rate), prompt_of(utterance, language))
+
+    return _collected(each, utterances, title, unfinished)
+
+
+def transcribe_recordings(
+    bundle: Bundle,
+    utterances: Sequence[Utterance],
+    *,
+    language: str,
+    title: str,
+    unfinished: Unfinished | None = None,
+    **options: Any,
+) -> list[Transcript]:
+    """A folder's transcripts by the streaming runtime, as many audio seconds a second as it can.
+
+    Where there is much audio, :data:`TIMED_SECONDS` of it go one after another in one-chunk steps, since only so a
+    chunk's time means something; the others go together (:class:`Recordings`), the longest first. Other arguments as in
+    :func:`transcribe_manifest`; ``options`` are those of both runtimes.
+    """
+    rate = bundle.metadata.sample_rate
+    timed = spread_seconds(utterances, TIMED_SECONDS) if utterances else []
+    lengths = [each.duration or audio_seconds(each.audio_filepath) for each in utterances]
+    if sum(lengths) < 2 * TIMED_SECONDS:
+        timed = list(utterances)
+    alone = {id(each) for each in timed}
+
+    def both(numbers: Sequence[int]) -> Generator[tuple[int, Transcript]]:
+        first = [number for number in numbers if id(utterances[number]) in alone]
+        others = sorted(set(numbers) - set(first), key=lambda number: -lengths[number])
+        if first:
+            recognizer = Streaming(bundle, **options)
+            for number in first:
+                audio = load_utterance(utterances[number], rate)
+                yield number, recognizer.transcribe(audio, prompt_of(utterances[number], language))
+            del recognizer
+            gc.collect()  # before the graphs are compiled anew
+        if others:
+            recordings = Recordings(bundle, [lengths[number] for number in others], **options)
+            waiting = (
+                (number, Recording(partial(_whole, utterances[number], rate), prompt_of(utterances[number], language)))
+                for number in others
+            )
+            with closing(recordings.transcribe(waiting)) as results:
+                for number, outcome in results:
+                    yield number, whole(outcome)
+
+    return _collected(both, utterances, title, unfinished)
+
+
+def _whole(utterance: Utterance, sample_rate: int) -> Iterator[NDArray[np.float32]]:
+    """An utterance in one block."""
+    yield load_utterance(utterance, sample_rate)
+
+
+def _collected(
+    transcribe: Callable[[Sequence[int]], Generator[tuple[int, Transcript]]],
+    utterances: Sequence[Utterance],
+    title: str,
+    unfinished: Unfinished | None,
+) -> list[Transcript]:
+    """Transcripts in the utterances' order, those of an earlier run and those that ``transcribe`` gives by number."""
     if unfinished:
         note(f"{title}: {len(unfinished)} transcripts of a run that was stopped are used")
-    with task(title, total=len(utterances)) as progress:
-        for utterance in utterances:
-            identity = "" if unfinished is None else utterance_sha256(utterance)
-            transcript = None if unfinished is None else unfinished.find(identity)
-            if transcript is None:
-                audio = load_utterance(utterance, sample_rate)
-                transcript = recognizer.transcribe(audio, prompt_of(utterance, language))
-                if unfinished is not None:
-                    unfinished.add(identity, transcript)
-            transcripts.append(transcript)
+    identities = [] if unfinished is None else [utterance_sha256(each) for each in utterances]
+    found: dict[int, Transcript] = {}
+    for number, identity in enumerate(identities):
+        kept = unfinished.find(identity) if unfinished is not None else None
+        if kept is not None:
+            found[number] = kept
+    left = [number for number in range(len(utterances)) if number not in found]
+    with task(title, total=len(utterances)) as progress, closing(transcribe(left)) as transcripts:
+        progress.advance(len(found))
+        for number, transcript in transcripts:
+            if unfinished is not None:
+                unfinished.add(identities[number], transcript)
+            found[number] = transcript
             progress.advance()
-    return transcripts
+    return [found[number] for number in range(len(utterances))]
 
 
 def prompt_of(utterance: Utterance, language: str) -> str:
@@ -213,12 +292,19 @@ def record_bundle(
     side = side.model_copy(update={"files": bundle.hashes})
 
     def make(unfinished: Unfinished | None) -> list[Transcript]:
+        prompt = prompt_language(language, bundle.metadata.prompt_dictionary)
+        title = f"transcribing with {bundle.path.name}"
+        options: dict[str, Any] = {"threads": threads, "config": config, "nemo_start": nemo_start}
+        if runtime == "streaming" and device == "CPU":
+            return transcribe_recordings(
+                bundle, utterances, language=prompt, title=title, unfinished=unfinished, **options
+            )
         return transcribe_manifest(
-            open_runtime(bundle, runtime, device=device, threads=threads, config=config, nemo_start=nemo_start),
+            open_runtime(bundle, runtime, device=device, **options),
             utterances,
             sample_rate=bundle.metadata.sample_rate,
-            language=prompt_language(language, bundle.metadata.prompt_dictionary),
-            title=f"transcribing with {bundle.path.name}",
+            language=prompt,
+            title=title,
             unfinished=unfinished,
         )
 

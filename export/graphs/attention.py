@@ -17,11 +17,21 @@ MASKED = -10000.0
 
 
 class StepMasks:
-    """What a step may see, as factors (1 keep, 0 drop) and as additive attention scores."""
+    """What a step may see, as factors (1 keep, 0 drop) and as additive attention scores, and how far it lies."""
 
-    def __init__(self, scores: Tensor, rows: Tensor) -> None:
+    def __init__(self, scores: Tensor, rows: Tensor, positions: Tensor) -> None:
         self.scores = scores  # [B, 1, T, left_context + T]
         self.rows = rows  # [B, T, 1]
+        self.positions = positions  # [T, left_context + T] int32, rows of the table of relative positions
+
+
+def positions_used(left_context: int, frames: int) -> int:
+    """Relative positions that a step of so many encoder frames reaches.
+
+    Longer steps in whole groups of the lookahead reach no others: what a frame sees is its own group and the left
+    context, whatever the step.
+    """
+    return left_context + 2 * frames - 1
 
 
 class PositionScores(nn.Module):
@@ -30,25 +40,25 @@ class PositionScores(nn.Module):
     It takes ``linear_pos``' place and name, so that what a recipe says of ``linear_pos`` holds for the constant too.
     """
 
-    def __init__(self, attention: Any, pos_emb: Tensor, frames: int, rows: int) -> None:
+    def __init__(self, attention: Any, pos_emb: Tensor, used: int) -> None:
         super().__init__()
         self.heads: int = attention.h
-        self.frames = frames
-        self.rows = rows
-        # Row i of the shifted product reads column j + frames - 1 - i, so the first rows + frames - 1 are reached.
-        self.used = rows + frames - 1
-        positions = attention.linear_pos(pos_emb[:, : self.used])  # [1, used, d]
-        self.register_buffer("positions", positions.view(1, self.used, self.heads, attention.d_k).permute(0, 2, 3, 1))
+        self.used = used
+        positions = attention.linear_pos(pos_emb[:, :used])  # [1, used, d]
+        self.register_buffer("positions", positions.view(1, used, self.heads, attention.d_k).permute(0, 2, 3, 1))
         self.positions: Tensor
 
-    def forward(self, query: Tensor) -> Tensor:
+    def forward(self, query: Tensor, masks: StepMasks) -> Tensor:
         """Score a biased query [B, h, T, d / h]; returns [B, h, T, rows].
 
         The shift is Transformer-XL's (arXiv:1901.02860, appendix B).
         """
+        frames, rows = masks.positions.shape
         position = torch.matmul(query, self.positions)  # [B, h, T, used]
-        padded = nn.functional.pad(position, (1, 0)).reshape(-1, self.heads, self.used + 1, self.frames)
-        return padded[:, :, 1:].reshape(-1, self.heads, self.frames, self.used)[:, :, :, : self.rows]
+        step = torch.arange(frames, dtype=torch.int32).unsqueeze(1)
+        shifted = (masks.positions + step * self.used).reshape(-1)
+        position = torch.index_select(position.flatten(2), 2, shifted)
+        return position.reshape(-1, self.heads, frames, rows)
 
 
 class ChannelAttention(nn.Module):
@@ -58,12 +68,11 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.heads: int = attention.h
         self.head_dim: int = attention.d_k
-        self.frames = frames
-        self.rows = left_context + frames
+        self.left_context = left_context
         query, bias_u, bias_v = _scaled_query(attention)
         self.linear_q = _linear([query], [bias_u])
         self.linear_kv = _linear(*_weights_and_biases(attention.linear_k, attention.linear_v))
-        self.linear_pos = PositionScores(attention, pos_emb, frames, self.rows)
+        self.linear_pos = PositionScores(attention, pos_emb, positions_used(left_context, frames))
         self.linear_out = attention.linear_out
         self.register_buffer("bias_v", (bias_v - bias_u).reshape(1, 1, self.heads, self.head_dim))
         self.bias_v: Tensor
@@ -74,15 +83,17 @@ class ChannelAttention(nn.Module):
 
     def next_cache(self, cache: Tensor, new: list[Tensor]) -> Tensor:
         """The whole cache for the next step from every layer's new rows."""
-        return torch.cat([cache[:, :, self.frames :], torch.stack(new, dim=1)], dim=2)
+        rows = torch.stack([part[:, -self.left_context :] for part in new], dim=1)
+        return torch.cat([cache[:, :, new[0].shape[1] :], rows], dim=2)
 
     def forward(self, x: Tensor, cache: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor]:
         """Attend from x [B, T, d] to the cache [B, left_context, d] and x; returns [B, T, d] and the new rows."""
-        query = self.linear_q(x).reshape(-1, self.frames, self.heads, self.head_dim)
-        position = self.linear_pos((query + self.bias_v).transpose(1, 2))
+        frames, rows = masks.positions.shape
+        query = self.linear_q(x).reshape(-1, frames, self.heads, self.head_dim)
+        position = self.linear_pos((query + self.bias_v).transpose(1, 2), masks)
         key, value = torch.chunk(self.linear_kv(torch.cat([cache, x], dim=1)), 2, dim=2)
-        key = key.reshape(-1, self.rows, self.heads, self.head_dim).permute(0, 2, 3, 1)
-        value = value.reshape(-1, self.rows, self.heads, self.head_dim)
+        key = key.reshape(-1, rows, self.heads, self.head_dim).permute(0, 2, 3, 1)
+        value = value.reshape(-1, rows, self.heads, self.head_dim)
         return self.linear_out(_attend(query, key, value, position, masks)), x
 
 
@@ -99,25 +110,16 @@ class KeyValueAttention(nn.Module):
         self.heads: int = attention.h
         self.head_dim: int = attention.d_k
         self.dim = self.heads * self.head_dim
-        self.frames = frames
         self.left_context = left_context
-        self.rows = left_context + frames
         query, bias_u, bias_v = _scaled_query(attention)
-        used = self.rows + frames - 1  # relative positions that a step reaches
-        positions = attention.linear_pos(pos_emb[:, :used]).view(used, self.heads, self.head_dim)
+        self.used = positions_used(left_context, frames)
+        positions = attention.linear_pos(pos_emb[:, : self.used]).view(self.used, self.heads, self.head_dim)
         by_head = query.view(self.heads, self.head_dim, self.dim)
         position = torch.einsum("uhk,hkd->hud", positions, by_head).reshape(-1, self.dim)
         position_bias = torch.einsum("uhk,hk->hu", positions, bias_v.view(self.heads, self.head_dim)).reshape(-1)
         weights, biases = _weights_and_biases(attention.linear_k, attention.linear_v)
         self.linear_qkv = _linear([query, *weights, position], [bias_u, *biases, position_bias])
         self.sections = [self.dim, self.dim, self.dim, len(position)]
-        # Transformer-XL's shift (arXiv:1901.02860, appendix B): query t sees row r at relative position r + T - 1 - t.
-        head, step, row = torch.meshgrid(
-            torch.arange(self.heads), torch.arange(frames), torch.arange(self.rows), indexing="ij"
-        )
-        index = step * sum(self.sections) + 3 * self.dim + head * used + row + frames - 1 - step
-        self.register_buffer("shifted", index.reshape(-1).to(torch.int32))
-        self.shifted: Tensor
         self.linear_out = attention.linear_out
 
     def cached(self, cache: Tensor) -> tuple[Tensor, ...]:
@@ -132,20 +134,25 @@ class KeyValueAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: Tensor, masks: StepMasks) -> tuple[Tensor, Tensor]:
         """As :meth:`ChannelAttention.forward`, the cache [B, 2, left_context * d] and all of the next one."""
+        frames, rows = masks.positions.shape
         projected = self.linear_qkv(x)
-        position = torch.index_select(projected.reshape(-1, self.frames * sum(self.sections)), 1, self.shifted)
+        # Transformer-XL's shift (arXiv:1901.02860, appendix B)
+        head = torch.arange(self.heads, dtype=torch.int32).reshape(-1, 1, 1)
+        step = torch.arange(frames, dtype=torch.int32).reshape(1, -1, 1)
+        shifted = masks.positions + (step * sum(self.sections) + 3 * self.dim + head * self.used)
+        position = torch.index_select(projected.flatten(1), 1, shifted.reshape(-1))
         query, key, value, _ = torch.split(projected, self.sections, dim=2)
         keys, values = torch.split(cache, 1, dim=1)
         keys = torch.cat([keys.reshape(-1, self.dim, self.left_context), key.transpose(1, 2)], dim=2)
         values = torch.cat([values.reshape(-1, self.left_context, self.dim), value], dim=1)
         attended = _attend(
-            query.reshape(-1, self.frames, self.heads, self.head_dim),
-            keys.reshape(-1, self.heads, self.head_dim, self.rows),
-            values.reshape(-1, self.rows, self.heads, self.head_dim),
-            position.reshape(-1, self.heads, self.frames, self.rows),
+            query.reshape(-1, frames, self.heads, self.head_dim),
+            keys.reshape(-1, self.heads, self.head_dim, rows),
+            values.reshape(-1, rows, self.heads, self.head_dim),
+            position.reshape(-1, self.heads, frames, rows),
             masks,
         )
-        kept = [keys[:, :, self.frames :], values[:, self.frames :]]
+        kept = [keys[:, :, frames:], values[:, frames:]]
         flat = [part.reshape(-1, 1, self.left_context * self.dim) for part in kept]
         return self.linear_out(attended), torch.cat(flat, dim=1)
 

@@ -10,7 +10,8 @@ Against NeMo's modules (``encoder_nemo``):
 - the one-hot half of ``prompt_kernel`` is a row lookup added to the bias;
 - masks are built once, as finite numbers, from comparisons: no boolean ``Not``;
 - the first chunk begins as NeMo's streams do (below);
-- views keep a free batch axis.
+- views keep free batch and time axes: the saved graph has the chunk's shape, and reshaped to several chunks of whole
+  lookahead groups a step computes what so many steps do.
 
 The first chunk. NeMo's streams begin with the zero padding of every convolution stage; a fixed graph is given zero mel
 frames before the signal instead, which the first convolution's bias turns into something else. A negative ``cache_len``
@@ -40,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from export.graphs.attention import ATTENTIONS, MASKED, StepMasks
+from export.graphs.attention import ATTENTIONS, MASKED, StepMasks, positions_used
 
 if TYPE_CHECKING:
     from export.geometry import Geometry
@@ -158,11 +159,12 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """``ConformerEncoder``'s cache-aware step for one fixed chunk."""
+    """``ConformerEncoder``'s cache-aware step; its constants fit steps of one chunk and of more."""
 
     def __init__(self, encoder: Any, geometry: Geometry, cache: str) -> None:
         super().__init__()
         self.frames = geometry.chunk_frames
+        self.last_position = positions_used(geometry.left_context, geometry.chunk_frames) - 1
         self.left_context = geometry.left_context
         self.drop = geometry.drop_extra_pre_encoded
         self.lead = geometry.lead_mel_frames
@@ -171,20 +173,13 @@ class Encoder(nn.Module):
         self.subsampling = geometry.subsampling_factor
         self.xscale: float | None = encoder.xscale
         self.pre_encode = PreEncode(encoder.pre_encode)
-        rows = self.left_context + self.frames
+        self.group = geometry.lookahead + 1
         with torch.no_grad():
             _, pos_emb = encoder.pos_enc(torch.zeros(1, self.frames, encoder.d_model), cache_len=self.left_context)
             self.layers = nn.ModuleList(
                 Layer(layer, ATTENTIONS[cache](layer.self_attn, pos_emb, self.left_context, self.frames))
                 for layer in encoder.layers
             )
-        group = torch.arange(rows) // (geometry.lookahead + 1)
-        behind = group[self.left_context :, None] - group[None, :]  # [T, rows], groups that a row lies behind
-        visible = (behind >= 0) & (behind <= self.left_context // (geometry.lookahead + 1))
-        self.register_buffer("visible", visible.float().reshape(1, self.frames, rows))
-        self.register_buffer("row_index", torch.arange(rows, dtype=torch.int32).reshape(1, rows))
-        self.visible: Tensor
-        self.row_index: Tensor
 
     def forward(
         self, mel: Tensor, mel_length: Tensor, cache_channel: Tensor, cache_time: Tensor, cache_len: Tensor
@@ -202,7 +197,7 @@ class Encoder(nn.Module):
         length = torch.clamp(length - self.drop, min=0)
         if self.xscale is not None:
             x = x * self.xscale
-        masks = self._masks(length, cache_len)
+        masks = self._masks(x.shape[1], length, cache_len)
         attention: Any = self.layers[0].self_attn
         past = torch.split(cache_time.transpose(2, 3), 1, dim=1)  # each [B, 1, kernel - 1, d]
         channels, times = [], []
@@ -212,7 +207,7 @@ class Encoder(nn.Module):
             times.append(new_window)
         channel = attention.next_cache(cache_channel, channels)
         time = torch.stack(times, dim=1).transpose(2, 3)
-        return x, length, channel, time, torch.clamp(cache_len + self.frames, max=self.left_context)
+        return x, length, channel, time, torch.clamp(cache_len + x.shape[1], max=self.left_context)
 
     def _without_false_frame(self, mel: Tensor, cache_len: Tensor) -> Tensor:
         """Mel [B, mel, T] without a last carried frame of zeros in the rows [B] that go on."""
@@ -221,14 +216,23 @@ class Encoder(nn.Module):
         false = (loudest == 0).to(torch.int32) * (cache_len > 0).to(torch.int32)
         return torch.cat([_moved(carried, 1, false), mel[:, :, self.carried :]], dim=2)
 
-    def _masks(self, length: Tensor, cache_len: Tensor) -> StepMasks:
-        """Masks from the valid frames [B] and the valid cache rows [B], NeMo's ``_create_masks``."""
+    def _masks(self, frames: int, length: Tensor, cache_len: Tensor) -> StepMasks:
+        """Masks of a step of so many frames from the valid ones [B] and the valid cache rows [B], NeMo's
+        ``_create_masks``.
+        """
+        row = torch.arange(self.left_context + frames, dtype=torch.int32).unsqueeze(0)
+        step = torch.arange(frames, dtype=torch.int32).unsqueeze(1) + self.left_context  # the rows of the new frames
+        group, own = (torch.div(each, self.group, rounding_mode="floor") for each in (row, step))
+        behind = own - group  # [T, rows], groups that a row lies behind
+        visible = (behind >= 0).float() * (behind <= self.left_context // self.group).float()
         begin = (self.left_context - cache_len).unsqueeze(1)
         end = (self.left_context + length).unsqueeze(1)
-        inside = (self.row_index >= begin).float() * (self.row_index < end).float()  # [B, rows]
-        allowed = self.visible * inside.unsqueeze(1)  # [B, T, rows]
+        inside = (row >= begin).float() * (row < end).float()  # [B, rows]
+        allowed = visible.unsqueeze(0) * inside.unsqueeze(1)  # [B, T, rows]
         rows = inside[:, self.left_context :].unsqueeze(2)
-        return StepMasks(((1.0 - allowed) * MASKED).unsqueeze(1), rows)
+        # A frame sees itself at position left_context + chunk_frames - 1; what lies beyond the table is masked.
+        positions = torch.clamp(row - step + (self.left_context + self.frames - 1), min=0, max=self.last_position)
+        return StepMasks(((1.0 - allowed) * MASKED).unsqueeze(1), rows, positions)
 
 
 class PromptedLinear(nn.Module):

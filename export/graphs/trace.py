@@ -17,7 +17,7 @@ _DTYPES = {"f32": (torch.float32, ov.Type.f32), "i32": (torch.int32, ov.Type.i32
 _EXAMPLE_LENGTH = 16_000  # for free axes; any length traces the same graph
 
 
-def trace(module: nn.Module, ports: Ports) -> ov.Model:
+def trace(module: nn.Module, ports: Ports, *, free_mel: bool = False) -> ov.Model:
     """Trace a step module.
 
     TorchScript tracing (not ``torch.export``) keeps module paths in node names, which recipes address.
@@ -25,6 +25,8 @@ def trace(module: nn.Module, ports: Ports) -> ov.Model:
     Args:
         module: in evaluation mode; its ``forward`` takes the ports' inputs by name, in order.
         ports: the contract's inputs and outputs.
+        free_mel: trace with a free time axis of ``mel``, so that nothing in the graph depends on its length and
+            :meth:`openvino.Model.reshape` can give it another one.
 
     Returns:
         A model whose ports carry exactly those names, shapes and types. Its constants may share memory with the
@@ -36,7 +38,7 @@ def trace(module: nn.Module, ports: Ports) -> ov.Model:
         decoder = TorchScriptPythonDecoder(module.eval(), example_input=example, trace_kwargs={"check_trace": False})
         model = ov.convert_model(
             decoder,
-            input=[(port.name, ov.PartialShape(list(port.shape)), _DTYPES[port.dtype][1]) for port in ports.inputs],
+            input=[(port.name, _shape(port, free_mel), _DTYPES[port.dtype][1]) for port in ports.inputs],
         )
     for port in ports.inputs:
         parameter = model.input(port.name)
@@ -45,7 +47,15 @@ def trace(module: nn.Module, ports: Ports) -> ov.Model:
     for port, output in zip(ports.outputs, model.outputs, strict=True):
         output.get_tensor().set_names({port.name})
         output.get_node().set_friendly_name(port.name)
+    if free_mel:
+        model.reshape({port.name: ov.PartialShape(list(port.shape)) for port in ports.inputs})
     return model
+
+
+def _shape(port: Port, free_mel: bool) -> ov.PartialShape:
+    """What an input is traced with."""
+    free = free_mel and port.name == "mel"
+    return ov.PartialShape([*port.shape[:-1], DYNAMIC] if free else list(port.shape))
 
 
 def _example(port: Port) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import psutil
-
 from export.bundle import Bundle
 from export.errors import UserError
+from export.host import physical_cores
 from scripts.outputs import BENCH_REPORT, check_output
 
 if TYPE_CHECKING:
@@ -21,13 +19,15 @@ if TYPE_CHECKING:
     from quantize.recipe import Recipe
     from verify.data.manifest import Utterance
     from verify.data.sets import DataSet
-    from verify.runs import Runtime
 
 Size = Literal["small", "full"]
 Engine = Literal["openvino", "onnxruntime", "nemo"]
 Precision = Literal["default", "f32"]
 
-LOOPS: tuple[Runtime, ...] = ("generation1", "streaming")
+Loop = Literal["generation1", "generation2", "streaming", "recordings"]
+"""A runtime, or the streaming one with all recordings together, as `verify` and `transcribe` run it on files."""
+
+LOOPS: tuple[Loop, ...] = ("generation1", "streaming")
 """What folders run in where nothing is said: as the published clients run them, and as our runtime does."""
 
 BASELINE = "published-fp32"
@@ -60,7 +60,7 @@ class Options:
     limit: int | None = None
     repeats: int = 3
     threads: int | None = None
-    runtimes: tuple[Runtime, ...] = ()
+    runtimes: tuple[Loop, ...] = ()
     precisions: tuple[Precision, ...] = ("default",)
     batch: int = 1
     work: Path = Path("out/bench")
@@ -75,7 +75,7 @@ class Build:
     Attributes:
         name: unique among the builds.
         engine: what computes the encoder.
-        runtime: the loop around it: one of :data:`verify.runs.Runtime`, or ``nemo-streaming``.
+        runtime: the loop around it: one of :data:`Loop`, or ``nemo-streaming``.
         encoder: what is exported for it, ``nemo`` or ``rewritten``; None where the folder is given or none is needed.
         cache: what the export's attention cache holds, ``channel`` or ``kv``.
         recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
@@ -162,7 +162,7 @@ def make_plan(options: Options) -> Plan:
         )
     for utterance in utterances:
         load_utterance(utterance, ANY_RATE)  # one that cannot be used is found before minutes of work
-    return Plan(options, builds, checkpoint, utterances, options.threads or default_threads())
+    return Plan(options, builds, checkpoint, utterances, options.threads or physical_cores())
 
 
 def _prompts(checkpoint: Checkpoint | None, given: Sequence[Build]) -> Mapping[str, int] | None:
@@ -200,12 +200,6 @@ def recipe_of(build: Build) -> Recipe:
     return get_recipe(build.recipe)
 
 
-def default_threads() -> int:
-    """Physical cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
-
-
 def _chosen_names(options: Options) -> set[str]:
     """Names of the builds to make: those asked for, or the default list where no folder is given."""
     known = catalogue()
@@ -234,9 +228,10 @@ def _given_builds(options: Options) -> list[Build]:
         bundle = Bundle.open(path, check="hashes")
         _ = bundle.vocabulary  # damaged ones are found before anything runs
         streams = best_runtime(bundle) == "streaming"
-        if not streams and "streaming" in options.runtimes:
+        ours = [loop for loop in options.runtimes if loop in ("streaming", "recordings")]
+        if not streams and ours:
             raise UserError(
-                f"{path}: its {bundle.metadata.encoder} encoder cannot run the streaming loop; leave out --runtime, "
+                f"{path}: its {bundle.metadata.encoder} encoder cannot run the {ours[0]} loop; leave out --runtime, "
                 "or use --runtime generation1"
             )
         folder = path.resolve()

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,9 @@ from scripts.bench.plan import Engine, Precision
 from scripts.extras import missing_extra
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import EncoderStep
-from verify.runtimes.graph import CLIENTS_CONFIG, precision_of
+from verify.runtimes.graph import CLIENTS_CONFIG, Config, precision_of
+from verify.runtimes.streaming import Recording, Recordings
+from verify.runtimes.streaming.recording import whole
 from verify.runtimes.transcript import Timings, Transcript
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ class Measurement(BaseModel):
     load_s: float  # reading and compiling, libraries imported before
     pipeline_s: float  # audio to text, all utterances
     audio_s: float
-    encoder_step_ms: float  # median of the timed steps, each of the whole batch
+    encoder_step_ms: float  # median of the timed steps, each of the whole batch; of ``recordings`` a row's share
     chunk_ms: float  # new audio a step, of each stream
     peak_rss_mb: float
     folder_mb: float
@@ -99,9 +102,11 @@ def _openvino(task: Task) -> dict[str, Any]:
 
     start = time.perf_counter()
     bundle = Bundle.open(task.path)
+    wanted = CLIENTS_CONFIG if task.precision == "default" else None
+    if task.runtime == "recordings":
+        return _recordings(task, bundle, wanted, start)
     runtime: Any = RUNTIMES[task.runtime]  # type: ignore[index]
     batch = {"batch": task.batch} if task.batch > 1 else {}
-    wanted = CLIENTS_CONFIG if task.precision == "default" else None
     recognizer = runtime(bundle, threads=task.threads, config=wanted, **batch)
     facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
     facts |= {"precision": precision_of(recognizer.config, "CPU")}
@@ -110,6 +115,39 @@ def _openvino(task: Task) -> dict[str, Any]:
     del recognizer
     gc.collect()
     facts |= _time_folder(openvino_encoder(bundle, config, task.batch), bundle, task, config)
+    return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
+
+
+def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float) -> dict[str, Any]:
+    """All utterances together. The encoder is timed as it runs there: its share of the run, for each row of its steps.
+
+    Args:
+        task: what to measure.
+        bundle: the folder.
+        config: OpenVINO properties.
+        start: when loading began.
+    """
+    rate, prompts = bundle.metadata.sample_rate, bundle.metadata.prompt_dictionary
+    signals = [load_utterance(each, rate) for each in task.utterances]
+    together = Recordings(bundle, [len(each) / rate for each in signals], threads=task.threads, config=config)
+    facts: dict[str, Any] = {"load_s": time.perf_counter() - start}
+    facts |= {"config": vars(together.shape) | together.config, "precision": precision_of(together.config, "CPU")}
+    order = sorted(range(len(signals)), key=lambda number: -len(signals[number]))
+
+    def run(numbers: Sequence[int]) -> list[Transcript]:
+        waiting = (
+            (number, Recording(partial(iter, [signals[number]]), prompt_language(language, prompts)))
+            for number, language in ((each, task.utterances[each].target_lang) for each in numbers)
+        )
+        return [whole(outcome) for _, outcome in together.transcribe(waiting)]
+
+    run(order[-together.shape.requests :])
+    start = time.perf_counter()
+    transcripts = run(order)
+    facts |= {"pipeline_s": time.perf_counter() - start, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    chunk_ms = 10.0 * bundle.metadata.chunk_mel_frames * together.shape.chunks
+    step_ms = 1000.0 * facts["seconds"]["encoder"] / facts["calls"]["encoder"]
+    facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms}
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,15 @@ import typer
 from scripts.cli import options
 from scripts.cli.checkpoint import Size
 from scripts.cli.result import Result, verb
+
+
+class Loop(StrEnum):
+    """Of :data:`scripts.bench.plan.Loop`."""
+
+    generation1 = "generation1"
+    generation2 = "generation2"
+    streaming = "streaming"
+    recordings = "recordings"
 
 
 @verb
@@ -45,10 +55,10 @@ def bench(
         int | None, typer.Option(metavar="N", min=1, help="CPU threads of every engine. (default: the physical cores)")
     ] = None,
     runtime: Annotated[
-        list[options.RuntimeName] | None,
+        list[Loop] | None,
         typer.Option(
-            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch, repeatable. (default: "
-            "generation1 and streaming)"
+            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch, repeatable; 'recordings': the "
+            "streaming one with all audio together, as files are transcribed. (default: generation1 and streaming)"
         ),
     ] = None,
     precision: Annotated[

@@ -118,6 +118,7 @@ def inspect(
             "attention cache": metadata.cache,
             "attention context": metadata.att_context_size,
             "chunk": f"{metadata.chunk_ms:g} ms, {metadata.chunk_samples} samples",
+            "chunks a step": "1; for recordings any number" if metadata.longer_steps else "1",
             "vocabulary": vocabulary_text(metadata),
             "prompts": ", ".join(metadata.prompt_dictionary or {}) or "none",
             **{f"{graph} constants": text for graph, text in constants_text(metadata.constants).items()},

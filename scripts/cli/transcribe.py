@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from export.bundle import Bundle
     from scripts.transcribe.heard import Heard
     from scripts.transcribe.run import Outcome
+    from verify.runs import Runtime
+    from verify.runtimes.generation1 import Generation1
+    from verify.runtimes.graph import Config
+    from verify.runtimes.streaming import Recordings, Streaming
 
 INTERRUPTED = 130
 """Exit status of a run that Ctrl-C ended."""
@@ -98,7 +102,7 @@ def transcribe(
         from scripts.transcribe.printing import Printer
         from scripts.transcribe.run import Listener, transcribe_all
         from scripts.transcribe.sources import STANDARD_INPUT, find_sources
-        from verify.runs import RUNTIMES, best_runtime
+        from verify.runs import best_runtime
         from verify.runtimes.graph import find_device
 
         bundle = Bundle.open(directory, check="hashes" if check else "sizes")
@@ -114,7 +118,7 @@ def transcribe(
         with kept or nullcontext():
             listener = Listener(
                 bundle,
-                RUNTIMES[name](bundle, device=device, config=options.config_of(precision)),
+                _recognizer(bundle, name, recordings, device, options.config_of(precision)),
                 language,
                 flush=flush,
                 channel=channel,
@@ -129,6 +133,20 @@ def transcribe(
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(UserError.exit_code)
+
+
+def _recognizer(
+    bundle: Bundle, runtime: Runtime, recordings: list[str], device: str, config: Config | None
+) -> Streaming | Recordings | Generation1:
+    """Files go together where our runtime runs on the CPU; standard input is live, and goes chunk by chunk."""
+    from scripts.transcribe.sources import STANDARD_INPUT
+    from verify.data.audio import header_seconds
+    from verify.runs import RUNTIMES
+    from verify.runtimes.streaming import Recordings
+
+    if runtime == "streaming" and device == "CPU" and STANDARD_INPUT not in recordings:
+        return Recordings(bundle, [header_seconds(Path(each)) or 0.0 for each in recordings], config=config)
+    return RUNTIMES[runtime](bundle, device=device, config=config)
 
 
 def _form(form: Format, as_json: bool) -> Format:

@@ -103,6 +103,8 @@ def _heard(side: str, confusion: dict[str, dict[str, int]]) -> str:
 def _timed(side: str, speed: Speed) -> str:
     """One line for how fast a side was."""
     line = f"{side}{speed.rtfx:.1f} × real time"
+    if speed.together is not None:
+        line += f" one after another, {speed.together.rtfx:.1f} × together"
     if speed.latency is None:
         return line
     found = speed.latency

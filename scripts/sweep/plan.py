@@ -8,11 +8,11 @@ from dataclasses import replace
 from export.bundle import GRAPHS, Bundle
 from export.digest import file_facts
 from export.errors import UserError
+from export.host import physical_cores
 from quantize.grid import Variant, expand, parse_axis
 from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
 from quantize.source import require_fp32
-from scripts.bench.plan import default_threads
 from scripts.disk import SLACK, recipe_bytes, require_room
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
 from scripts.sweep.identity import source_identity
@@ -55,7 +55,7 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
         tuple(utterances),
         not options.ignore_text and _text_counts(options, source, utterances),
         given or (open_collected(options, identity) if needed else None),
-        options.threads or default_threads(),
+        options.threads or physical_cores(),
         identity,
     )
 

@@ -38,13 +38,14 @@ class Interrupt:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The body runs to its end; a Ctrl-C in it raises afterwards."""
-        before, self._holding = self.happened, True
+        """The body runs to its end; a Ctrl-C in it raises afterwards, after the outermost of several such bodies."""
+        before, outer = self.happened, self._holding
+        self._holding = True
         try:
             yield
         finally:
-            self._holding = False
-        if self.happened and not before:
+            self._holding = outer
+        if self.happened and not before and not outer:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +23,7 @@ from scripts.transcribe.sources import STANDARD_INPUT
 from verify.data.audio import Audio, audio_blocks, header_seconds
 from verify.data.pcm import Readable, pcm_blocks
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.streaming import Stream, Streaming
+from verify.runtimes.streaming import Recording, Recordings, Stream, Streaming
 from verify.runtimes.transcript import Transcript
 
 Grown = Callable[[Audio, Stream | None], None]
@@ -46,7 +48,7 @@ class Outcome:
         heard: the transcripts, in the order of the recordings; those of an earlier run included.
         fresh: those that were made in this run.
         failed: recordings that could not be used, and why.
-        interrupted: whether Ctrl-C ended it; the last of ``heard`` may then be of a recording's beginning.
+        interrupted: whether Ctrl-C ended it; the last of ``heard`` may then be of recordings' beginnings.
     """
 
     heard: list[Heard] = field(default_factory=list)
@@ -61,7 +63,8 @@ class Listener:
 
     Attributes:
         bundle: the folder.
-        recognizer: its runtime. The streaming one takes a recording block by block; the clients' loops take it whole.
+        recognizer: its runtime. The streaming one takes a recording block by block, or several recordings together; the
+            clients' loops take it whole.
         language: prompt.
         flush: end each recording with silence (streaming only).
         channel: of recordings, from 1; None mixes all.
@@ -70,7 +73,7 @@ class Listener:
     """
 
     bundle: Bundle
-    recognizer: Streaming | Generation1
+    recognizer: Streaming | Recordings | Generation1
     language: str
     flush: bool = True
     channel: int | None = None
@@ -78,7 +81,7 @@ class Listener:
     standard_input: Readable | None = None
 
     def hear(self, audio: str, interrupt: Interrupt, grown: Grown) -> Heard:
-        """A recording's transcript; after Ctrl-C, that of what came before it.
+        """A recording's transcript, alone; after Ctrl-C, that of what came before it.
 
         Args:
             audio: path, or ``-``.
@@ -90,15 +93,20 @@ class Listener:
             KeyboardInterrupt: Ctrl-C came before anything was heard.
         """
         start = time.perf_counter()
-        blocks = self._blocks(audio)
+        blocks = self.blocks(audio)
         if isinstance(self.recognizer, Streaming):
             transcript = self._stream(self.recognizer, blocks, interrupt, grown)
         else:
+            assert isinstance(self.recognizer, Generation1)  # noqa: S101  # the third kind hears several together
             transcript = self._whole(self.recognizer, blocks, interrupt, grown)
-        words = words_of(self.bundle, transcript.tokens, transcript.frames)
-        return Heard(audio, transcript, words, time.perf_counter() - start)
+        return self.heard(audio, transcript, time.perf_counter() - start)
 
-    def _blocks(self, audio: str) -> Iterator[Audio]:
+    def heard(self, audio: str, transcript: Transcript, seconds: float) -> Heard:
+        """The transcript with its words."""
+        return Heard(audio, transcript, words_of(self.bundle, transcript.tokens, transcript.frames), seconds)
+
+    def blocks(self, audio: str) -> Iterator[Audio]:
+        """The audio at the folder's rate, block by block as it is read."""
         rate = self.bundle.metadata.sample_rate
         if audio == STANDARD_INPUT and self.standard_input is not None:
             return pcm_blocks(self.standard_input, rate, rate=self.rate, channel=self.channel)
@@ -141,13 +149,17 @@ class Listener:
         return replace(transcript, timings=replace(transcript.timings, wall=wall))
 
 
+Result = tuple[str, Heard | Exception, bool]
+"""A recording, its transcript or why there is none, and whether the transcript is of an earlier run."""
+
+
 def transcribe_all(
     listener: Listener, recordings: Sequence[str], reader: Reader, finished: Finished | None = None
 ) -> Outcome:
-    """Transcribe recordings one after another; those that cannot be used are named on stderr.
+    """Transcribe recordings and tell of them in their order; those that cannot be used are named on stderr.
 
     Args:
-        listener: what transcribes.
+        listener: what transcribes: one recording after another, or several together.
         recordings: see :func:`scripts.transcribe.sources.find_sources`.
         reader: told of what comes.
         finished: transcripts of an earlier run, to which this run's are added.
@@ -160,36 +172,108 @@ def transcribe_all(
     total = None if None in known else sum(seconds or 0.0 for seconds in known)
     many = f"transcribing {len(recordings)} recordings"
     with Interrupt() as interrupt, task(many if len(recordings) > 1 else "transcribing", total, audio=True) as progress:
+        counting = threading.Lock()
 
-        def grown(block: Audio, stream: Stream | None) -> None:
-            progress.advance(len(block) / rate)
+        def grown(audio: str, block: Audio, stream: Stream | None) -> None:
+            with counting:
+                progress.advance(len(block) / rate)
             if stream is not None:
                 reader.growing(audio, stream, progress)
 
-        for number, audio in enumerate(recordings, 1):
-            if len(recordings) > 1:
-                progress.rename(f"{number}/{len(recordings)} {Path(audio).name}")
-            try:
-                kept = finished.find(audio) if finished is not None else None
-                heard = kept or listener.hear(audio, interrupt, grown)
-            except KeyboardInterrupt:
-                outcome.interrupted = True
-                break
-            except (UserError, OSError) as error:
-                reason = str(error) if isinstance(error, UserError) else f"{audio}: {error.strerror or error}"
-                outcome.failed.append((audio, " ".join(reason.split())))
-                note(f"error: {outcome.failed[-1][1]}")
-                continue
-            with suppress(KeyboardInterrupt), interrupt.held(), progress.hidden():
-                if kept is None:
-                    outcome.fresh.append(heard.transcript)
-                    if finished is not None and not interrupt.happened:
-                        finished.add(heard)
-                else:
-                    progress.advance(heard.transcript.audio_seconds)
-                outcome.heard.append(heard)
-                reader.done(heard)
-            if interrupt.happened:
-                outcome.interrupted = True
-                break
+        hear = _together if isinstance(listener.recognizer, Recordings) else _in_turn
+        told = hear(listener, recordings, interrupt, progress, grown, finished)
+        with suppress(KeyboardInterrupt), closing(told):
+            for audio, result, known_before in told:
+                if isinstance(result, Exception):
+                    reason = f"{audio}: {result.strerror or result}" if isinstance(result, OSError) else str(result)
+                    outcome.failed.append((audio, " ".join(reason.split())))
+                    note(f"error: {outcome.failed[-1][1]}")
+                    continue
+                with suppress(KeyboardInterrupt), interrupt.held(), progress.hidden():
+                    if known_before:
+                        progress.advance(result.transcript.audio_seconds)
+                    else:
+                        outcome.fresh.append(result.transcript)
+                    outcome.heard.append(result)
+                    reader.done(result)
+        outcome.interrupted = interrupt.happened
     return outcome
+
+
+def _in_turn(
+    listener: Listener,
+    recordings: Sequence[str],
+    interrupt: Interrupt,
+    progress: Task,
+    grown: Callable[[str, Audio, Stream | None], None],
+    finished: Finished | None,
+) -> Generator[Result]:
+    """One recording after another, until Ctrl-C."""
+    for number, audio in enumerate(recordings, 1):
+        if interrupt.happened:
+            return
+        if len(recordings) > 1:
+            progress.rename(f"{number}/{len(recordings)} {Path(audio).name}")
+        try:
+            kept = finished.find(audio) if finished is not None else None
+            heard = kept or listener.hear(audio, interrupt, partial(grown, audio))
+        except (UserError, OSError) as error:
+            yield audio, error, False
+            continue
+        if kept is None and finished is not None and not interrupt.happened:
+            with suppress(KeyboardInterrupt), interrupt.held():
+                finished.add(heard)
+        yield audio, heard, kept is not None
+
+
+def _together(
+    listener: Listener,
+    recordings: Sequence[str],
+    interrupt: Interrupt,
+    progress: Task,
+    grown: Callable[[str, Audio, Stream | None], None],
+    finished: Finished | None,
+) -> Generator[Result]:
+    """Several recordings at a time; after Ctrl-C, also the beginnings of those that were being heard."""
+    del progress
+    assert isinstance(listener.recognizer, Recordings)  # noqa: S101
+    through: set[int] = set()  # recordings that were read to their end
+
+    def blocks(number: int) -> Iterator[Audio]:
+        for block in listener.blocks(recordings[number]):
+            yield block
+            grown(recordings[number], block, None)
+        through.add(number)
+
+    with interrupt.held(), ExitStack() as stack:
+        there = dict(_kept(recordings, finished))
+        left = [number for number in range(len(recordings)) if number not in there]
+        waiting = ((number, Recording(partial(blocks, number), listener.language)) for number in left)
+        place = 0  # of the next one to tell of
+        results = listener.recognizer.transcribe(waiting, flush=listener.flush, stopped=lambda: interrupt.happened)
+        stack.enter_context(closing(results))
+        for number, outcome in results:
+            audio = recordings[number]
+            if isinstance(outcome, Transcript):
+                heard = listener.heard(audio, outcome, outcome.timings.wall)
+                if finished is not None and number in through:
+                    finished.add(heard)
+                there[number] = audio, heard, False
+            else:
+                there[number] = audio, outcome, False
+            while place in there:
+                yield there.pop(place)
+                place += 1
+        yield from (there[number] for number in sorted(there))
+
+
+def _kept(recordings: Sequence[str], finished: Finished | None) -> Iterator[tuple[int, Result]]:
+    """What an earlier run left, by number."""
+    for number, audio in enumerate(recordings if finished is not None else ()):
+        try:
+            heard = finished.find(audio) if finished is not None else None
+        except OSError as error:
+            yield number, (audio, error, False)
+            continue
+        if heard is not None:
+            yield number, (audio, heard, True)

@@ -263,6 +263,20 @@ def test_nan_is_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_pa
         parity.check("preprocessor", tmp_path / "nan.xml", recording)
 
 
+def test_contract_finds_a_graph_that_takes_no_longer_steps(small_fp32: Bundle, small_nemo_fp32: Bundle) -> None:
+    """NeMo's own modules are traced for one chunk, whatever their metadata say."""
+    assert small_fp32.metadata.longer_steps
+    assert not small_nemo_fp32.metadata.longer_steps
+    claims = small_nemo_fp32.metadata.model_copy(update={"longer_steps": True})
+    (problem,) = contract_problems(Bundle(small_nemo_fp32.path, claims))
+    assert problem.startswith("encoder: metadata.longer_steps is true, and")
+
+
+def test_a_chunk_of_no_whole_groups_takes_no_longer_steps(small_checkpoint: Checkpoint) -> None:
+    whole = {chunk_ms: small_checkpoint.geometry(3, chunk_ms)[0].whole_groups for chunk_ms in (320, 400, 640)}
+    assert whole == {320: True, 400: False, 640: True}
+
+
 def test_contract_names_what_is_wrong(small_fp32: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -16,6 +16,7 @@ import pytest
 from openvino import opset13 as ops
 
 from export.bundle import GRAPHS, VOCABULARY, Bundle, graph_file
+from export.contract import contract_problems
 from export.errors import ParityError, UserError
 from export.weight_types import Counts, count_constants
 from quantize import compression, pipeline
@@ -435,3 +436,18 @@ def test_nodes_that_share_a_name_are_told_apart() -> None:
     compression.compress(model, WeightCompression(mode="int8_sym"), "test")
     names = [node.get_friendly_name() for node in model.get_ops()]
     assert len(names) == len(set(names))
+
+
+def test_longer_steps_are_promised_where_they_work(
+    small_fp32: Bundle, small_calibration: CalibrationData, tmp_path: Path
+) -> None:
+    """NNCF gives activations before a convolution a scale for each frame of one chunk."""
+    int8, w8a8 = (
+        quantize_bundle(small_fp32, tmp_path / name, RECIPES[name], calibration=small_calibration)
+        for name in ("int8", "w8a8")
+    )
+    assert (int8.metadata.longer_steps, w8a8.metadata.longer_steps) == (True, False)
+    assert contract_problems(int8) == contract_problems(w8a8) == []
+    claims = Bundle(w8a8.path, w8a8.metadata.model_copy(update={"longer_steps": True}))
+    (problem,) = [each for each in contract_problems(claims) if "longer_steps" in each]
+    assert "it takes no step of two chunks (" in problem

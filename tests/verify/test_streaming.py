@@ -26,7 +26,7 @@ from verify.pipeline import verify_bundle
 from verify.references.nemo import NemoStreaming
 from verify.runs import record_bundle
 from verify.runtimes.generation1 import Generation1
-from verify.runtimes.streaming import Audio, Stream, Streaming
+from verify.runtimes.streaming import Audio, Recordings, Stream, Streaming
 from verify.runtimes.streaming.words import LONGEST_WORD
 
 SECONDS = (0.05, 0.09, 0.4, 1.0, 1.12, 1.2, 2.237, 3.5, 7.03)
@@ -331,6 +331,34 @@ def test_a_batch_gives_the_tokens_of_one(small_fp32: Bundle, small_kv_fp32: Bund
     assert sum(together[2].timings.steps) > together[2].timings.wall, "a chunk waits for all of its step"
     # The prompt is each stream's own.
     assert one.transcribe(signals[2], "ja").tokens != alone[2].tokens
+
+
+@pytest.mark.parametrize("chunks", [2, 4])
+def test_steps_of_several_chunks_give_the_tokens_of_one(
+    small_fp32: Bundle, small_kv_fp32: Bundle, small_r13_fp32: Bundle, small_80ms_fp32: Bundle, chunks: int
+) -> None:
+    frames = [1, 60, 108, 112 + 108, 3 * 112 + 50, 9 * 112 - 5]  # 108: a rest of four that is no encoder frame
+    signals = [speechlike(count * 0.01 + 0.002, seed=count) for count in frames]
+    for bundle in (small_fp32, small_kv_fp32, small_r13_fp32, small_80ms_fp32):
+        one, several = Streaming(bundle), Streaming(bundle, chunks=chunks)
+        for signal in signals:
+            expected, actual = one.stream("de"), several.stream("de")
+            for stream in (expected, actual):
+                stream.push(signal)
+                stream.finish(flush=False)
+            assert (actual.tokens, actual.frames) == (expected.tokens, expected.frames)
+            assert actual.encoder_frames == expected.encoder_frames
+        assert len(expected.tokens) > 5
+        assert several.encoder.calls < one.encoder.calls
+
+
+def test_a_folder_of_before_takes_one_chunk_a_step(small_fp32: Bundle) -> None:
+    before = Bundle(small_fp32.path, small_fp32.metadata.model_copy(update={"longer_steps": False}))
+    with pytest.raises(UserError, match="one chunk a step"):
+        Streaming(before, chunks=2)
+    with pytest.raises(UserError, match="NeMo's own start is that of one chunk a step"):
+        Streaming(small_fp32, chunks=2, nemo_start=True)
+    assert Recordings(small_fp32, [600.0], threads=1, nemo_start=True).shape.chunks == 1
 
 
 def test_demo_batch_of_8_equals_batch_of_1(demo_fp32: Bundle) -> None:

@@ -144,6 +144,10 @@ class Graph:
         except (RuntimeError, UnicodeDecodeError) as error:  # names that are no text among them
             raise UserError(f"{path}: {device} cannot load it ({reason_of(error)}); regenerate the folder") from error
 
+    def another(self) -> Graph:
+        """The same compiled graph with a request of its own, for another thread: its weights are there once."""
+        return Graph(self._compiled, self.name, self._path, self._observer)
+
     def input(self, name: str, shape: Sequence[int] | None = None) -> Array:
         """The zeroed array that the graph reads an input from, in the element type that the graph declares.
 

@@ -57,6 +57,7 @@ class Transcript:
     language: str | None  # first language tag met, without its brackets: "en-US"
     audio_seconds: float
     timings: Timings = field(default_factory=Timings)
+    together: bool = False  # in steps or at a time with others: timings are shares that add up, and no chunk was timed
 
 
 class Recognizer(Protocol):

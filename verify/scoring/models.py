@@ -29,6 +29,7 @@ class Output(BaseModel):
     language: str | None = None
     seconds: Measure | None = None  # of computing; None in reports of before
     step_ms: list[Measure] = Field(default_factory=list)  # of each chunk, audio in to tokens out
+    together: bool = False  # with others at a time: its seconds are its share, and no chunk was timed
 
 
 class Row(BaseModel):

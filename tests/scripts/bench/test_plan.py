@@ -77,8 +77,9 @@ def test_folders_of_one_name_are_told_apart(folder: Bundle, tmp_path: Path) -> N
 def test_a_folder_that_cannot_stream_gets_the_loop_that_it_can(folder: Bundle) -> None:
     assert not folder.metadata.lead_mel_frames
     assert make_plan(Options(folders=(folder.path,))).builds[0].runtime == "generation1"
-    with pytest.raises(UserError, match="generation1"):
-        make_plan(Options(folders=(folder.path,), runtimes=("streaming",)))
+    for loop in ("streaming", "recordings"):
+        with pytest.raises(UserError, match=f"{loop} loop; leave out --runtime, or use --runtime generation1"):
+            make_plan(Options(folders=(folder.path,), runtimes=(loop,)))
 
 
 def test_bad_input(folder: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,27 @@ def test_a_batch_shares_its_steps(small_fp32: Bundle) -> None:
     assert three.calls["encoder"] < one.calls["encoder"] / 2
 
 
+def test_recordings_together_have_the_tokens_of_one_after_another(small_fp32: Bundle) -> None:
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:5]
+    found = [
+        worker.measure(
+            worker.Task(
+                engine="openvino", runtime=loop, path=small_fp32.path, threads=2, utterances=utterances, steps=2
+            )
+        )
+        for loop in ("streaming", "recordings")
+    ]
+    one, together = found
+    assert (together.tokens, together.audio_s, together.calls["encoder"]) == (
+        one.tokens,
+        one.audio_s,
+        one.calls["encoder"],
+    )
+    assert (together.config["batch"], together.config["requests"], together.config["NUM_STREAMS"]) == (3, 2, "2")
+    assert together.seconds["encoder"] is not None
+    assert 0.0 < together.seconds["encoder"] < together.pipeline_s, "shares of what both requests took"
+
+
 def test_audio_that_cannot_be_used_is_found_first(
     small_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,9 @@ that the last word gets its right context; and many streams, each with its own l
 
 from verify.data.audio import Audio
 from verify.runtimes.streaming.recognizer import Streaming
+from verify.runtimes.streaming.recording import Recording
+from verify.runtimes.streaming.recordings import Recordings
 from verify.runtimes.streaming.stream import FLUSH_SECONDS, Stream
 from verify.runtimes.streaming.words import Word
 
-__all__ = ["FLUSH_SECONDS", "Audio", "Stream", "Streaming", "Word"]
+__all__ = ["FLUSH_SECONDS", "Audio", "Recording", "Recordings", "Stream", "Streaming", "Word"]

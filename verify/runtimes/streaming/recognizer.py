@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,12 @@ from export.languages import DEFAULT_LANGUAGE
 from verify.data.audio import Audio
 from verify.runtimes.graph import Config, Graph, Observer, properties
 from verify.runtimes.streaming.greedy import Greedy
+from verify.runtimes.streaming.recording import Live, Recording, whole
 from verify.runtimes.streaming.signal import MARGIN, StepGeometry
 from verify.runtimes.streaming.stream import Stream
 from verify.runtimes.transcript import Transcript
+
+Key = TypeVar("Key")
 
 CACHES = ("cache_channel", "cache_time", "cache_len")
 
@@ -37,6 +42,8 @@ class Streaming:
     Args:
         bundle: a folder whose graph knows how streams begin (``--encoder rewritten``).
         batch: rows of a step.
+        chunks: of the folder's chunks that a step holds. More give the same tokens later, for recordings: the
+            attention's mask lets no frame see beyond its group of lookahead + 1 frames, whatever the step.
         device: OpenVINO device of encoder, decoder and joint; the preprocessor runs on the CPU, and so does
             the joint where the device is an NPU.
         threads: CPU threads; None leaves the choice to OpenVINO.
@@ -55,6 +62,7 @@ class Streaming:
         bundle: Bundle,
         *,
         batch: int = 1,
+        chunks: int = 1,
         device: str = "CPU",
         threads: int | None = None,
         config: Config | None = None,
@@ -71,18 +79,22 @@ class Streaming:
             )
         if batch < 1:
             raise UserError(f"batch {batch}: use 1 or more streams a step")
+        if chunks < 1:
+            raise UserError(f"chunks {chunks}: use 1 or more chunks a step")
+        if chunks > 1 and nemo_start:
+            raise UserError(f"chunks {chunks}: NeMo's own start is that of one chunk a step; leave out chunks")
+        if chunks > 1 and not meta.longer_steps:
+            raise UserError(
+                f"{bundle.path}: its encoder takes one chunk a step; export again with whole lookahead groups a chunk, "
+                "or leave out chunks"
+            )
         self.bundle = bundle
         self.batch = batch
         self.config = properties(threads, config, device)
-        self.geometry = StepGeometry(meta)
+        self.clock: Callable[[], float] = time.perf_counter  # seconds; what the streams' times are counted in
+        self.geometry = StepGeometry(meta, chunks)
         self._says_short_lead = meta.knows_short_leads and not nemo_start
         self.tags = frozenset(meta.lang_tag_token_ids)
-        self.turn = threading.Condition()  # held for a moment: streams' audio, the queue, who steps
-        self._queue: dict[Stream, None] = {}  # those with a step due, in the order they became so
-        self._stepping = False
-        self._rows: list[Stream | None] = [None] * batch
-        self._used = [0] * batch  # when a row was last in a step
-        self._steps = 0
 
         core = ov.Core()
 
@@ -91,16 +103,37 @@ class Streaming:
             return Graph.load(core, bundle, name, device, wanted, shapes=shapes, lean=True, observer=observer)
 
         samples: dict[str, list[int]] = {"audio": [batch, self.geometry.samples], "audio_length": [batch]}
-        self.preprocessor = load("preprocessor", "CPU", samples)
-        self.encoder, self.decoder = (
-            load(name, device, batch_shapes(bundle, name, batch)) for name in ("encoder", "decoder")
-        )
         rows = 1 if batch == 1 else -1
-        self.joint = load(
-            "joint",
-            "CPU" if device.startswith("NPU") else device,  # it takes as many frames as there are, an NPU fixed shapes
-            {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]},
+        self._begin(
+            load("preprocessor", "CPU", samples),
+            load("encoder", device, step_shapes(bundle, "encoder", batch, chunks)),
+            load("decoder", device, step_shapes(bundle, "decoder", batch)),
+            load(
+                "joint",
+                "CPU" if device.startswith("NPU") else device,  # takes as many frames as there are, an NPU fixed shapes
+                {"encoder": [rows, meta.encoder_dim, -1], "decoder": [rows, meta.decoder_hidden, 1]},
+            ),
         )
+
+    def another(self) -> Streaming:
+        """A recognizer on the same compiled graphs, with rows and requests of its own: both can step at the same time.
+
+        The graphs' requests run together where they are compiled for it (OpenVINO's ``NUM_STREAMS``).
+        """
+        other = copy.copy(self)
+        other._begin(*(graph.another() for graph in (self.preprocessor, self.encoder, self.decoder, self.joint)))
+        return other
+
+    def _begin(self, preprocessor: Graph, encoder: Graph, decoder: Graph, joint: Graph) -> None:
+        """Empty rows on these graphs."""
+        meta, batch = self.bundle.metadata, self.batch
+        self.turn = threading.Condition()  # held for a moment: streams' audio, the queue, who steps
+        self._queue: dict[Stream, None] = {}  # those with a step due, in the order they became so
+        self._stepping = False
+        self._rows: list[Stream | None] = [None] * batch
+        self._used = [0] * batch  # when a row was last in a step
+        self._steps = 0
+        self.preprocessor, self.encoder, self.decoder, self.joint = preprocessor, encoder, decoder, joint
         self._audio = self.preprocessor.input("audio")
         self._audio_length = self.preprocessor.input("audio_length")
         self._mel = self.encoder.input("mel")  # the carried frames stay at each row's head
@@ -156,28 +189,67 @@ class Streaming:
         prompts = [languages] * len(audios) if isinstance(languages, str) else languages
         if len(prompts) != len(audios):
             raise ValueError(f"{len(prompts)} languages for {len(audios)} utterances")
-        waiting = sorted(range(len(audios)), key=lambda index: len(audios[index]))
-        live: dict[int, Stream] = {}
-        done: dict[int, Transcript] = {}
+        order = sorted(range(len(audios)), key=lambda index: -len(audios[index]))
+        recordings = ((index, Recording(partial(iter, [audios[index]]), prompts[index])) for index in order)
+        done = dict(self.transcribe_each(recordings, flush=flush))
+        return [whole(done[index]) for index in range(len(audios))]
+
+    def transcribe_each(
+        self,
+        recordings: Iterator[tuple[Key, Recording]],
+        *,
+        flush: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[Key, Transcript | Exception]]:
+        """Recognize recordings, ``batch`` of them at a time; another takes the row of each that ends.
+
+        Args:
+            recordings: each with what it is called here; taken as rows become free. Of their audio a step's is held.
+            flush: as in :meth:`transcribe`.
+            stopped: asked before every step; once it says so, nothing more is heard: the recordings that have begun
+                end with what was heard of them, and no others begin.
+
+        Yields:
+            Transcripts as they come; a ``UserError`` or ``OSError`` where a recording cannot be read.
+
+        Raises:
+            ValueError: a block is no audio.
+            UserError: a step failed, or a language is unknown.
+        """
+        live: dict[Key, Live] = {}
+        more = True
         try:
-            while waiting or live:
-                while waiting and len(live) < self.batch:
-                    index = waiting.pop()
-                    live[index] = self.stream(prompts[index])
-                    live[index].push(audios[index], run=False)
-                    live[index].finish(flush=flush, run=False)
+            while more or live:
+                while more and len(live) < self.batch:
+                    following = None if stopped() else next(recordings, None)
+                    more = following is not None
+                    if following is not None:
+                        key, recording = following
+                        live[key] = Live(self.stream(recording.language), recording.blocks)
+                for key in list(live):
+                    try:
+                        begun = live[key].feed(flush=flush, stop=stopped())
+                    except (UserError, OSError) as error:
+                        self.drop(live.pop(key).stream)
+                        yield key, error
+                    else:
+                        if not begun:
+                            self.drop(live.pop(key).stream)
                 try:
                     self.step()
                 except Exception:
-                    if any(stream.failure is not None for stream in live.values()):
+                    if any(each.stream.failure is not None for each in live.values()):
                         raise  # else it was a step of other callers' streams, who will hear of it
-                for index in [index for index, stream in live.items() if stream.over]:
-                    done[index] = live.pop(index).transcript()
+                for key in [key for key, each in live.items() if each.stream.over]:
+                    yield key, live.pop(key).stream.transcript()
         finally:
-            with self.turn:  # those that an error leaves behind shall not go on
-                for stream in live.values():
-                    self.release(stream)
-        return [done[index] for index in range(len(audios))]
+            for each in live.values():  # those that an error leaves behind shall not go on
+                self.drop(each.stream)
+
+    def drop(self, stream: Stream) -> None:
+        """Take no more steps of a stream."""
+        with self.turn:
+            self.release(stream)
 
     def step(self) -> int:
         """Run one step of up to ``batch`` streams that have one due; how many there were, none if none has."""
@@ -223,7 +295,7 @@ class Streaming:
         Where it fails, nobody knows how far its streams came: each has the failure, until it is reset. Others are
         as they were, since only members' state is written.
         """
-        start = time.perf_counter()
+        start = self.clock()
         streams = list(self._queue)[: self.batch]
         if not streams:
             return 0
@@ -239,7 +311,7 @@ class Streaming:
             try:
                 self._encode(members, leads)
                 self._greedy.decode(members, self.encoder.output("encoded"), self.encoder.output("encoded_length"))
-                seconds = time.perf_counter() - start
+                seconds = self.clock() - start
                 for stream in streams:
                     stream.stepped(seconds, len(streams))
             finally:
@@ -311,17 +383,19 @@ class Streaming:
 
     def _timed(self, graph: str, members: dict[int, Stream]) -> None:
         """Run a graph and share its time among the streams in it."""
-        start = time.perf_counter()
+        start = self.clock()
         getattr(self, graph).run()
-        seconds = (time.perf_counter() - start) / len(members)
+        seconds = (self.clock() - start) / len(members)
         for stream in members.values():
             stream.charge("mel" if graph == "preprocessor" else graph, seconds)
 
 
-def batch_shapes(bundle: Bundle, graph: str, batch: int) -> dict[str, list[int]]:
-    """The input shapes of a graph for ``batch`` rows; LSTM states hold them on their second axis."""
+def step_shapes(bundle: Bundle, graph: str, batch: int, chunks: int = 1) -> dict[str, list[int]]:
+    """The input shapes of a graph for ``batch`` rows and ``chunks`` a step; LSTM states hold rows on axis 1."""
     shapes = {}
     for port in expected_ports(bundle.metadata)[graph].inputs:
         axis = 1 if port.name in ("h_in", "c_in") else 0
         shapes[port.name] = [batch if index == axis else size for index, size in enumerate(port.shape)]
+    if "mel" in shapes:
+        shapes["mel"][2] = bundle.metadata.pre_encode_cache + chunks * bundle.metadata.chunk_mel_frames
     return shapes

@@ -14,13 +14,14 @@ MARGIN = 2
 
 
 class StepGeometry:
-    """Sizes of a folder's step in samples and mel frames."""
+    """Sizes of a step of ``chunks`` of a folder's chunks, in samples and mel frames."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, chunks: int = 1) -> None:
         self.hop = metadata.sample_rate // 100
         self.carried = metadata.pre_encode_cache
         self.lead = metadata.lead_mel_frames
-        self.new = metadata.chunk_mel_frames
+        self.chunk = metadata.chunk_mel_frames
+        self.new = chunks * self.chunk
         self.subsampling = metadata.subsampling_factor
         half_window = 200 * self.hop // 160  # 25 ms windows at a hop of 10 ms
         self.samples = (self.new + MARGIN - 1) * self.hop + half_window  # all that a step's frames are made of
@@ -63,7 +64,7 @@ class SignalBuffer:
         """New mel frames of the next step, those of the lead included; 0 where none is due.
 
         An ended signal has a frame for each whole hop, and the zero frame with which NeMo ends it; NeMo leaves out a
-        rest of a step that is too short for one encoder frame.
+        rest of a chunk that is too short for one encoder frame, and so does a step of several chunks.
         """
         geometry = self._geometry
         if self._length >= geometry.samples:
@@ -72,6 +73,9 @@ class SignalBuffer:
             return 0
         frames = min(self._length // geometry.hop - MARGIN + 1, geometry.new)
         fewest = geometry.subsampling if self._steps else geometry.lead - geometry.carried + 1
+        rest = frames % geometry.chunk
+        if frames > geometry.chunk and rest < geometry.subsampling:
+            frames -= rest
         return frames if frames >= fewest else 0
 
     def window(self) -> Window:

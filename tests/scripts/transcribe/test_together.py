@@ -1,0 +1,129 @@
+"""Recordings transcribed together: the transcripts of one after another, told in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from export.bundle import Bundle
+from export.progress import Task
+from scripts.transcribe.finished import Finished
+from scripts.transcribe.formats import row
+from scripts.transcribe.heard import Heard
+from scripts.transcribe.run import Listener, Outcome, transcribe_all
+from tests.helpers.tiny_bundle import speechlike
+from verify.runtimes.streaming import Recordings, Stream, Streaming
+from verify.runtimes.streaming.recordings import Shape
+
+RATE = 16_000
+
+
+class Told:
+    """Keeps what a run tells."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def growing(self, audio: str, stream: Stream, progress: Task) -> None:
+        raise AssertionError((audio, stream, progress))
+
+    def done(self, heard: Heard) -> None:
+        self.names.append(heard.audio)
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[str]:
+    """The first is the longest, so that others end before it."""
+    paths = [str(tmp_path / f"{number}.wav") for number in range(6)]
+    for number, path in enumerate(paths):
+        soundfile.write(path, speechlike(9.0 if number == 0 else 0.8 + 0.3 * number, number), RATE, subtype="FLOAT")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def together(small_fp32: Bundle) -> Recordings:
+    return Recordings(small_fp32, [2.0] * 6, threads=2, shape=Shape(2, 1, 2))
+
+
+def run(bundle: Bundle, recognizer: Recordings | Streaming, audio: list[str], output: Path, told: Told) -> Outcome:
+    with Finished(output, bundle, language="de-DE") as finished:
+        return transcribe_all(Listener(bundle, recognizer, "de-DE"), audio, told, finished)
+
+
+def test_transcripts_are_those_of_one_after_another(
+    small_fp32: Bundle, together: Recordings, recordings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE * 12, np.nan, np.float32), RATE, subtype="FLOAT")
+    absent = [str(tmp_path / name) for name in ("nan.wav", "absent.wav")]
+    mixed = [absent[0], *recordings[:3], absent[1], *recordings[3:]]
+    told = Told()
+    ours = run(small_fp32, together, mixed, tmp_path / "a.jsonl", told)
+    one = run(small_fp32, Streaming(small_fp32, threads=1), recordings, tmp_path / "b.jsonl", Quiet())
+    assert told.names == recordings
+    assert [{**row(each), "time": 0} for each in ours.heard] == [{**row(each), "time": 0} for each in one.heard]
+    assert [each.transcript.tokens for each in ours.heard] == [each.transcript.tokens for each in one.heard]
+    assert [name for name, _ in ours.failed] == absent
+    assert capfd.readouterr().err.count("error:") == 2
+    kept = {json.loads(line)["audio_filepath"] for line in (tmp_path / "a.jsonl").read_text().splitlines()}
+    assert kept == set(recordings)
+    again = run(small_fp32, together, mixed, tmp_path / "a.jsonl", told)
+    assert (len(again.heard), len(again.fresh), told.names) == (6, 0, recordings * 2)
+
+
+class Quiet(Told):
+    """Says nothing of what grows."""
+
+    def growing(self, audio: str, stream: Stream, progress: Task) -> None:
+        pass
+
+
+def test_ctrl_c_ends_with_the_beginnings(
+    small_fp32: Bundle, together: Recordings, recordings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first four are being heard; what is not through is told and not kept."""
+    pushes: list[int] = []
+    push = Stream.push
+
+    def interrupting(stream: Stream, *args: object, **options: object) -> None:
+        pushes.append(1)
+        if len(pushes) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        push(stream, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Stream, "push", interrupting)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    told = Told()
+    try:
+        outcome = run(small_fp32, together, recordings, tmp_path / "a.jsonl", told)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.interrupted
+    assert told.names == [each.audio for each in outcome.heard] == sorted(told.names)
+    assert outcome.heard[0].audio == recordings[0]
+    assert outcome.heard[0].transcript.audio_seconds < 9.0
+    assert recordings[5] not in told.names
+    kept = [json.loads(line)["audio_filepath"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert recordings[0] not in kept
+    monkeypatch.undo()
+    rest = run(small_fp32, together, recordings, tmp_path / "a.jsonl", Told())
+    assert len(rest.heard) == 6
+    assert len(rest.fresh) == 6 - len(kept)
+
+
+def test_a_reader_who_fails_ends_the_run(small_fp32: Bundle, together: Recordings, recordings: list[str]) -> None:
+    """Standard output may be closed: no thread may go on with the other recordings."""
+
+    class Closed(Told):
+        def done(self, heard: Heard) -> None:
+            raise BrokenPipeError(heard.audio)
+
+    with pytest.raises(BrokenPipeError):
+        transcribe_all(Listener(small_fp32, together, "de-DE"), recordings, Closed())
+    assert len(transcribe_all(Listener(small_fp32, together, "de-DE"), recordings[1:], Told()).heard) == 5
