@@ -78,7 +78,7 @@ def is_finished(plan: Plan, name: str) -> bool:
         and recorded.encoder == settings.encoder
         and recorded.cache == settings.cache
         and recorded.knows_short_leads == (settings.encoder == "rewritten")  # else by an earlier version
-        and recorded.longer_steps == (settings.encoder == "rewritten" and geometry.whole_groups)  # and here
+        and "longer_steps" in recorded.model_fields_set  # and here
         and recorded.vocabulary == plan.vocabulary
         and recorded.recipe.get("name") == name
         and recorded.recipe.get("hash") == wanted
