@@ -8,7 +8,7 @@ _EXTRAS = {
     "report": ("altair", "vl_convert"),
     "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit"),
     "export": ("safetensors", "torch"),
-    "transformers": ("safetensors", "tokenizers", "transformers"),
+    "transformers": ("tokenizers", "transformers"),
 }
 """Modules and distributions that a verb may miss, by the extra that brings them."""
 

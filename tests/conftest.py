@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,14 @@ def pytest_report_header() -> list[str]:
             return f"{name} absent"
 
     return [f"python {platform.python_version()}, " + ", ".join(one(name) for name in _REPORTED)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(shared: Path) -> Iterator[None]:
+    """No test reads or fills the user's cache; the workers of a test run share theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEMOTRON_OV_CACHE", str(shared / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from quantize.recipe import Recipe, Tolerance
 from quantize.recipes import RECIPES
-from verify.runs import Side
+from verify.runs import ORACLE_NAMES, Side
 
 NEMO_TOLERANCE = Tolerance(exact_match=0.0, wer_delta=5.0, wer_between=10.0)
 """The clients' loop against NeMo itself: it may cost 5 points, and a tenth of the text may differ.
@@ -41,15 +41,15 @@ class Limits:
 def limits_for(target: Side, reference: Side) -> Limits:
     """The limits that hold where the user names none.
 
-    Against NeMo in the clients' loop :data:`NEMO_TOLERANCE`, for an unquantized folder in the streaming runtime
+    Against an oracle in the clients' loop :data:`NEMO_TOLERANCE`, for an unquantized folder in the streaming runtime
     :data:`NEMO_IDENTITY`; else those of the built-in recipe that the folder was made by, or :data:`IDENTICAL`.
     """
     name, made_by = target.recipe.get("name"), target.recipe.get("hash")
-    if reference.runtime == "nemo-streaming":
+    if reference.oracle is not None:
         if target.runtime != "streaming":
-            return Limits(NEMO_TOLERANCE, "ours for the clients' loop against NeMo")
+            return Limits(NEMO_TOLERANCE, f"ours for the clients' loop against {ORACLE_NAMES[reference.oracle]}")
         if not made_by:
-            return Limits(NEMO_IDENTITY, "ours for an unquantized folder against NeMo")
+            return Limits(NEMO_IDENTITY, f"ours for an unquantized folder against {ORACLE_NAMES[reference.oracle]}")
     if not made_by:
         return Limits(IDENTICAL, "ours where no recipe is recorded")
     built_in = RECIPES.get(name) if isinstance(name, str) else None

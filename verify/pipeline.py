@@ -19,6 +19,7 @@ from verify.report import LogitDivergence, Output, Report, Row, Speed, Spent, sc
 from verify.runs import (
     MANIFEST_LANGUAGE,
     RUNTIMES,
+    Oracle,
     Run,
     Runtime,
     Side,
@@ -27,9 +28,11 @@ from verify.runs import (
     checkpoint_side,
     record_bundle,
     record_checkpoint,
+    require_as_installed,
 )
 from verify.runtimes.graph import Config
 from verify.runtimes.transcript import Timings, Transcript
+from verify.scoring.agreement import count_agreement
 from verify.scoring.divergence import divergence_between
 from verify.scoring.normalization import DEFAULT_NORMALIZER
 
@@ -39,6 +42,7 @@ def verify_bundle(
     reference: Bundle | Checkpoint | Run,
     utterances: Sequence[Utterance],
     *,
+    oracles: Sequence[Oracle] = ("nemo",),
     limits: Limits | None = None,
     runtime: Runtime | None = None,
     language: str = MANIFEST_LANGUAGE,
@@ -57,6 +61,8 @@ def verify_bundle(
         reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead and in its
             chunks, or a recorded run.
         utterances: the manifest.
+        oracles: who runs a checkpoint: the first gives the reference, a second one is a witness, which the verdict
+            does not ask. Transformers runs it in chunks of R + 1 encoder frames.
         limits: None takes what :func:`verify.limits.limits_for` finds.
         runtime: how the folders are run; None takes what the reference calls for (:func:`runtime_for`).
         language: prompt each utterance with its own language (``manifest``), or all with one (``auto``, ``de-DE``).
@@ -81,7 +87,7 @@ def verify_bundle(
         folders = [target, reference] if isinstance(reference, Bundle) else [target]
         nemo_start = nemo_start or not all(folder.metadata.knows_short_leads for folder in folders)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
-    if isinstance(reference, Run) and reference.side.runtime not in ("nemo-streaming", runtime):
+    if isinstance(reference, Run) and reference.side.oracle is None and reference.side.runtime != runtime:
         raise UserError(
             f"{reference.side.name}: was recorded in the {reference.side.runtime} loop, and {target.path} would run in "
             f"the {runtime} one; give --runtime {reference.side.runtime}"
@@ -89,6 +95,9 @@ def verify_bundle(
     if isinstance(reference, Run) and reference.side.runtime == runtime and reference.side.nemo_start != nemo_start:
         other = "add --nemo-start" if reference.side.nemo_start else "leave --nemo-start out"
         raise UserError(f"{reference.side.name}: its recorded streams begin otherwise than {target.path}'s; {other}")
+    if isinstance(reference, Run):
+        _require_same_steps(target, reference, nemo_start=nemo_start)
+        require_as_installed(reference)
     check_unheard(target, utterances)
     logits: LogitDivergence | None = None
     if divergence:
@@ -100,6 +109,7 @@ def verify_bundle(
     by_nemo = not isinstance(reference, Bundle) and not _is_recorded_folder(reference)
     exact = reference if isinstance(reference, Bundle) else target if by_nemo else None
     exact = exact if exact is not None and _is_fp32(exact) else None
+    witnesses: list[Run] = []
     # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Bundle):
         require_comparable(side, bundle_side(reference, runtime=runtime))
@@ -115,10 +125,24 @@ def verify_bundle(
     elif isinstance(reference, Checkpoint):
         lookahead = target.metadata.att_context_size[1]
         chunk_frames = nemo_chunk_frames(target, reference, nemo_start=nemo_start)
-        require_comparable(side, checkpoint_side(reference, lookahead, chunk_frames))
-        reference = record_checkpoint(
-            reference, lookahead, utterances, chunk_frames=chunk_frames, language=language, cache=cache
-        )
+        sides = [checkpoint_side(reference, lookahead, chunk_frames, oracle=oracle) for oracle in oracles]
+        require_comparable(side, sides[0])
+        if "transformers" in oracles:
+            from export.checkpoint.transformers import check_fixed
+
+            check_fixed(reference)
+        reference, *witnesses = [
+            record_checkpoint(
+                reference,
+                lookahead,
+                utterances,
+                chunk_frames=chunk_frames,
+                language=language,
+                cache=cache,
+                oracle=oracle,
+            )
+            for oracle in oracles
+        ]
     run = record_bundle(
         target,
         utterances,
@@ -142,12 +166,15 @@ def verify_bundle(
         margins = margins_at(
             exact, cells, utterances, runtime=runtime, language=language, threads=threads, nemo_start=nemo_start
         )
-    report = compare_runs(run, reference, utterances, limits=limits, margins=margins, normalizer=normalizer)
+    witness = witnesses[0] if witnesses else None
+    report = compare_runs(
+        run, reference, utterances, witness=witness, limits=limits, margins=margins, normalizer=normalizer
+    )
     return report.model_copy(update={"divergence": logits})
 
 
 def _is_recorded_folder(reference: Checkpoint | Run) -> bool:
-    return isinstance(reference, Run) and reference.side.runtime != "nemo-streaming"
+    return isinstance(reference, Run) and reference.side.oracle is None
 
 
 def _is_fp32(bundle: Bundle) -> bool:
@@ -175,6 +202,30 @@ def check_unheard(target: Bundle, utterances: Sequence[Utterance]) -> None:
         )
 
 
+def _require_same_steps(target: Bundle, reference: Run, *, nemo_start: bool) -> None:
+    """Refuse an oracle's recorded run in other steps than it would be asked for.
+
+    Raises:
+        UserError: naming both.
+    """
+    side, meta = reference.side, target.metadata
+    if side.oracle is None or side.chunk_ms is None:
+        return
+    group = side.lookahead + 1 if side.lookahead is not None else meta.att_context_size[1] + 1
+    frames = meta.chunk_mel_frames // meta.subsampling_factor
+    if side.oracle == "transformers":
+        frames = group
+    elif not nemo_start:
+        dropped = 1 + (meta.pre_encode_cache - 1) // meta.subsampling_factor
+        frames = max(frames, -(-dropped // group) * group)
+    wanted = frames * meta.subsampling_factor * 10.0  # a mel frame is 10 ms
+    if round(side.chunk_ms) != round(wanted):
+        raise UserError(
+            f"{side.name}: was recorded in chunks of {side.chunk_ms:g} ms, and {target.path} asks for {wanted:g} ms; "
+            "give the checkpoint as --reference, so that it is recorded again"
+        )
+
+
 def nemo_chunk_frames(target: Bundle, checkpoint: Checkpoint, *, nemo_start: bool = False) -> int:
     """Encoder frames a step of NeMo's own streaming, as a folder's reference."""
     meta = target.metadata
@@ -186,10 +237,10 @@ def nemo_chunk_frames(target: Bundle, checkpoint: Checkpoint, *, nemo_start: boo
 def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime:
     """How a folder is run where nothing is said.
 
-    Against NeMo by the streaming runtime, where its graph allows that; against a recorded run as that was made; else
-    by the generation-1 loop, which is what clients run.
+    Against an oracle by the streaming runtime, where its graph allows that; against a recorded run as that was made;
+    else by the generation-1 loop, which is what clients run.
     """
-    if isinstance(reference, Checkpoint) or (isinstance(reference, Run) and reference.side.runtime == "nemo-streaming"):
+    if isinstance(reference, Checkpoint) or (isinstance(reference, Run) and reference.side.oracle is not None):
         return best_runtime(target)
     recorded = reference.side.runtime if isinstance(reference, Run) else "generation1"
     return recorded if recorded in RUNTIMES else "generation1"
@@ -223,6 +274,7 @@ def compare_runs(
     reference: Run,
     utterances: Sequence[Utterance],
     *,
+    witness: Run | None = None,
     limits: Limits | None = None,
     margins: Mapping[int, float] | None = None,
     normalizer: str = DEFAULT_NORMALIZER,
@@ -233,6 +285,7 @@ def compare_runs(
         target: what is judged.
         reference: what it is compared with.
         utterances: the manifest.
+        witness: a second reference, of which only the tokens are compared.
         limits: None takes what :func:`verify.limits.limits_for` finds.
         margins: FP32's where the tokens of an utterance differ, by its number; see :mod:`verify.margins`.
         normalizer: as in :func:`verify_bundle`.
@@ -241,6 +294,8 @@ def compare_runs(
         UserError: the runs are of different checkpoints, manifests or languages.
     """
     require_same_audio(target, reference, utterances)
+    if witness is not None:
+        require_same_audio(target, witness, utterances)
     limits = limits or limits_for(target.side, reference.side)
     rows = [
         Row(
@@ -254,6 +309,7 @@ def compare_runs(
             target=_output(ours),
             reference=_output(theirs),
             margin=(margins or {}).get(number),
+            witness=None if witness is None else _output(witness.transcripts[number]),
         )
         for number, (utterance, ours, theirs) in enumerate(
             zip(utterances, _in_checkpoint_ids(target), _in_checkpoint_ids(reference), strict=True)
@@ -265,10 +321,13 @@ def compare_runs(
         limits_of=limits.whose,
         target=target.side,
         reference=reference.side,
+        witness=None if witness is None else witness.side,
+        agreement=count_agreement([row.agree for row in rows]),
         language=target.language,
         manifest_sha256=target.manifest_sha256,
         speed=speed(target.transcripts),
         reference_speed=speed(reference.transcripts),
+        witness_speed=None if witness is None else speed(witness.transcripts),
         rows=rows,
     )
 

@@ -15,7 +15,8 @@ from export.errors import UserError
 from export.folders import write_atomically
 from quantize.recipe import Tolerance
 from verify.limits import Limits
-from verify.runs import Side
+from verify.runs import ORACLE_NAMES, Side
+from verify.scoring.agreement import Agreeing, Agreement, count_agreement
 from verify.scoring.models import (
     Difference,
     Divergence,
@@ -33,7 +34,8 @@ from verify.scoring.rows import score_rows
 
 __all__ = [
     "Difference", "Divergence", "ErrorParts", "Example", "LanguageScore", "Latency", "LogitDivergence", "Output",
-    "Rate", "Rates", "Report", "Row", "Scores", "Speed", "latency_of", "score_rows",
+    "Rate", "Rates", "Report", "Row", "Scores", "Speed", "agreement_summary", "agreement_words", "latency_of",
+    "score_rows",
 ]  # fmt: skip
 
 REPORT_VERSION = 3
@@ -125,10 +127,13 @@ class Report(Scores):
     limits_of: str = "the stored report"  # whose limits these are
     target: Side
     reference: Side
+    witness: Side | None = None  # a second reference, which the verdict does not ask
+    agreement: Agreement | None = None  # of the three
     language: str  # "manifest", "auto", or the language that was forced
     manifest_sha256: str
     speed: Speed
     reference_speed: Speed
+    witness_speed: Speed | None = None
     divergence: LogitDivergence | None = None  # where it was asked for
     unusable: dict[str, str] = Field(default_factory=dict)  # recordings that could not be compared, and why
     rows: list[Row]
@@ -185,10 +190,33 @@ class Report(Scores):
         chosen = get_normalizer(normalizer or stored.get("normalizer") or DEFAULT_NORMALIZER).name
         scores = scored(rows, tolerance, *sides, normalizer=chosen)
         try:
-            report = cls.model_validate(stored | scores | {"report_version": REPORT_VERSION})
+            agreement = count_agreement([row.agree for row in rows])
+            report = cls.model_validate(stored | scores | {"agreement": agreement, "report_version": REPORT_VERSION})
             return report.without(report.unusable)
         except ValueError as error:
             raise UserError(f"{path}: is no verification report; give a report that verify wrote") from error
+
+
+def agreement_words(report: Report) -> dict[Agreeing, str]:
+    """What each answer of :data:`verify.scoring.agreement.Agreeing` means with the names of a report's sides."""
+    target, reference, witness = (
+        "" if side is None else ORACLE_NAMES[side.oracle] if side.oracle else Path(side.name).name or side.name
+        for side in (report.target, report.reference, report.witness)
+    )
+    return {
+        "all": "all three",
+        "target_and_reference": f"{target} and {reference}, not {witness}",
+        "target_and_witness": f"{target} and {witness}, not {reference}",
+        "reference_and_witness": f"{reference} and {witness}, not {target}",
+        "none": "no two",
+    }
+
+
+def agreement_summary(report: Report) -> str:
+    """The utterances of each answer, those with none left out; empty without a witness."""
+    counted = {} if report.agreement is None else report.agreement.model_dump()
+    said = [(words, counted.get(name, 0), name == "all") for name, words in agreement_words(report).items()]
+    return "; ".join(f"{words} {count}" for words, count, always in said if counted and (count or always))
 
 
 def _timed(speed: Speed, rows: Sequence[Row], outputs: Sequence[Output]) -> Speed:

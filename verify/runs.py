@@ -1,17 +1,19 @@
 """Recorded runs: what one side of a comparison transcribed, and enough about it to know what it was.
 
 A run is made once and can be kept in a file, so that one reference serves many targets: the file's name is a hash
-of the folder's or checkpoint's contents, of the audio and its languages, and of the runtime.
+of the folder's or checkpoint's contents, of the audio and its languages, and of the runtime. Runs of a checkpoint are
+always kept, because NeMo or Transformers need hours for a large set.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +32,7 @@ from export.languages import prompt_language
 from export.progress import note, task
 from export.vocabulary import vocabulary_sha256
 from verify.data.audio import audio_seconds
+from verify.data.fleurs import cache_folder
 from verify.data.manifest import Utterance, load_utterance
 from verify.data.selection import spread_seconds
 from verify.runtimes.generation1 import Generation1
@@ -55,6 +58,24 @@ Runtime = Literal["generation1", "generation2", "streaming"]
 
 RUNTIME_CODE = ("export/**/*.py", "verify/**/*.py", "quantize/recipe.py", "quantize/recipes.py")
 """What transcribes and judges, and all that it imports: edited code never reuses what older code gave."""
+
+Oracle = Literal["nemo", "transformers"]
+"""Whose streaming runs a checkpoint."""
+
+OracleRuntime = Literal["nemo-streaming", "transformers-streaming"]
+ORACLE_RUNTIMES: dict[Oracle, OracleRuntime] = {"nemo": "nemo-streaming", "transformers": "transformers-streaming"}
+ORACLE_NAMES: dict[Oracle, str] = {"nemo": "NeMo", "transformers": "Transformers"}
+ORACLE_PACKAGES: dict[Oracle, tuple[str, ...]] = {
+    "nemo": ("nemo_toolkit", "torch"),
+    "transformers": ("transformers", "torch"),
+}
+"""Distributions that an oracle's transcripts depend on."""
+
+ORACLE_CODE = (
+    "export/*.py", "export/checkpoint/*.py", "export/demo/*.py", "verify/data/*.py", "verify/references/*.py",
+    "verify/runtimes/transcript.py",
+)  # fmt: skip
+"""What an oracle's transcripts depend on of ours: edited runtimes and scores leave them as they are."""
 
 RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {
     "generation1": Generation1,
@@ -88,7 +109,7 @@ class Side(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str  # folder or checkpoint, as the user gave it
-    runtime: Literal["generation1", "generation2", "streaming", "nemo-streaming"]
+    runtime: Runtime | OracleRuntime
     checkpoint: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     encoder: str | None = None
@@ -105,6 +126,11 @@ class Side(BaseModel):
     nemo_start: bool = False  # a stream begins as NeMo's do in the folder's chunk; see Streaming
     versions: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, Any] = Field(default_factory=machine)
+
+    @property
+    def oracle(self) -> Oracle | None:
+        """Whose streaming ran a checkpoint; None where a folder ran."""
+        return next((each for each, runtime in ORACLE_RUNTIMES.items() if runtime == self.runtime), None)
 
 
 class Run(BaseModel):
@@ -147,19 +173,32 @@ def bundle_side(
     )
 
 
-def checkpoint_side(checkpoint: Checkpoint, lookahead: int, chunk_frames: int | None = None) -> Side:
-    """A checkpoint under NeMo's own streaming, by so many encoder frames a step; None for NeMo's R + 1."""
+def checkpoint_side(
+    checkpoint: Checkpoint, lookahead: int, chunk_frames: int | None = None, *, oracle: Oracle = "nemo"
+) -> Side:
+    """A checkpoint under an oracle's own streaming.
+
+    Args:
+        checkpoint: what runs.
+        lookahead: right context R in encoder frames.
+        chunk_frames: encoder frames a step of NeMo's; None for its own R + 1. Transformers has no other steps.
+        oracle: whose streaming.
+
+    Raises:
+        ModuleNotFoundError: the oracle is not installed.
+    """
     geometry, _ = checkpoint.geometry(lookahead, force=True)
+    frames = chunk_frames if chunk_frames and oracle == "nemo" else lookahead + 1
     return Side(
         name=checkpoint.source,
-        runtime="nemo-streaming",
+        runtime=ORACLE_RUNTIMES[oracle],
         checkpoint=checkpoint_facts(checkpoint),
         lookahead=lookahead,
-        chunk_ms=(chunk_frames or lookahead + 1) * geometry.frame_ms,
+        chunk_ms=frames * geometry.frame_ms,
         vocabulary_sha256=vocabulary_sha256(checkpoint.vocabulary),
         lang_tag_token_ids=checkpoint.language_tag_ids,
         size_bytes=checkpoint.size_bytes,
-        versions={name: version(name) for name in ("nemo_toolkit", "torch", "nemotron-ov")},
+        versions={name: version(name) for name in (*ORACLE_PACKAGES[oracle], "nemotron-ov")},
     )
 
 
@@ -323,23 +362,68 @@ def record_checkpoint(
     language: str = MANIFEST_LANGUAGE,
     model: EncDecRNNTBPEModel | None = None,
     cache: Path | None = None,
+    oracle: Oracle = "nemo",
 ) -> Run:
-    """A checkpoint's run under NeMo's streaming; other arguments as in ``NemoStreaming`` and :func:`record_bundle`."""
-    side = checkpoint_side(checkpoint, lookahead, chunk_frames)
+    """A checkpoint's run under an oracle, kept in ``cache`` and for every other comparison in :func:`oracle_runs`.
+
+    Other arguments are those of :func:`checkpoint_side`, :func:`record_bundle` and ``NemoStreaming``.
+    """
+    side = checkpoint_side(checkpoint, lookahead, chunk_frames, oracle=oracle)
+
+    def open_oracle() -> Recognizer:
+        if oracle == "nemo":
+            from verify.references.nemo import NemoStreaming
+
+            return NemoStreaming(checkpoint, lookahead, model, chunk_frames=chunk_frames)
+        from verify.references.transformers import TransformersStreaming
+
+        return TransformersStreaming(checkpoint, lookahead)
 
     def make(unfinished: Unfinished | None) -> list[Transcript]:
-        from verify.references.nemo import NemoStreaming
-
         return transcribe_manifest(
-            NemoStreaming(checkpoint, lookahead, model, chunk_frames=chunk_frames),
+            open_oracle(),
             utterances,
             sample_rate=checkpoint.sample_rate,
             language=language,
-            title=f"transcribing with NeMo at lookahead {lookahead} in chunks of {side.chunk_ms:g} ms",
+            title=f"transcribing with {ORACLE_NAMES[oracle]} at lookahead {lookahead}, chunks of {side.chunk_ms:g} ms",
             unfinished=unfinished,
         )
 
-    return _record(side, utterances, language, make, lambda: checkpoint.sha256, cache)
+    return _record(
+        side, utterances, language, make, lambda: checkpoint.sha256, cache, code=ORACLE_CODE, home=oracle_runs()
+    )
+
+
+def oracle_runs() -> Path | None:
+    """The folder where oracles' runs are kept for all comparisons; None, with a note, where it cannot be written."""
+    folder = cache_folder() / "oracles"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        note(f"{folder}: cannot be written ({error.strerror or error}), so the oracle's transcripts are not kept there")
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def require_as_installed(run: Run) -> None:
+    """Refuse an oracle's recorded run that the oracle's version here would not have made.
+
+    An oracle that is not installed contradicts nothing: the run stands for it.
+
+    Raises:
+        UserError: naming the package and both versions.
+    """
+    for name in ORACLE_PACKAGES[run.side.oracle] if run.side.oracle else ():
+        try:
+            here = version(name)
+        except PackageNotFoundError:
+            continue
+        there = run.side.versions.get(name, "an unknown version")
+        if there != here:
+            raise UserError(
+                f"{run.side.name}: was recorded with {name} {there}, and {here} is installed; give the checkpoint as "
+                "--reference, so that it is recorded again"
+            )
 
 
 def _record(
@@ -349,26 +433,48 @@ def _record(
     make: Callable[[Unfinished | None], list[Transcript]],
     contents: Callable[[], Any],
     cache: Path | None,
+    *,
+    code: Sequence[str] = RUNTIME_CODE,
+    home: Path | None = None,
 ) -> Run:
-    """A run from the cache, or made and put there."""
+    """A run from one of the folders, or made; afterwards it is in both."""
     audio = manifest_sha256(utterances)
-    if cache is None:
+    folders = list(dict.fromkeys(each for each in (cache, home) if each is not None))
+    if not folders:
         return Run(side=side, manifest_sha256=audio, language=language, transcripts=make(None))
     facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint", "files"})
-    inputs = [facts, contents(), language, code_sha256(*RUNTIME_CODE)]
-    file = cache / f"{digest([*inputs, audio])}.json"
-    if file.is_file():
+    inputs = [facts, contents(), language, code_sha256(*code)]
+    files = [folder / f"{digest([*inputs, audio])}.json" for folder in folders]
+    found = {file: _kept(file, side) for file in files}
+    run = next((each for each in found.values() if each is not None), None)
+    unfinished = None
+    if run is None:
+        unfinished = Unfinished(folders[0] / f"{digest(inputs)}.jsonl")
+        run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(unfinished))
+    else:
+        note(f"{side.name}: transcripts reused from {next(file for file, each in found.items() if each is not None)}")
+    for file in (file for file, each in found.items() if each is None):
         try:
-            run = load_transcripts(file)
-            note(f"{side.name}: transcripts reused from {file}")
-            return run.model_copy(update={"side": side})
+            save_transcripts(file, run)
         except UserError as error:
-            note(f"warning: {error}")
-    unfinished = Unfinished(cache / f"{digest(inputs)}.jsonl")
-    run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(unfinished))
-    save_transcripts(file, run)
-    unfinished.done()
+            if file.parent == cache:
+                raise
+            note(f"warning: {error}")  # nobody asked for it there, and the transcripts are here
+    if unfinished is not None:
+        unfinished.done()
     return run
+
+
+def _kept(file: Path, side: Side) -> Run | None:
+    """The run of a file, if it is there and is one."""
+    if not file.is_file():
+        return None
+    try:
+        run = load_transcripts(file)
+    except UserError as error:
+        note(f"warning: {error}")
+        return None
+    return run.model_copy(update={"side": side})
 
 
 def manifest_sha256(utterances: Sequence[Utterance]) -> str:

@@ -151,7 +151,7 @@ def _folders(file: Path, document: Any) -> list[_Folder]:
 def _recipe(side: Side) -> str | None:
     """A folder's recipe, fp32 of an export; None where none is recorded."""
     name = side.recipe.get("name")
-    return None if side.runtime == "nemo-streaming" or name is None else str(name)
+    return None if side.oracle is not None or name is None else str(name)
 
 
 def _is_of(report: Report, build: str) -> bool:

@@ -66,7 +66,7 @@ def _names(report: Report) -> tuple[str, str]:
 
 def _name(side: Side) -> str:
     """With the folder above, so that ``r0/int8`` and ``r13/int8`` are not one."""
-    return "nemo" if side.runtime == "nemo-streaming" else _plain("-".join(Path(side.name).parts[-2:]) or side.runtime)
+    return side.oracle or _plain("-".join(Path(side.name).parts[-2:]) or side.runtime)
 
 
 def _plain(text: str) -> str:

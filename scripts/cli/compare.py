@@ -24,8 +24,12 @@ def verify(
     directory: options.OptionalFinished = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="DIR|CHECKPOINT", help="The folder to compare with; or a checkpoint, to be run by NeMo."),
+        typer.Option(
+            metavar="DIR|CHECKPOINT",
+            help="The folder to compare with, or a checkpoint: see --run-by.",
+        ),
     ] = None,
+    run_by: options.RunByOption = None,
     rescore: Annotated[
         Path | None,
         typer.Option(
@@ -49,7 +53,7 @@ def verify(
         bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
     ] = False,
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the reference's transcripts here, for other folders.")
+        Path | None, typer.Option(metavar="DIR", help="Keep both sides' transcripts here, for other folders.")
     ] = None,
     runtime: options.OptionalRuntime = None,
     precision: options.PrecisionOption = options.Precision.f32,
@@ -85,6 +89,7 @@ def verify(
     Exit status 1: a limit does not hold. Exit status 3: so few utterances do not decide.
     """
     from export.bundle import Bundle
+    from export.checkpoint import Checkpoint
     from export.errors import UserError
     from quantize.recipes import get_recipe
     from scripts.outputs import check_output
@@ -106,6 +111,7 @@ def verify(
         given |= {"--data": data, "--split": split}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
+        given |= {"--run-by": run_by}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
@@ -119,6 +125,8 @@ def verify(
     if language != "manifest":
         language = options.language_of(bundle, language)
     opened = _reference(reference, revision)
+    if run_by is not None and not isinstance(opened, Checkpoint):
+        raise UserError(f"--run-by {run_by}: {reference} is no checkpoint; give one as --reference, or leave it out")
     prompts = bundle.metadata.prompt_dictionary
     chosen_data = options.data_set(data, split)
     manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
@@ -134,6 +142,7 @@ def verify(
         bundle,
         opened,
         utterances,
+        oracles=(run_by or options.RunBy.nemo).oracles,
         limits=chosen_limits,
         runtime=chosen,
         language=language,
@@ -236,10 +245,11 @@ def record(
     chunk_ms: options.ChunkMs = None,
     manifest: options.Manifest = None,
     limit: options.Limit = None,
+    run_by: options.RunByOption = None,
     revision: options.Revision = None,
     as_json: options.Json = False,
 ) -> Result:
-    """Run NeMo over a manifest and keep its transcripts, so that `verify` need not hold both models at once."""
+    """Run a checkpoint over a manifest and keep the transcripts, so that `verify` need not hold both models at once."""
     from export.checkpoint import open_checkpoint
     from export.host import peak_rss_mb
     from scripts.outputs import check_output
@@ -250,6 +260,8 @@ def record(
     opened = open_checkpoint(checkpoint, revision)
     utterances, _ = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
-    run = record_checkpoint(opened, lookahead, utterances, chunk_frames=geometry.clean_chunk_frames, cache=cache)
-    data = {"reference": run.side.name, "utterances": len(run.transcripts), "peak_rss_mb": peak_rss_mb()}
+    for oracle in (run_by or options.RunBy.nemo).oracles:
+        steps = geometry.clean_chunk_frames
+        record_checkpoint(opened, lookahead, utterances, chunk_frames=steps, cache=cache, oracle=oracle)
+    data = {"reference": opened.source, "utterances": len(utterances), "peak_rss_mb": peak_rss_mb()}
     return Result(data, lambda: [f"{data['utterances']} transcripts kept in {cache}"], as_json)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from export.bundle import Bundle
     from export.profiles import Asked
     from verify.data.sets import DataSet
+    from verify.runs import Oracle
     from verify.runtimes.graph import Config
 
 
@@ -24,6 +25,19 @@ class RuntimeName(StrEnum):
     generation1 = "generation1"
     generation2 = "generation2"
     streaming = "streaming"
+
+
+class RunBy(StrEnum):
+    """Who runs a checkpoint that folders are compared with."""
+
+    nemo = "nemo"
+    transformers = "transformers"
+    both = "both"
+
+    @property
+    def oracles(self) -> list[Oracle]:
+        """The one that gives the reference, and the witness where there is one."""
+        return ["nemo", "transformers"] if self is RunBy.both else [self.value]  # type: ignore[list-item]
 
 
 class Precision(StrEnum):
@@ -141,6 +155,15 @@ OracleOption = Annotated[
         "--oracle",
         help="What each graph is compared with: NeMo, or the PyTorch module that it is traced from. (default: 'nemo' "
         "for a .nemo file where NeMo is installed, 'torch' else)",
+        show_default=False,
+    ),
+]
+RunByOption = Annotated[
+    RunBy | None,
+    typer.Option(
+        "--run-by",
+        help="Who runs the checkpoint: NeMo (the default); Hugging Face Transformers; or both, where NeMo decides and "
+        "the report says which two of the three agree.",
         show_default=False,
     ),
 ]

@@ -44,12 +44,25 @@ def comparison(report: Report) -> list[RenderableType]:
     lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
     lines += [_parted(each) for each in report.first_divergences[:_SHOWN]]
     lines += [f"note: {each}" for each in report.notes]
+    lines += _agreement(report)
     if report.ties:
         lines.append(f"near ties, which do not count: {report.ties}")
     mean = ", means of the utterances' rates" if report.rate == "mean" else ""
     lines.append(f"normalizer: {report.normalizer}{mean}; limits: {report.limits_of}")
     verdict = f"[bold]{verdict_word(report.passed)}[/]" + "".join(f"; {escape(reason)}" for reason in report.reasons)
     return [table, *(escape(line) for line in lines), verdict]
+
+
+def _agreement(report: Report) -> list[str]:
+    """Which of three sides have the same tokens, and the first utterances on which they do not."""
+    from verify.report import agreement_summary, agreement_words
+
+    if report.agreement is None:
+        return []
+    words = agreement_words(report)
+    apart = [f"  {row.audio}: {words[row.agree]}" for row in report.rows if row.agree not in (None, "all")]
+    more = [f"  and {len(apart) - _SHOWN} more"] if len(apart) > _SHOWN else []
+    return [f"same tokens: {agreement_summary(report)}", *apart[:_SHOWN], *more]
 
 
 def _cells(rates: Rates) -> list[str]:
@@ -118,6 +131,6 @@ def _described(side: Side) -> str:
 
 
 def _known_sides(report: Report) -> list[Side]:
-    """Both sides where both say their chunk."""
-    sides = [report.target, report.reference]
+    """The sides where all say their chunk."""
+    sides = [report.target, report.reference, *([report.witness] if report.witness else [])]
     return sides if all(side.chunk_ms is not None for side in sides) else []

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 from export.errors import UserError
 from export.progress import task
 from scripts.outputs import SWEEP_REPORT, VERIFY_REPORT
-from verify.report import Latency, Report, Speed
-from verify.runs import Side
+from verify.report import Latency, Report, Speed, agreement_summary
+from verify.runs import ORACLE_NAMES, Side
 from verify.scoring.models import Interval
 from verify.verdict import verdict_word
 
@@ -23,7 +23,6 @@ _OUTPUTS = ("report.json", "sweep.json")
 """What `regenerate` and `sweep` write into their outputs."""
 
 REGENERATED = frozenset({"folders", "notes", "checkpoint"})
-NEMO = "NeMo"
 
 
 @dataclass(frozen=True)
@@ -256,6 +255,7 @@ def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:
             line = _with_row(line, rows[file])
         sources.builds.append(line)
         sources.notes += [f"{build}: {each}" for each in report.notes]
+        sources.notes += [f"{build}: same tokens: {agreement_summary(report)}"] if report.agreement else []
         sources.notes += [f"{build}: {Path(name).name} was left out: {why}" for name, why in report.unusable.items()]
     sources.facts = _facts([each.report for each in sources.comparisons])
     return sources
@@ -269,7 +269,7 @@ def _names(sides: Iterable[tuple[Side, str]]) -> dict[tuple[object, ...], str]:
     """A name for each side that says as little as tells it from the others."""
     short: dict[tuple[object, ...], list[str]] = {}
     for side, given in sides:
-        base = NEMO if side.runtime == "nemo-streaming" else given or Path(side.name).name or side.name
+        base = ORACLE_NAMES[side.oracle] if side.oracle else given or Path(side.name).name or side.name
         parts = [base, side.runtime, side.precision or "", f"{side.chunk_ms or 0:g} ms", side.name]
         if _identity(side) not in short or given:
             short[_identity(side)] = parts

@@ -11,6 +11,7 @@ from export.languages import DEFAULT_LANGUAGE, is_same
 from scripts.page.alignment import Part, align
 from scripts.page.sources import Comparison
 from verify.compare import first_divergence
+from verify.report import agreement_words
 from verify.scoring.models import Divergence, Output, Row
 from verify.scoring.normalization import NORMALIZERS, Normalizer
 from verify.scoring.rates import Metric, Score, metric_for, score_words
@@ -37,6 +38,7 @@ class Parting:
     build: str
     reference: str
     at: Divergence
+    agree: str | None = None  # which two of three sides have the same tokens, where there is a witness
 
 
 @dataclass
@@ -109,7 +111,8 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
             position = first_divergence(row.reference.tokens, row.target.tokens)
             if position is None:
                 continue
-            parting = Parting(comparison.build, comparison.reference, divergence_at(row, position))
+            words = row.agree and agreement_words(report)[row.agree]
+            parting = Parting(comparison.build, comparison.reference, divergence_at(row, position), words)
             utterance.partings.append(parting)
             chosen = NORMALIZERS[report.normalizer]
             utterance.differences[comparison.build] = _difference(row, chosen)

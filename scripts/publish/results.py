@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 def verdicts(facts: Facts) -> list[str]:
     """What each report said of each folder."""
+    from verify.runs import ORACLE_NAMES
+
     words = {True: "passed", False: "FAILED", None: "not decided"}
     lines = []
     for folder in facts.folders:
         for each in folder.verifications:
             report = each.report
-            reference = "NeMo" if each.by_nemo else plain(report.reference.recipe.get("name", "its reference"))
+            oracle = report.reference.oracle
+            reference = ORACLE_NAMES[oracle] if oracle else plain(report.reference.recipe.get("name", "its reference"))
             lines.append(
                 f"`{folder.name}` against {reference}, {report.utterances} utterances of {each.audio}, "
                 f"{report.target.runtime} loop: {words[report.passed]}; {figure(100 * report.exact_match, 1)} % of the "
@@ -201,7 +204,9 @@ def quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:
         "title": plain(folder.bundle.metadata.precision) + ("" if len(facts.folders) == 1 else f" (`{folder.name}/`)"),
         "suffix": f" of {folder.name}",
         "description": made,
-        "comparisons": [_comparison(facts, each, folder, page) for each in folder.verifications if not each.by_nemo],
+        "comparisons": [
+            _comparison(facts, each, folder, page) for each in folder.verifications if not each.report.reference.oracle
+        ],
         "costs": _size_and_speed(facts, folder),
         "parameters": _parameters(recipe),
     }

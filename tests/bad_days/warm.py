@@ -233,6 +233,7 @@ def start(
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
             os.close(nothing)
+            os.environ["NEMOTRON_OV_CACHE"] = str(folder / "cache")  # NeMo runs on every day
             if temporary is not None:
                 import tempfile
 

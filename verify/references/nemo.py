@@ -12,8 +12,6 @@ and a rest too short for one encoder frame is left out at the end of a chunk onl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,13 +21,11 @@ from numpy.typing import NDArray
 from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model, quiet
 from export.languages import DEFAULT_LANGUAGE, prompt_id_for
+from verify.references.threads import threads_for, torch_threads
 from verify.runtimes.transcript import MAX_SYMBOLS, Timings, Transcript, decode
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
-
-SMALL_MODEL = 50_000_000
-"""Parameters up to which one thread is the fastest: its operations are too short to be shared out."""
 
 
 class NemoStreaming:
@@ -63,9 +59,7 @@ class NemoStreaming:
         self.chunk_frames = chunk_frames or lookahead + 1
         self.model.encoder.set_default_att_context_size(geometry.att_context_size)
         self.model.encoder.setup_streaming_params(chunk_size=self.chunk_frames, shift_size=self.chunk_frames)
-        if threads is None and sum(weight.numel() for weight in self.model.parameters()) <= SMALL_MODEL:
-            threads = 1
-        self.threads = threads
+        self.threads = threads_for(self.model, threads)
         self._use_greedy()
         from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 
@@ -81,7 +75,7 @@ class NemoStreaming:
         caches = encoder.get_initial_cache_state(batch_size=1)
         hypotheses = None
         steps = 0
-        with torch.inference_mode(), _torch_threads(self.threads):
+        with torch.inference_mode(), torch_threads(self.threads):
             buffer = self._buffer
             buffer.reset_buffer()
             mel, _ = buffer.preprocess_audio(np.asarray(audio, dtype=np.float32))  # [1, features, frames]
@@ -131,16 +125,3 @@ class NemoStreaming:
             decoding.greedy = {"max_symbols": MAX_SYMBOLS, "loop_labels": True, "use_cuda_graph_decoder": False}
             decoding.fused_batch_size = -1
         self.model.change_decoding_strategy(decoding, verbose=False)
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Run the body with so many PyTorch threads; None changes nothing."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
+from verify.scoring.agreement import Agreeing, agreeing
 from verify.scoring.normalization import DEFAULT_NORMALIZER, RateKind
 from verify.scoring.rates import Metric
 from verify.verdict import NOISE, Check
@@ -45,6 +46,15 @@ class Row(BaseModel):
     target: Output
     reference: Output
     margin: Measure | None = None  # FP32's where the tokens differ; see verify.margins
+    witness: Output | None = None  # a second reference's, where there is one
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def agree(self) -> Agreeing | None:
+        """Which of the three sides have the same tokens; None without a witness."""
+        if self.witness is None:
+            return None
+        return agreeing(self.target.tokens, self.reference.tokens, self.witness.tokens)
 
     @property
     def is_tie(self) -> bool:
