@@ -351,7 +351,6 @@ def test_a_folder_without_prompts_takes_no_language(
 @pytest.mark.parametrize(
     ("module", "extra", "arguments"),
     [
-        ("torch", "nemo", ("export", "demo", "OUT")),
         ("nemo", "nemo", ("export", "demo", "OUT", "--oracle", "nemo")),
         ("torch", "export", ("export", "demo", "OUT")),
         ("torch", "export", ("checkpoint", "random", "OUT", "--size", "small")),
