@@ -137,12 +137,14 @@ def _write_graphs(
     with task(f"reading the weights of {name}"):
         tensors = read_weights(checkpoint)
     if oracle == "nemo":
-        from export.checkpoint.nemo import load_model
+        from export.checkpoint.nemo import load_model, release
 
         with task(f"restoring {name} with NeMo"):
             model = load_model(checkpoint, tensors)
         with task("running NeMo on the parity inputs"):
             recordings = parity.record(nemo_reference(model, geometry, metadata, rows), geometry, metadata, ports)
+        if metadata.encoder == "rewritten":
+            release(model)
     if model is None or metadata.encoder == "rewritten":
         with task(f"checking the weights of {name}"):
             model = build_modules(checkpoint, tensors)

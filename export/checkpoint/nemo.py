@@ -74,6 +74,12 @@ def load_model(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor] | None =
     return model
 
 
+def release(model: EncDecRNNTBPEModel) -> None:
+    """Let go of a model's tensors: NeMo keeps what it restored, and with it the mapped file."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.new_empty(0)
+
+
 @contextmanager
 def _tokenizer(checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, str]]]:
     """A temporary folder with the tokenizer's files, and their names by the configuration's keys."""
