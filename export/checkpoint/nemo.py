@@ -76,8 +76,11 @@ def load_model(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor] | None =
 
 def release(model: EncDecRNNTBPEModel) -> None:
     """Let go of a model's tensors: NeMo keeps what it restored, and with it the mapped file."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.new_empty(0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.new_empty(0)
+    for module in model.modules():
+        for name, _ in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, None)  # a buffer is the checkpoint's own tensor, which others still use
 
 
 @contextmanager
@@ -104,13 +107,15 @@ def _restore(
 
     from export.graphs.modules import with_rebuilt
 
+    held = [with_rebuilt(checkpoint, tensors)]  # until they are loaded: NeMo keeps the connector
+
     class TensorsOnly(SaveRestoreConnector):  # type: ignore[misc]
         @staticmethod
         def _load_state_dict_from_disk(
             model_weights: str,  # noqa: ARG004  # as the parent's
             map_location: Any = "cpu",  # noqa: ARG004
         ) -> dict[str, torch.Tensor]:
-            return with_rebuilt(checkpoint, tensors)
+            return held.pop()
 
         def load_instance_with_state_dict(self, instance: Any, state_dict: dict[str, Any], strict: bool) -> None:
             # As the parent's, but for `assign`: the tensors stay where they are mapped.
