@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from export.contract import expected_ports
 from export.graphs.encoder_nemo import NemoEncoderStep
+from export.graphs.preprocessor import NemoMel
+from export.parity import Arrays, Reference
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
+    from export.bundle import Metadata
     from export.geometry import Geometry
+
+
+def nemo_reference(
+    model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metadata, rows: Sequence[int] | None = None
+) -> Reference:
+    """NeMo's own modules, as what the graphs are compared with.
+
+    With ``rows``, a pruned vocabulary's (:class:`export.vocabulary.Pruning`), decoder and joint still run whole: tokens
+    go in under the checkpoint's ids, and what is kept of the logits is picked afterwards.
+    """
+    encoder = NemoStreamStart if metadata.lead_mel_frames else NemoEncoderStep
+    own = expected_ports(metadata.model_copy(update={"cache_channel_shape": metadata.channel_cache_shape}))
+    return Reference(
+        "NeMo PyTorch, FP32",
+        {
+            "preprocessor": NemoMel(model.preprocessor.featurizer),
+            "encoder": encoder(model, geometry).eval(),
+            "decoder": _renumbered(NemoPredict(model).eval(), rows),
+            "joint": _picked(NemoJoint(model).eval(), rows),
+        },
+        own,
+        {"encoder": _key_values(model)} if metadata.cache == "kv" else {},
+    )
+
+
+def module_reference(modules: Mapping[str, nn.Module], metadata: Metadata) -> Reference:
+    """The very modules that the graphs are traced from: shows that tracing and saving change nothing, and no more."""
+    functions = {name: module.eval() for name, module in modules.items()}
+    return Reference("the traced PyTorch modules, FP32", functions, expected_ports(metadata), full=False)
+
+
+def _key_values(model: EncDecRNNTBPEModel) -> Callable[[Arrays], Arrays]:
+    """Takes NeMo's outputs to those of an encoder whose cache holds keys and values."""
+
+    def convert(outputs: Arrays) -> Arrays:
+        cache, filled = (torch.from_numpy(outputs[f"{name}_out"]) for name in ("cache_channel", "cache_len"))
+        return outputs | {"cache_channel_out": projected_cache(model.encoder.layers, cache, filled).numpy()}
+
+    return convert
+
+
+def _renumbered(decoder: nn.Module, rows: Sequence[int] | None) -> Callable[..., Any]:
+    """The decoder under a pruned vocabulary's ids."""
+    if rows is None:
+        return decoder
+    checkpoint_ids = torch.tensor(rows)
+    return lambda token, **others: decoder(token=checkpoint_ids[token.long()], **others)
+
+
+def _picked(joint: nn.Module, rows: Sequence[int] | None) -> Callable[..., Tensor]:
+    """The joint's logits of a pruned vocabulary."""
+    return joint if rows is None else lambda **inputs: joint(**inputs)[..., list(rows)]
 
 
 class NemoStreamStart(NemoEncoderStep):

@@ -1,13 +1,13 @@
-"""Proof that a graph computes what NeMo's PyTorch modules compute.
+"""Proof that a graph computes what a reference in PyTorch computes: NeMo, or the modules that it was traced from.
 
-Two phases, so that the PyTorch model and the compiled graph need not be in memory together: :func:`record` runs
-NeMo on seeded inputs and keeps the results, :func:`check` replays them on a saved graph. Caches and LSTM states are
-carried from step to step on each side for itself, so that differences may add up as they would in use.
+Two phases, so that the PyTorch model and the compiled graph need not be in memory together: :func:`record` runs the
+reference on seeded inputs and keeps the results, :func:`check` replays them on a saved graph. Caches and LSTM states
+are carried from step to step on each side for itself, so that differences may add up as they would in use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Ports, expected_ports
+from export.contract import Ports
 from export.errors import ParityError
+from export.mapped_weights import pages_given_back
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
-    from torch import Tensor, nn
-
     from export.bundle import Metadata
     from export.geometry import Geometry
 
@@ -38,7 +36,7 @@ _CARRIED = {
 
 @dataclass
 class Step:
-    """One call: its inputs without the carried ones, and what NeMo returned."""
+    """One call: its inputs without the carried ones, and what the reference returned."""
 
     inputs: Arrays
     expected: Arrays
@@ -48,77 +46,55 @@ class Step:
 class Recording:
     """Runs of one graph; every run starts from ``initial`` and carries outputs to inputs as ``carried`` says."""
 
+    reference: str
     initial: Arrays
     carried: dict[str, str]
     runs: list[list[Step]] = field(default_factory=list)
 
 
-def record(
-    model: EncDecRNNTBPEModel,
-    geometry: Geometry,
-    metadata: Metadata,
-    ports: Mapping[str, Ports],
-    rows: Sequence[int] | None = None,
-) -> dict[str, Recording]:
-    """Run NeMo's modules on seeded inputs for each of the four graphs.
+@dataclass(frozen=True)
+class Reference:
+    """What graphs are compared with.
 
-    With ``rows``, a pruned vocabulary's (:class:`export.vocabulary.Pruning`), decoder and joint still run whole: tokens
-    go in under the checkpoint's ids, and what is kept of the logits is picked afterwards.
+    Attributes:
+        title: what it is, for reports.
+        functions: for each graph what computes its outputs from its inputs, both by the contract.
+        ports: their inputs and outputs.
+        stored: takes a graph's outputs to what the exported one returns, where that is something else.
+        full: run the encoder until its caches are full and beyond; else two steps of each run.
     """
+
+    title: str
+    functions: Mapping[str, Callable[..., Any]]
+    ports: Mapping[str, Ports]
+    stored: Mapping[str, Callable[[Arrays], Arrays]] = field(default_factory=dict)
+    full: bool = True
+
+
+def record(
+    reference: Reference, geometry: Geometry, metadata: Metadata, ports: Mapping[str, Ports]
+) -> dict[str, Recording]:
+    """Run a reference on seeded inputs for each of the four graphs, which have these ``ports``."""
     import torch
 
-    from export.graphs.encoder_nemo import NemoEncoderStep
-    from export.graphs.preprocessor import NemoMel
-    from export.oracles import NemoJoint, NemoPredict, NemoStreamStart
-
-    encoder = NemoStreamStart if metadata.lead_mel_frames else NemoEncoderStep
-    functions: dict[str, tuple[Callable[..., Any], Callable[[], Iterator[list[Arrays]]]]] = {
-        "preprocessor": (NemoMel(model.preprocessor.featurizer), lambda: _audio_runs(geometry)),
-        "encoder": (encoder(model, geometry).eval(), lambda: _encoder_runs(model, geometry, metadata)),
-        "decoder": (_renumbered(NemoPredict(model).eval(), rows), lambda: _decoder_runs(metadata)),
-        "joint": (_picked(NemoJoint(model).eval(), rows), lambda: _joint_runs(metadata)),
+    functions = reference.functions
+    runs: dict[str, Iterator[list[Arrays]]] = {
+        "preprocessor": _audio_runs(geometry),
+        "encoder": _encoder_runs(functions["preprocessor"], geometry, metadata, full=reference.full),
+        "decoder": _decoder_runs(metadata),
+        "joint": _joint_runs(metadata),
     }
-    own = expected_ports(metadata.model_copy(update={"cache_channel_shape": metadata.channel_cache_shape}))
-    stored = {"encoder": _key_values(model)} if metadata.cache == "kv" else {}
     recordings = {}
     with torch.no_grad():
-        for graph, (function, runs) in functions.items():
+        for graph, inputs in runs.items():
             carried = _CARRIED.get(graph, {})
-            recording = Recording(_zeros(ports[graph], carried), carried)
+            stored = reference.stored.get(graph, lambda outputs: outputs)
+            recording = Recording(reference.title, _zeros(ports[graph], carried), carried)
             recording.runs = [
-                _record_run(function, own[graph], carried, run, stored.get(graph, lambda outputs: outputs))
-                for run in runs()
+                _record_run(functions[graph], reference.ports[graph], carried, run, stored) for run in inputs
             ]
             recordings[graph] = recording
     return recordings
-
-
-def _key_values(model: EncDecRNNTBPEModel) -> Callable[[Arrays], Arrays]:
-    """Takes NeMo's outputs to those of an encoder whose cache holds keys and values."""
-    import torch
-
-    from export.oracles import projected_cache
-
-    def convert(outputs: Arrays) -> Arrays:
-        cache, filled = (torch.from_numpy(outputs[f"{name}_out"]) for name in ("cache_channel", "cache_len"))
-        return outputs | {"cache_channel_out": projected_cache(model.encoder.layers, cache, filled).numpy()}
-
-    return convert
-
-
-def _renumbered(decoder: nn.Module, rows: Sequence[int] | None) -> Callable[..., Any]:
-    """The decoder under a pruned vocabulary's ids."""
-    import torch
-
-    if rows is None:
-        return decoder
-    checkpoint_ids = torch.tensor(rows)
-    return lambda token, **others: decoder(token=checkpoint_ids[token.long()], **others)
-
-
-def _picked(joint: nn.Module, rows: Sequence[int] | None) -> Callable[..., Tensor]:
-    """The joint's logits of a pruned vocabulary."""
-    return joint if rows is None else lambda **inputs: joint(**inputs)[..., list(rows)]
 
 
 def _zeros(ports: Ports, names: Iterable[str]) -> Arrays:
@@ -134,7 +110,7 @@ def _record_run(
     run: list[Arrays],
     stored: Callable[[Arrays], Arrays],
 ) -> list[Step]:
-    """Run NeMo's module over one run; ``stored`` takes its outputs to what the graph returns."""
+    """Run a reference over one run; ``stored`` takes its outputs to what the graph returns."""
     import torch
 
     steps, state = [], _zeros(ports, carried)
@@ -167,24 +143,31 @@ def _audio_runs(geometry: Geometry) -> Iterator[list[Arrays]]:
     yield [{"audio": _sound(chunk, rng), "audio_length": np.array([chunk // 2 + 7], np.int32)}]
 
 
-def _encoder_runs(model: EncDecRNNTBPEModel, geometry: Geometry, metadata: Metadata) -> Iterator[list[Arrays]]:
-    """Cold start to full caches and two steps beyond; odd lengths under another prompt; a start as NeMo's own."""
+def _encoder_runs(
+    log_mel: Callable[..., Any], geometry: Geometry, metadata: Metadata, *, full: bool
+) -> Iterator[list[Arrays]]:
+    """Cold start to full caches and two steps beyond; odd lengths under another prompt; a start as NeMo's own.
+
+    Unless ``full``, each of them takes two steps.
+    """
     rng = np.random.default_rng(2)
     prompts = sorted({metadata.default_prompt_id or 0, *(metadata.prompt_dictionary or {"": 0}).values()})
-    steps = -(-geometry.left_context // geometry.chunk_frames) + 2
+    steps = -(-geometry.left_context // geometry.chunk_frames) + 2 if full else 2
     total, carried = geometry.total_mel_frames, geometry.pre_encode_cache
-    yield _encoder_run(model, geometry, metadata, rng, prompts[0], [total] * steps, carried)
-    odd = [total, total, total - 1, total // 2 + 1, carried + 1]
-    yield _encoder_run(model, geometry, metadata, rng, prompts[-1], odd, carried)
+    yield _encoder_run(log_mel, geometry, metadata, rng, prompts[0], [total] * steps, carried)
+    odd = [total, total, total - 1, total // 2 + 1, carried + 1] if full else [total - 1, carried + 1]
+    yield _encoder_run(log_mel, geometry, metadata, rng, prompts[-1], odd, carried)
     if metadata.lead_mel_frames:
-        run = _encoder_run(model, geometry, metadata, rng, prompts[-1], [total] * 3, metadata.lead_mel_frames)
+        run = _encoder_run(
+            log_mel, geometry, metadata, rng, prompts[-1], [total] * (3 if full else 2), metadata.lead_mel_frames
+        )
         for step, length in enumerate(range(geometry.lead_mel_frames, 0, -geometry.chunk_mel_frames)):
             run[step]["cache_len"] = np.array([-length], np.int32)
         yield run
 
 
 def _encoder_run(
-    model: EncDecRNNTBPEModel,
+    log_mel: Callable[..., Any],
     geometry: Geometry,
     metadata: Metadata,
     rng: np.random.Generator,
@@ -196,7 +179,7 @@ def _encoder_run(
     import torch
 
     audio = torch.from_numpy(_sound(geometry.chunk_samples * len(lengths), rng))
-    mel, _ = model.preprocessor(input_signal=audio, length=torch.tensor([audio.shape[1]]))
+    mel, _ = log_mel(audio, torch.tensor([audio.shape[1]], dtype=torch.int32))
     frames = np.concatenate([np.zeros((1, metadata.mel_features, lead), np.float32), mel.numpy()], axis=2)
     run = []
     for index, length in enumerate(lengths):
@@ -238,7 +221,11 @@ def compare(path: Path, recording: Recording) -> dict[str, dict[str, float]]:
     """
     import openvino as ov
 
-    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core = ov.Core()
+    model = core.read_model(path)
+    with pages_given_back(model, path.with_suffix(".bin")):
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    del model
     request = compiled.create_infer_request()
     differences: dict[str, float] = {}
     scales: dict[str, float] = {}
@@ -287,8 +274,8 @@ def check(graph: str, path: Path, recording: Recording) -> dict[str, Any]:
     ]
     if wrong:
         raise ParityError(
-            f"{path.name}: the {graph} graph differs from NeMo in {', '.join(wrong)} of the output's scale "
-            f"(limit {LIMIT:g}); nothing was written"
+            f"{path.name}: the {graph} graph differs from {recording.reference} in {', '.join(wrong)} of the output's "
+            f"scale (limit {LIMIT:g}); nothing was written"
         )
     steps = sum(len(run) for run in recording.runs)
-    return {"reference": "NeMo PyTorch, FP32", "limit": LIMIT, "steps": steps, "outputs": outputs}
+    return {"reference": recording.reference, "limit": LIMIT, "steps": steps, "outputs": outputs}

@@ -1,10 +1,15 @@
-"""Checkpoint in, FP32 bundle out."""
+"""Checkpoint in, FP32 bundle out.
+
+The graphs are traced from modules of ours that hold the checkpoint's tensors (:mod:`export.graphs.modules`). NeMo is an
+oracle: what the graphs are compared with, and what ``--encoder nemo`` exports.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +17,21 @@ from export import parity
 from export.bundle import BUNDLE, GRAPHS, Bundle, Metadata, graph_file, write_metadata, write_vocabulary
 from export.checkpoint import Checkpoint
 from export.checkpoint.hub import checkpoint_facts
-from export.checkpoint.nemo import load_model
+from export.checkpoint.weights import read_weights
 from export.contract import expected_ports
 from export.errors import UserError
 from export.folders import new_directory, refuse_existing
 from export.graphs.saving import save_graph
-from export.profiles import profile_name, tier_warnings
+from export.profiles import Oracle, profile_name, tier_warnings
 from export.progress import note, task
 from export.vocabulary import prune_vocabulary
-from export.weight_types import count_constants
+from export.weight_types import Counts, count_constants
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
     from torch import nn
 
     from export.geometry import Geometry
+    from export.graphs.modules import Recognizer
 
 ENCODERS = ("rewritten", "nemo")
 """``rewritten``: the encoder step rewritten for inference. ``nemo``: NeMo's modules as they are, as published."""
@@ -47,8 +52,9 @@ def export_checkpoint(
     force_lookahead: bool = False,
     languages: Sequence[str] = (),
     scripts: Sequence[str] = (),
+    oracle: Oracle | None = None,
 ) -> Bundle:
-    """Export a checkpoint to an FP32 folder, every graph checked against NeMo before it is written.
+    """Export a checkpoint to an FP32 folder, every graph checked against PyTorch before it is written.
 
     Args:
         checkpoint: what :func:`export.checkpoint.open_checkpoint` read.
@@ -61,10 +67,11 @@ def export_checkpoint(
         force_lookahead: allow a lookahead that the checkpoint was not trained with.
         languages: keep only the pieces that these need; see :func:`export.vocabulary.prune_vocabulary`.
         scripts: the same by scripts instead.
+        oracle: what the graphs are compared with; None for NeMo where the checkpoint is a ``.nemo`` file.
 
     Raises:
         UserError: options that do not fit, an existing folder, a checkpoint that cannot be exported.
-        ParityError: a graph differs from NeMo by more than :data:`export.parity.LIMIT`.
+        ParityError: a graph differs from its oracle by more than :data:`export.parity.LIMIT`.
     """
     if encoder not in ENCODERS:
         raise UserError(f"--encoder {encoder}: choose one of {', '.join(ENCODERS)}")
@@ -72,6 +79,13 @@ def export_checkpoint(
         raise UserError(f"--cache {cache}: choose one of {', '.join(CACHES)}")
     if encoder == "nemo" and cache != "channel":
         raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
+    if encoder == "nemo" and oracle == "torch":
+        raise UserError("--oracle torch: NeMo's encoder is made with NeMo, which is its oracle then; leave it out")
+    if oracle is None:
+        oracle = "torch" if checkpoint.shards and encoder != "nemo" else "nemo"
+        if oracle == "nemo" and encoder != "nemo" and find_spec("nemo") is None:
+            note("NeMo is not installed: each graph is compared with the PyTorch module that it is traced from")
+            oracle = "torch"
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
@@ -85,29 +99,10 @@ def export_checkpoint(
     for warning in warnings:
         note(f"warning: {warning}")
     with new_directory(directory, kind=BUNDLE, force=force) as temporary:
-        with task(f"restoring {checkpoint.path.name}"):
-            model = load_model(checkpoint)
-        metadata = _metadata(pruning.checkpoint, model, geometry, encoder, cache, warnings)
-        ports = expected_ports(metadata)
-        with task("running NeMo on the parity inputs"):
-            recordings = parity.record(model, geometry, metadata, ports, pruning.rows)
-        from export.graphs.trace import trace  # OpenVINO and torch together
-
-        constants = {}
-        for name, module in _modules(model, geometry, encoder, cache, pruning.rows).items():
-            with task(f"exporting {name}"):
-                traced = trace(module, ports[name], free_mel=name == "encoder" and encoder == "rewritten")
-                try:
-                    save_graph(traced, temporary / graph_file(name), half=False)
-                except OSError as error:
-                    raise UserError(
-                        f"{directory}: cannot be written ({error.strerror}); make room there, or choose another folder"
-                    ) from error
-                constants[name] = count_constants(traced)
-                del traced
-        del model, module
+        metadata = _metadata(pruning.checkpoint, geometry, encoder, cache, oracle, warnings)
+        recordings, constants = _write_graphs(checkpoint, metadata, geometry, pruning.rows, oracle, temporary)
         gc.collect()
-        with task("checking the graphs against NeMo"):
+        with task(f"checking the graphs against {ORACLES[oracle]}"):
             results = {name: parity.check(name, temporary / graph_file(name), recordings[name]) for name in GRAPHS}
         _print_parity(results)
         write_vocabulary(temporary, pruning.checkpoint.vocabulary)
@@ -116,8 +111,65 @@ def export_checkpoint(
     return Bundle.open(directory)
 
 
+ORACLES: dict[Oracle, str] = {"nemo": "NeMo", "torch": "the modules they were traced from"}
+
+
+def _write_graphs(
+    checkpoint: Checkpoint,
+    metadata: Metadata,
+    geometry: Geometry,
+    rows: Sequence[int] | None,
+    oracle: Oracle,
+    folder: Path,
+) -> tuple[dict[str, parity.Recording], dict[str, Counts]]:
+    """Write every graph; returns what the oracle computed and the graphs' constants.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or a graph cannot be written.
+    """
+    from export.graphs.modules import build_modules
+    from export.graphs.trace import trace  # OpenVINO and torch together
+    from export.oracles import module_reference, nemo_reference
+
+    ports, name = expected_ports(metadata), checkpoint.path.name
+    recordings: dict[str, parity.Recording] = {}
+    model: Recognizer | None = None
+    with task(f"reading the weights of {name}"):
+        tensors = read_weights(checkpoint)
+    if oracle == "nemo":
+        from export.checkpoint.nemo import load_model, release
+
+        with task(f"restoring {name} with NeMo"):
+            model = load_model(checkpoint, tensors)
+        with task("running NeMo on the parity inputs"):
+            recordings = parity.record(nemo_reference(model, geometry, metadata, rows), geometry, metadata, ports)
+        if metadata.encoder == "rewritten":
+            release(model)
+    if model is None or metadata.encoder == "rewritten":
+        with task(f"checking the weights of {name}"):
+            model = build_modules(checkpoint, tensors)
+    modules = _modules(model, geometry, metadata.encoder, metadata.cache, rows)
+    if oracle == "torch":
+        with task("running the modules on the parity inputs"):
+            recordings = parity.record(module_reference(modules, metadata), geometry, metadata, ports)
+    constants = {}
+    for graph, module in modules.items():
+        with task(f"exporting {graph}"):
+            free_mel = graph == "encoder" and metadata.encoder == "rewritten"
+            traced = trace(module, ports[graph], free_mel=free_mel)
+            try:
+                save_graph(traced, folder / graph_file(graph), half=False)
+            except OSError as error:
+                raise UserError(
+                    f"{folder.parent}: cannot be written ({error.strerror}); make room there, or choose another folder"
+                ) from error
+            constants[graph] = count_constants(traced)
+            del traced
+    return recordings, constants
+
+
 def _modules(
-    model: EncDecRNNTBPEModel, geometry: Geometry, encoder: str, cache: str, rows: Sequence[int] | None
+    model: Recognizer, geometry: Geometry, encoder: str, cache: str, rows: Sequence[int] | None
 ) -> dict[str, nn.Module]:
     from export.graphs.encoder_nemo import NemoEncoderStep
     from export.graphs.encoder_rewritten import RewrittenEncoderStep
@@ -137,15 +189,17 @@ def _modules(
 
 def _metadata(
     checkpoint: Checkpoint,
-    model: EncDecRNNTBPEModel,
     geometry: Geometry,
     encoder: str,
     cache: str,
+    oracle: Oracle,
     warnings: list[str],
 ) -> Metadata:
-    layers, dim = len(model.encoder.layers), int(model.encoder.d_model)
+    section, prednet = checkpoint.encoder, checkpoint.config["decoder"]["prednet"]
+    layers, dim = int(section["n_layers"]), int(section["d_model"])
+    tools = ("openvino", "torch", *(["nemo_toolkit"] if oracle == "nemo" else []), "nemotron-ov")
     return Metadata(
-        model=checkpoint.path.stem,
+        model=checkpoint.name,
         model_class=checkpoint.model_class,
         precision="FP32",
         sample_rate=checkpoint.sample_rate,
@@ -155,12 +209,12 @@ def _metadata(
         total_mel_frames=geometry.total_mel_frames,
         blank_idx=checkpoint.blank_id,
         vocab_size=len(checkpoint.vocabulary),
-        decoder_hidden=int(model.decoder.pred_hidden),
-        decoder_layers=int(model.decoder.pred_rnn_layers),
+        decoder_hidden=int(prednet["pred_hidden"]),
+        decoder_layers=int(prednet["pred_rnn_layers"]),
         encoder_dim=dim,
         att_context_size=geometry.att_context_size,
         cache_channel_shape=[1, layers, geometry.left_context, 2 * dim if cache == "kv" else dim],
-        cache_time_shape=[1, layers, dim, int(model.encoder.conv_context_size[0])],
+        cache_time_shape=[1, layers, dim, int(section.get("conv_kernel_size", 31)) - 1],
         lang_tag_token_ids=checkpoint.language_tag_ids,
         num_prompts=checkpoint.num_prompts,
         default_prompt_id=checkpoint.default_prompt_id,
@@ -177,7 +231,7 @@ def _metadata(
         longer_steps=encoder == "rewritten" and geometry.whole_groups,
         recipe={"name": "fp32"},
         checkpoint=checkpoint_facts(checkpoint),
-        tools={name: version(name) for name in ("openvino", "torch", "nemo_toolkit", "nemotron-ov")},
+        tools={name: version(name) for name in tools},
         warnings=warnings,
     )
 

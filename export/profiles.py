@@ -7,13 +7,16 @@ says, the longest lookahead that the checkpoint was trained with and that fits, 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from export.errors import UserError
 from export.geometry import DEFAULT_CHUNK_MS
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
+
+Oracle = Literal["nemo", "torch"]
+"""What the graphs are compared with: NeMo, or the PyTorch modules that they are traced from."""
 
 CUSTOM = "custom"
 """What a folder says whose settings are no profile's."""
@@ -69,6 +72,7 @@ class Settings:
     force_lookahead: bool = False
     languages: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
+    oracle: Oracle | None = None
 
     def arguments(self) -> list[str]:
         """What differs from the defaults, as arguments of ``nemotron-ov export``."""
@@ -93,6 +97,7 @@ class Asked:
     force_lookahead: bool = False
     languages: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
+    oracle: Oracle | None = None
 
     def settings(self, checkpoint: Checkpoint) -> Settings:
         """What that means for a checkpoint.
@@ -100,7 +105,7 @@ class Asked:
         Raises:
             UserError: an unknown profile, or one beside single settings.
         """
-        others = (self.encoder, self.force_lookahead, self.languages, self.scripts)
+        others = (self.encoder, self.force_lookahead, self.languages, self.scripts, self.oracle)
         if self.profile is None:
             return Settings(self.lookahead or 0, self.chunk_ms, self.cache or "channel", *others)
         if self.profile not in PROFILES:

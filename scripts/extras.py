@@ -6,8 +6,9 @@ _EXTRAS = {
     "bench": ("matplotlib", "onnx", "onnxruntime"),
     "data": ("datasets", "pyarrow"),
     "report": ("altair", "vl_convert"),
-    "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit", "torch"),
-    "transformers": ("safetensors", "tokenizers", "transformers"),
+    "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit"),
+    "export": ("safetensors", "torch"),
+    "transformers": ("tokenizers", "transformers"),
 }
 """Modules and distributions that a verb may miss, by the extra that brings them."""
 

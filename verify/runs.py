@@ -197,7 +197,7 @@ def checkpoint_side(
         chunk_ms=frames * geometry.frame_ms,
         vocabulary_sha256=vocabulary_sha256(checkpoint.vocabulary),
         lang_tag_token_ids=checkpoint.language_tag_ids,
-        size_bytes=checkpoint.path.stat().st_size,
+        size_bytes=checkpoint.size_bytes,
         versions={name: version(name) for name in (*ORACLE_PACKAGES[oracle], "nemotron-ov")},
     )
 

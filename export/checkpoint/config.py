@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +16,39 @@ from export.languages import DEFAULT_LANGUAGE, LANGUAGE_TAG
 RANDOM_WEIGHTS = "random_weights"
 """Key of the configuration by which a checkpoint says that it was never trained."""
 
+_ELSEWHERE = (
+    ("encoder", "reduction", None),
+    ("encoder", "conv_context_style", "regular"),
+    ("decoder", "normalization_mode", None),
+)
+"""What our modules do not have, and no tensor tells of."""
+
 _MODEL_CLASSES = ("EncDecRNNTBPEModelWithPrompt", "EncDecRNNTBPEModel")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a ``.nemo`` file says about its model, before any weight is loaded."""
+    """What a checkpoint says about its model, before any weight is loaded.
+
+    Attributes:
+        path: the ``.nemo`` file, or the folder as Transformers lays it out.
+        source: what the user asked for: a path, a Hub id, or ``demo``.
+        config: as NeMo writes it, whatever the layout.
+        vocabulary: the pieces in id order.
+        name: of the model.
+        tokenizer: a ``.nemo`` file's: the configuration's key to the archive's member.
+        shards: a Transformers folder's files of weights, in order; a ``.nemo`` file holds its own.
+        writer: version of Transformers that wrote the folder.
+    """
 
     path: Path
-    source: str  # what the user asked for: a path, a Hub id, or "demo"
+    source: str
     config: dict[str, Any]
     vocabulary: tuple[str, ...]
-    tokenizer: dict[str, str] = field(default_factory=dict)  # the section's key to the archive's member
+    name: str
+    tokenizer: dict[str, str] = field(default_factory=dict)
+    shards: tuple[Path, ...] = ()
+    writer: str = ""
 
     @property
     def model_class(self) -> str:
@@ -35,8 +57,25 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the whole file; the identity that bundles record."""
-        return str(file_facts(self.path)["sha256"])
+        """Hash of the ``.nemo`` file, or of a folder's files of weights in order: the identity that bundles record."""
+        if len(self.weight_files) == 1:
+            return str(file_facts(self.weight_files[0])["sha256"])
+        digest = hashlib.sha256()
+        for file in self.weight_files:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold the weights, in order."""
+        return self.shards or (self.path,)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the files that hold the weights."""
+        return sum(file.stat().st_size for file in self.weight_files)
 
     @property
     def is_random(self) -> bool:
@@ -182,6 +221,11 @@ def check_supported(path: Path, config: dict[str, Any]) -> None:
         f"encoder.{key} is {encoder.get(key)!r}, supported is {value!r}"
         for key, value in required.items()
         if encoder.get(key) != value
+    ]
+    problems += [
+        f"{section}.{key} is {_section(config, section)[key]!r}, supported is {value!r}"
+        for section, key, value in _ELSEWHERE
+        if _section(config, section).get(key) not in (None, value)
     ]
     preprocessor = _section(config, "preprocessor")
     # The clients cut audio by 10 ms a frame, and the second generation computes its own windows of 25 ms.

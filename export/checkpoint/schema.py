@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,6 +79,8 @@ class JointNetwork(_Section):
     """The joint's layers."""
 
     joint_hidden: Width
+    activation: Literal["relu", "sigmoid", "tanh"]
+    dropout: Annotated[float, Field(ge=0, le=1)] | Literal[0, 1] | None = None
 
 
 class Joint(_Section):
@@ -126,7 +128,7 @@ def check_config(path: Path, config: dict[str, Any]) -> Config:
         found = Config.model_validate(config)
         problems += _contradictions(found)
     except ValidationError as error:
-        problems += [_described(each) for each in error.errors(include_url=False)]
+        problems += [described(each) for each in error.errors(include_url=False)]
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise UserError(f"{path}: in its model_config.yaml {'; '.join(problems[:6])}{more}; {_REMEDY}")
@@ -137,10 +139,10 @@ def check_size(path: Path, config: Config, pieces: int, weights_bytes: int) -> N
     """Refuse sizes that the weights cannot hold, before NeMo takes memory for them.
 
     Args:
-        path: the ``.nemo`` file, for errors.
+        path: the ``.nemo`` file or the folder, for errors.
         config: its configuration.
         pieces: of its vocabulary.
-        weights_bytes: of ``model_weights.ckpt``; a parameter takes two at least.
+        weights_bytes: of the weights' files; a parameter takes two at least.
 
     Raises:
         UserError: they cannot.
@@ -151,7 +153,7 @@ def check_size(path: Path, config: Config, pieces: int, weights_bytes: int) -> N
     parameters += pieces * (prediction.pred_hidden + config.joint.jointnet.joint_hidden)
     if 2 * parameters > weights_bytes:
         raise UserError(
-            f"{path}: its model_config.yaml describes at least {parameters / 1e6:,.1f} million parameters, and its "
+            f"{path}: its configuration describes at least {parameters / 1e6:,.1f} million parameters, and its "
             f"weights have {weights_bytes / 1e6:,.1f} MB; {_REMEDY}"
         )
 
@@ -222,7 +224,7 @@ def _contradictions(config: Config) -> list[str]:
     return problems
 
 
-def _described(error: Any) -> str:
+def described(error: Any) -> str:
     """A pydantic error in words: the key, what is there, what should be."""
     parts = [str(part) for part in error["loc"] if not str(part).startswith(("list[", "function-", "constrained"))]
     where, value = ".".join(part for part in parts if part != "[key]"), repr(error["input"])[:60]
@@ -233,4 +235,4 @@ def _described(error: Any) -> str:
         return f"{where} has the key {value}, which YAML makes of an unquoted no, off, yes or on; put it in quotes"
     if value == "'???'":
         return f"{where} was left open (???)"
-    return f"{where} is {value}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+    return f"{where} is {value}: {error['msg'][:1].lower()}{error['msg'][1:]}".strip()

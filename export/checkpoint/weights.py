@@ -1,4 +1,4 @@
-"""The weights of a ``.nemo`` archive: as tensors only, by NeMo's names."""
+"""A checkpoint's weights, of either layout: tensors only, mapped from their file where that can be, by NeMo's names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoint.archive import WEIGHTS, check_weights, unpack
+from export.checkpoint.transformers_names import to_nemo
 from export.errors import UserError
 from export.removal import scratch_folder
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 
 def read_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint on the CPU, by NeMo's names, as it is stored.
+    """Every tensor of a checkpoint on the CPU, by NeMo's names, as it is stored and mapped from there.
 
     Raises:
         UserError: damaged weights, or more than tensors in them.
     """
+    if checkpoint.shards:
+        return _read_safetensors(checkpoint)
     try:
         with unpacked(checkpoint, {WEIGHTS}) as folder:
             return load_tensors(checkpoint, folder / WEIGHTS)
@@ -66,7 +69,7 @@ def load_tensors(checkpoint: Checkpoint, file: Path, device: Any = "cpu") -> dic
 
     try:
         # Said aloud, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
-        loaded = torch.load(file, map_location=device, weights_only=True)
+        loaded = torch.load(file, map_location=device, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         unwanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {unwanted[1]}" if unwanted else "holds more than tensors, or is damaged"
@@ -74,6 +77,31 @@ def load_tensors(checkpoint: Checkpoint, file: Path, device: Any = "cpu") -> dic
     if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):
         raise UserError(f"{checkpoint.path}: its {WEIGHTS} holds more than tensors; do not use this file")
     return loaded
+
+
+def _read_safetensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The tensors of a Transformers folder; names that NeMo does not know stay as they are.
+
+    Raises:
+        UserError: a file is no safetensors file, or damaged, or a tensor stands in two.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, torch.Tensor] = {}
+    head = 2 if checkpoint.config["joint"]["jointnet"]["dropout"] else 1
+    for shard in checkpoint.shards:
+        try:
+            with safe_open(shard, framework="pt", device="cpu") as file:
+                for name in file.keys():  # noqa: SIM118  # no mapping
+                    nemo = to_nemo(name, head) or name
+                    if nemo in found:
+                        raise UserError(f"{shard}: holds {name}, which another file has too; download the folder again")
+                    found[nemo] = file.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{shard}: cannot be read ({reason(error)}); download it again") from error
+    return found
 
 
 def reason(error: Exception) -> str:

@@ -30,7 +30,7 @@ over as the last of the carried frames. Log-mel is never zero in all bins, so wh
 frame is taken out, and the frames before it move one later; the first carried frame is then missing, which nothing that
 is kept depends on.
 
-Parameters are shared with the NeMo model where they are not joined, and submodules carry NeMo's names, so that the
+Parameters are shared with the model where they are not joined, and submodules carry NeMo's names, so that the
 names of the traced nodes are NeMo's module paths.
 """
 
@@ -44,9 +44,8 @@ from torch import Tensor, nn
 from export.graphs.attention import ATTENTIONS, MASKED, StepMasks, positions_used
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
-
     from export.geometry import Geometry
+    from export.graphs.modules import Recognizer
 
 
 class PreEncode(nn.Module):
@@ -79,7 +78,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        self.weight = conv.weight.squeeze(-1)
+        self.weight = _parameter(conv.weight.squeeze(-1))
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,7 +240,7 @@ class PromptedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, encoder_dim: int) -> None:
         super().__init__()
-        self.weight = linear.weight[:, :encoder_dim]
+        self.weight = _parameter(linear.weight[:, :encoder_dim])
         rows = linear.weight[:, encoder_dim:] + linear.bias[:, None]
         self.register_buffer("rows", rows.t().contiguous())  # [prompts, out]
         self.rows: Tensor
@@ -268,7 +267,7 @@ class PromptKernel(nn.ModuleDict):
 class RewrittenEncoderStep(nn.Module):
     """The rewritten step with the contract's inputs and outputs; see the module's text for what differs."""
 
-    def __init__(self, model: EncDecRNNTBPEModel, geometry: Geometry, cache: str = "channel") -> None:
+    def __init__(self, model: Recognizer, geometry: Geometry, cache: str = "channel") -> None:
         super().__init__()
         self.encoder = Encoder(model.encoder, geometry, cache)
         prompt_kernel = getattr(model, "prompt_kernel", None)
@@ -288,6 +287,11 @@ class RewrittenEncoderStep(nn.Module):
         if self.prompt_kernel is not None and prompt_id is not None:
             x = self.prompt_kernel(x, prompt_id)
         return x.transpose(1, 2), length.to(torch.int32), channel, time, next_len.to(torch.int32)
+
+
+def _parameter(weight: Tensor) -> nn.Parameter:
+    """A view as a parameter of its own: what is none becomes a constant of the trace, which OpenVINO never lets go."""
+    return nn.Parameter(weight.detach(), requires_grad=False)
 
 
 def _moved(mel: Tensor, frames: int, moves: Tensor) -> Tensor:

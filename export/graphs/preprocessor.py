@@ -12,6 +12,8 @@ from export.errors import UserError
 if TYPE_CHECKING:
     from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures
 
+    from export.graphs.modules import Featurizer
+
 
 class NemoMel(nn.Module):
     """NeMo's featurizer as it is, its ``torch.stft`` included: the published graph.
@@ -37,12 +39,12 @@ class LogMel(nn.Module):
     gives exactly that many and a client that carries over the tensor's last frames carries real ones.
 
     Args:
-        featurizer: NeMo's.
+        featurizer: NeMo's, or ours of the same attributes.
         masked_frame: return the masked frame too. A client keeps as many of a chunk's frames as it carries, so a
             chunk with one frame fewer than that shifts everything; the encoder takes the masked frame out again.
     """
 
-    def __init__(self, featurizer: FilterbankFeatures, *, masked_frame: bool = False) -> None:
+    def __init__(self, featurizer: Featurizer, *, masked_frame: bool = False) -> None:
         super().__init__()
         _require_supported(featurizer)
         window = featurizer.window.double()
@@ -92,7 +94,7 @@ class LogMel(nn.Module):
         return mel * valid.unsqueeze(1), mel_length
 
 
-def _require_supported(featurizer: FilterbankFeatures) -> None:
+def _require_supported(featurizer: Featurizer) -> None:
     """Raise where the checkpoint's featurizer does something that :class:`LogMel` does not.
 
     Raises:

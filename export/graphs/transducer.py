@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
+    from export.graphs.modules import Recognizer
 
 
 class LSTMStep(nn.Module):
@@ -52,7 +52,7 @@ class DecoderStep(nn.Module):
     With ``unrolled`` the LSTM is an :class:`LSTMStep`.
     """
 
-    def __init__(self, model: EncDecRNNTBPEModel, rows: Sequence[int] | None = None, *, unrolled: bool = False) -> None:
+    def __init__(self, model: Recognizer, rows: Sequence[int] | None = None, *, unrolled: bool = False) -> None:
         super().__init__()
         embed, recurrent = (model.decoder.prediction[name] for name in ("embed", "dec_rnn"))
         if rows is not None:
@@ -84,7 +84,7 @@ class DecoderStep(nn.Module):
 class JointStep(nn.Module):
     """Joint network to logits, before any softmax."""
 
-    def __init__(self, model: EncDecRNNTBPEModel, rows: Sequence[int] | None = None) -> None:
+    def __init__(self, model: Recognizer, rows: Sequence[int] | None = None) -> None:
         super().__init__()
         self.enc = model.joint.enc
         self.pred = model.joint.pred

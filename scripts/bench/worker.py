@@ -196,7 +196,7 @@ def _nemo(task: Task) -> dict[str, Any]:
     prompt = prompt_id_for(task.utterances[0].target_lang, prompts, checkpoint.default_prompt_id or 0)
     encoder = TorchEncoder(model, geometry)
     facts |= _timed(encoder, encoder_ports(model, geometry), mel.numpy(), geometry, prompt, task.steps)
-    return facts | {"folder_mb": task.path.stat().st_size / 1e6}
+    return facts | {"folder_mb": checkpoint.size_bytes / 1e6}
 
 
 def _transcribe(recognizer: Any, task: Task, sample_rate: int, prompts: Mapping[str, int] | None) -> dict[str, Any]:

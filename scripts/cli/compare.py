@@ -226,10 +226,11 @@ def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Ru
     from export.bundle import Bundle
     from export.checkpoint import open_checkpoint
     from export.checkpoint.hub import local_folder
+    from export.checkpoint.transformers_folder import is_transformers_folder
     from verify.runs import load_transcripts
 
     path = local_folder(reference)
-    if path.is_dir():
+    if path.is_dir() and not is_transformers_folder(path):
         return Bundle.open(path, check="hashes")
     if path.suffix == ".json":
         return load_transcripts(path)

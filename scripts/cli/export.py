@@ -19,9 +19,11 @@ def export(
     encoder: options.EncoderOption = options.Encoder.rewritten,
     languages: options.Languages = None,
     scripts: options.Scripts = None,
+    oracle: options.OracleOption = None,
     force: options.Force = False,
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
+    checkpoint_format: options.CheckpointFormatOption = None,
     as_json: options.Json = False,
     graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
@@ -33,8 +35,8 @@ def export(
     from export.pipeline import export_checkpoint
 
     refuse_existing(directory, kind=BUNDLE, force=force)
-    source = open_checkpoint(checkpoint, revision)
-    asked = options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts)
+    source = open_checkpoint(checkpoint, revision, checkpoint_format.value if checkpoint_format else None)
+    asked = options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts, oracle)
     bundle = export_checkpoint(source, directory, **vars(asked.settings(source)), force=force)
     metadata = bundle.metadata
     data: dict[str, Any] = {

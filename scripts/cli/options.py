@@ -69,6 +69,20 @@ class Encoder(StrEnum):
     nemo = "nemo"
 
 
+class OracleName(StrEnum):
+    """What the graphs are compared with when they are exported."""
+
+    nemo = "nemo"
+    torch = "torch"
+
+
+class CheckpointFormat(StrEnum):
+    """How a checkpoint is laid out."""
+
+    nemo = "nemo"
+    transformers = "transformers"
+
+
 class Layout(StrEnum):
     """How folders become repositories; upper case, because strings have a method ``split``."""
 
@@ -97,11 +111,18 @@ def _all_local(values: list[Path] | None) -> list[Path] | None:
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="CHECKPOINT", help="A .nemo file, a Hugging Face id, or 'demo' (the embedded one).")
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A .nemo file, a folder as Transformers lays it out, a Hugging Face id, or 'demo' (the embedded one).",
+    ),
 ]
 OptionalSource = Annotated[
     str | None,
-    typer.Argument(metavar="CHECKPOINT", help="A .nemo file, a Hugging Face id, or 'demo' (the default)."),
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A .nemo file, a folder as Transformers lays it out, a Hugging Face id, or 'demo' (the default).",
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")]
 _FINISHED = "A folder that `export` or `quantize` wrote, or hf://OWNER/NAME/FOLDER@REVISION."
@@ -120,6 +141,23 @@ Fp32 = Annotated[
     typer.Argument(metavar="FP32_DIR", help="The folder that `export` wrote, or its hf:// address.", callback=_local),
 ]
 Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the Hugging Face id.")]
+CheckpointFormatOption = Annotated[
+    CheckpointFormat | None,
+    typer.Option(
+        "--checkpoint-format",
+        help="Of a Hugging Face id that holds both. (default: the .nemo file, if there is one)",
+        show_default=False,
+    ),
+]
+OracleOption = Annotated[
+    OracleName | None,
+    typer.Option(
+        "--oracle",
+        help="What each graph is compared with: NeMo, or the PyTorch module that it is traced from. (default: 'nemo' "
+        "for a .nemo file where NeMo is installed, 'torch' else)",
+        show_default=False,
+    ),
+]
 RunByOption = Annotated[
     RunBy | None,
     typer.Option(
@@ -274,13 +312,22 @@ def asked(
     force_lookahead: bool,
     languages: str | None,
     scripts: str | None,
+    oracle: OracleName | None,
 ) -> Asked:
     """What the options of an export ask for."""
     from export.profiles import Asked
 
     chosen = cache.value if cache else None
     return Asked(
-        profile, lookahead, chunk_ms, chosen, encoder.value, force_lookahead, _names(languages), _names(scripts)
+        profile,
+        lookahead,
+        chunk_ms,
+        chosen,
+        encoder.value,
+        force_lookahead,
+        _names(languages),
+        _names(scripts),
+        oracle.value if oracle else None,
     )
 
 

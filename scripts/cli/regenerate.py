@@ -27,6 +27,7 @@ def regenerate(
     encoder: options.EncoderOption = options.Encoder.rewritten,
     languages: options.Languages = None,
     scripts: options.Scripts = None,
+    oracle: options.OracleOption = None,
     manifest: options.Manifest = None,
     data: options.Data = None,
     split: options.SplitOption = None,
@@ -36,6 +37,7 @@ def regenerate(
     force: options.Force = False,
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
+    checkpoint_format: options.CheckpointFormatOption = None,
     as_json: options.Json = False,
     graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
@@ -55,8 +57,11 @@ def regenerate(
             output=output,
             checkpoint=checkpoint,
             revision=revision,
+            layout=checkpoint_format.value if checkpoint_format else None,
             recipes=tuple(recipe or ()),
-            asked=options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts),
+            asked=options.asked(
+                profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts, oracle
+            ),
             manifest=manifest,
             data=options.data_set(data, split),
             limit=limit,

@@ -140,7 +140,7 @@ def _recognizer(
 ) -> Streaming | Recordings | Generation1:
     """Files go together where our runtime runs on the CPU; standard input is live, and goes chunk by chunk."""
     from scripts.transcribe.sources import STANDARD_INPUT
-    from verify.data.audio import header_seconds
+    from verify.data.sources import header_seconds
     from verify.runs import RUNTIMES
     from verify.runtimes.streaming import Recordings
 

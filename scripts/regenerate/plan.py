@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint.hub import Format
 from export.digest import digest
 from export.errors import UserError
 from export.profiles import Asked, Settings
@@ -42,6 +43,7 @@ class Options:
     output: Path
     checkpoint: str | None = None
     revision: str | None = None
+    layout: Format | None = None
     recipes: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
     manifest: Path | None = None
@@ -118,7 +120,7 @@ def make_plan(options: Options) -> Plan:
                 f"--recipe {recipe.name}: needs calibration data, which regenerate does not collect; run "
                 "`nemotron-ov calibrate`, then `nemotron-ov quantize --calibration`"
             )
-    checkpoint = open_checkpoint(options.checkpoint, options.revision)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.layout)
     settings = options.asked.settings(checkpoint)
     checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=settings.languages, scripts=settings.scripts)
@@ -167,7 +169,7 @@ def check_disk(plan: Plan, again: Collection[str] = ()) -> None:
     Raises:
         UserError: too little, naming the need, what is there and the remedy.
     """
-    size = plan.checkpoint.path.stat().st_size
+    size = plan.checkpoint.size_bytes
     weights = checkpoint_weights(size)
     folders = {FP32: float(sum(weights.values()))} | {each.name: recipe_bytes(each, weights) for each in plan.recipes}
     need = taken = 0.0
@@ -177,6 +179,6 @@ def check_disk(plan: Plan, again: Collection[str] = ()) -> None:
             continue
         need = max(need, taken + bytes_)
         taken += bytes_ - sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
-    temporary = Path(tempfile.gettempdir())  # NeMo unpacks the archive there to restore it
-    needs = [(plan.output, need + SLACK), (temporary, float(size))]
+    temporary = Path(tempfile.gettempdir())  # a .nemo file is unpacked there
+    needs = [(plan.output, need + SLACK), (temporary, 0.0 if plan.checkpoint.shards else float(size))]
     require_room(needs, "choose another --output, or set TMPDIR")

@@ -33,8 +33,8 @@ def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str
         "output": str(plan.output),
         "checkpoint": {
             "source": plan.checkpoint.source,
-            "file": plan.checkpoint.path.name,
-            "bytes": plan.checkpoint.path.stat().st_size,
+            "file": plan.checkpoint.weight_files[0].name,
+            "bytes": plan.checkpoint.size_bytes,
         },
         "normalizer": DEFAULT_NORMALIZER,  # of all error rates
         "folders": rows,

@@ -13,17 +13,24 @@ import pytest
 import torch
 
 from export import parity
-from export.bundle import GRAPHS, Bundle
+from export.bundle import GRAPHS, Bundle, Metadata
 from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError
+from export.geometry import Geometry
 from export.graphs import transducer
 from export.graphs.encoder_nemo import NemoEncoderStep
 from export.graphs.encoder_rewritten import RewrittenEncoderStep
 from export.graphs.preprocessor import LogMel
 from export.graphs.trace import trace
+from export.oracles import nemo_reference
 from export.pipeline import export_checkpoint
+
+
+def recorded(model: Any, geometry: Geometry, metadata: Metadata) -> dict[str, parity.Recording]:
+    return parity.record(nemo_reference(model, geometry, metadata), geometry, metadata, expected_ports(metadata))
+
 
 GEOMETRIES = [
     ("rewritten", "channel", 0, None),
@@ -203,7 +210,7 @@ def test_a_wrong_weight_is_noticed(
 ) -> None:
     model = load_model(small_checkpoint)
     geometry, _ = small_checkpoint.geometry(0)
-    recording = parity.record(model, geometry, small_fp32.metadata, expected_ports(small_fp32.metadata))[graph]
+    recording = recorded(model, geometry, small_fp32.metadata)[graph]
     parity.check(graph, small_fp32.graph_path(graph), recording)
 
     broken = ov.Core().read_model(small_fp32.graph_path(graph))
@@ -218,7 +225,7 @@ def test_a_wrong_weight_is_noticed(
     for target in largest.output(0).get_target_inputs():
         target.replace_source_output(replacement.output(0))
     ov.save_model(broken, tmp_path / "broken.xml", compress_to_fp16=False)
-    with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo in"):
+    with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo PyTorch, FP32 in"):
         parity.check(graph, tmp_path / "broken.xml", recording)
 
 
@@ -240,15 +247,15 @@ def test_a_wrong_step_of_ours_is_noticed(
     ports = expected_ports(metadata)
     module = getattr(transducer, step)(model).eval()
     ov.save_model(trace(module, ports[graph]), tmp_path / "wrong.xml", compress_to_fp16=False)
-    recording = parity.record(model, small_checkpoint.geometry(0)[0], metadata, ports)[graph]
-    with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo in"):
+    recording = recorded(model, small_checkpoint.geometry(0)[0], metadata)[graph]
+    with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo PyTorch, FP32 in"):
         parity.check(graph, tmp_path / "wrong.xml", recording)
 
 
 def test_nan_is_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path) -> None:
     model = load_model(small_checkpoint)
     geometry, _ = small_checkpoint.geometry(0)
-    recording = parity.record(model, geometry, small_fp32.metadata, expected_ports(small_fp32.metadata))["preprocessor"]
+    recording = recorded(model, geometry, small_fp32.metadata)["preprocessor"]
     module = LogMel(model.preprocessor.featurizer)
     module.log_guard = float("nan")
     ov.save_model(trace(module, expected_ports(small_fp32.metadata)["preprocessor"]), tmp_path / "nan.xml")

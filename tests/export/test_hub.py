@@ -14,6 +14,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.hub import checkpoint_facts
 from tests.helpers.hub import TOKEN, Hub
 from tests.helpers.serving import serving
+from tests.helpers.transformers_folder import write_transformers_folder
 
 REPOSITORY = "someone/streaming-asr"
 
@@ -26,12 +27,13 @@ def hub(small_checkpoint: Checkpoint) -> Iterator[Hub]:
 
 
 def open_from(
-    hub: Hub, cache: Path, source: str, token: str = TOKEN, endpoint: str | None = None
+    hub: Hub, cache: Path, source: str, token: str = TOKEN, endpoint: str | None = None, layout: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Open a Hub id in a fresh process, since the client reads its endpoint when imported."""
     code = (
         "import sys\nfrom export.checkpoint import open_checkpoint\nfrom export.errors import UserError\n"
-        "try:\n    c = open_checkpoint(sys.argv[1], 'main')\n    print(c.model_class, c.path.name)\n"
+        "try:\n    c = open_checkpoint(sys.argv[1], 'main', sys.argv[2] or None)\n"
+        "    print(c.model_class, c.name, 'transformers' if c.shards else 'nemo')\n"
         "except UserError as error:\n    print(error); sys.exit(2)"
     )
     environment = {
@@ -43,13 +45,15 @@ def open_from(
     }
     environment.pop("HF_HUB_OFFLINE", None)
     return subprocess.run(
-        [sys.executable, "-c", code, source], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, source, layout], env=environment, capture_output=True, text=True, check=False
     )
 
 
 def test_a_hub_id_is_downloaded_once(hub: Hub, tmp_path: Path) -> None:
     first = open_from(hub, tmp_path, REPOSITORY)
-    assert (first.returncode, first.stdout.split()) == (0, ["EncDecRNNTBPEModelWithPrompt", "model.nemo"]), first.stderr
+    assert (first.returncode, first.stdout.split()) == (0, ["EncDecRNNTBPEModelWithPrompt", "model", "nemo"]), (
+        first.stderr
+    )
     downloads = [request for request in hub.requests if request.startswith("GET") and request.endswith("model.nemo")]
     assert len(downloads) == 1
     assert open_from(hub, tmp_path, REPOSITORY).returncode == 0
@@ -80,6 +84,32 @@ def test_a_repository_without_one_checkpoint(hub: Hub, tmp_path: Path) -> None:
     result = open_from(hub, tmp_path, REPOSITORY)
     assert result.returncode == 2
     assert "holds 0 .nemo files, expected one" in result.stdout
+
+
+def test_a_repository_in_transformers_layout(hub: Hub, small_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = write_transformers_folder(small_checkpoint, tmp_path / "folder")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    hub.add(REPOSITORY, files | {"other.bin": b"not asked for"})
+    alone = open_from(hub, tmp_path / "alone", REPOSITORY)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert alone.stdout.split() == ["EncDecRNNTBPEModelWithPrompt", "streaming-asr", "transformers"]
+    assert not any(request.endswith(("other.bin", "tokenizer_config.json")) for request in hub.requests)
+
+    hub.add(REPOSITORY, files | {"model.nemo": small_checkpoint.path.read_bytes()})
+    hub.requests.clear()
+    assert open_from(hub, tmp_path / "both", REPOSITORY).stdout.split()[1:] == ["model", "nemo"]
+    assert not any(request.endswith("model.safetensors") for request in hub.requests)
+    hub.requests.clear()
+    asked = open_from(hub, tmp_path / "asked", REPOSITORY, layout="transformers")
+    assert asked.stdout.split()[1:] == ["streaming-asr", "transformers"], asked.stdout + asked.stderr
+    assert not any(request.endswith("model.nemo") for request in hub.requests)
+
+    hub.add(REPOSITORY, {"model.nemo": small_checkpoint.path.read_bytes()})
+    none = open_from(hub, tmp_path / "none", REPOSITORY, layout="transformers")
+    assert (none.returncode, none.stdout.strip()) == (
+        2,
+        f"{REPOSITORY}: holds no config.json, so it is not in Transformers' layout; give another id",
+    )
 
 
 def test_random_weights_are_recorded(small_checkpoint: Checkpoint) -> None:

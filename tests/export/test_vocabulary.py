@@ -19,16 +19,18 @@ from export import parity
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.checkpoint.nemo import load_model
+from export.checkpoint.pieces import sentencepiece_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError, UserError
 from export.graphs.trace import trace
 from export.graphs.transducer import DecoderStep, JointStep
 from export.languages import LANGUAGE_TAG
+from export.oracles import nemo_reference
 from export.profiles import Asked
 from export.vocabulary import checkpoint_ids, is_needed, prune_vocabulary, vocabulary_scripts
 from quantize.pipeline import quantize_bundle
 from quantize.recipes import get_recipe
-from scripts.checkpoints.random.tokenizer import TAGS, make_pieces, serialize
+from scripts.checkpoints.random.tokenizer import TAGS, make_pieces
 from scripts.regenerate.plan import Options, make_plan
 from scripts.regenerate.stages import is_finished
 from tests.helpers.command import assert_user_error, run_here
@@ -174,7 +176,7 @@ def test_texts_of_kept_languages_need_no_dropped_piece(
 )
 def test_text_mixed_with_latin_needs_no_dropped_piece(large: Checkpoint, language: str, script: str, text: str) -> None:
     """With languages; scripts are taken as they are given."""
-    encoder = SentencePieceProcessor(model_proto=serialize(list(large.vocabulary), TAGS))
+    encoder = SentencePieceProcessor(model_proto=sentencepiece_model(list(large.vocabulary), TAGS))
     ids = set(encoder.encode(text)) - {encoder.unk_id()}
     assert any(piece.isascii() and piece.isalpha() for piece in map(large.vocabulary.__getitem__, ids))
     by_language = prune_vocabulary(large, languages=[language])
@@ -214,7 +216,7 @@ def test_wrong_rows_are_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle
     rows = [*range(1, 300, 2), 300]
     metadata = small_fp32.metadata.model_copy(update={"vocab_size": len(rows) - 1, "blank_idx": len(rows) - 1})
     ports = expected_ports(metadata)
-    recordings = parity.record(model, geometry, metadata, ports, rows)
+    recordings = parity.record(nemo_reference(model, geometry, metadata, rows), geometry, metadata, ports)
     steps: dict[str, Any] = {"decoder": DecoderStep, "joint": JointStep}
     for shift in (0, 1):
         chosen = [row - shift for row in rows[:-1]] + rows[-1:]

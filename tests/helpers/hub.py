@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_SecretTokenOfTheTests"
-LARGE = (".bin", ".nemo")
+LARGE = (".bin", ".nemo", ".safetensors")
 PART = 100
 """Bytes of a part where a large file is sent in several."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verify.runtimes.mapped_weights import _mapping_of, _mappings, pages_given_back
+from export.mapped_weights import _mapping_of, _mappings, pages_given_back
 
 SIZE = 64 * 2**20
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle
 from export.errors import UserError
-from verify.runtimes.mapped_weights import pages_given_back
+from export.mapped_weights import pages_given_back
 
 Array = NDArray[Any]
 

@@ -11,6 +11,8 @@ import random
 import string
 from pathlib import Path
 
+from export.checkpoint.pieces import sentencepiece_model
+
 WORD_START = "▁"
 TAG_IDS = {2947: "<en-US>", 9847: "<zh-CN>"}
 """Where the multilingual model of 13,087 pieces keeps these two tags."""
@@ -93,36 +95,9 @@ def _text_pieces(count: int, scripts: list[list[str]], generator: random.Random)
     return merges + characters
 
 
-def serialize(pieces: list[str], tags: tuple[str, ...]) -> bytes:
-    """The SentencePiece model of type BPE with exactly these pieces in this order."""
-    from sentencepiece import sentencepiece_model_pb2 as proto
-
-    model = proto.ModelProto()
-    model.trainer_spec.model_type = proto.TrainerSpec.BPE
-    model.trainer_spec.vocab_size = len(pieces)
-    model.trainer_spec.unk_id = 0
-    model.trainer_spec.bos_id = model.trainer_spec.eos_id = model.trainer_spec.pad_id = -1
-    model.trainer_spec.user_defined_symbols.extend(tags)
-    model.normalizer_spec.name = "identity"
-    model.normalizer_spec.add_dummy_prefix = True
-    model.normalizer_spec.remove_extra_whitespaces = True
-    model.normalizer_spec.escape_whitespaces = True
-    kind = proto.ModelProto.SentencePiece
-    for rank, text in enumerate(pieces):
-        piece = model.pieces.add()
-        piece.piece = text
-        piece.score = -float(rank)
-        piece.type = kind.NORMAL
-        if rank == 0:
-            piece.type, piece.score = kind.UNKNOWN, 0.0
-        elif text in tags:
-            piece.type, piece.score = kind.USER_DEFINED, 0.0
-    return bytes(model.SerializeToString())
-
-
 def write(folder: Path, pieces: list[str], tags: tuple[str, ...]) -> None:
     """Write the files that NeMo keeps for a tokenizer: ``tokenizer.model``, ``tokenizer.vocab``, ``vocab.txt``."""
-    (folder / "tokenizer.model").write_bytes(serialize(pieces, tags))
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces, tags))
     scored = "".join(f"{piece}\t{-rank}\n" for rank, piece in enumerate(pieces))
     (folder / "tokenizer.vocab").write_text(scored, encoding="utf-8")
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")

@@ -10,6 +10,7 @@ import yaml
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.nemo import load_model
+from export.checkpoint.pieces import sentencepiece_model
 from export.errors import UserError
 from scripts.checkpoints.random import blank_bias as random_calibration
 from scripts.checkpoints.random import checkpoint as random_checkpoint
@@ -30,7 +31,7 @@ def test_pieces_are_a_valid_sentencepiece_model(count: int, tags: tuple[str, ...
     assert len(set(pieces)) == len(pieces) == count
     assert {piece for piece in pieces if piece in random_tokenizer.TAGS} == set(tags)
     assert random_tokenizer.WORD_START in pieces
-    model = sentencepiece.SentencePieceProcessor(model_proto=random_tokenizer.serialize(pieces, tags))
+    model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(pieces, tags))
     assert [model.id_to_piece(index) for index in range(model.get_piece_size())] == pieces
     text = "Hello, world 42."
     assert model.decode(model.encode(text)) == text

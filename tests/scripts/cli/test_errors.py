@@ -351,9 +351,9 @@ def test_a_folder_without_prompts_takes_no_language(
 @pytest.mark.parametrize(
     ("module", "extra", "arguments"),
     [
-        ("torch", "nemo", ("export", "demo", "OUT")),
-        ("nemo", "nemo", ("export", "demo", "OUT")),
-        ("torch", "nemo", ("checkpoint", "random", "OUT", "--size", "small")),
+        ("nemo", "nemo", ("export", "demo", "OUT", "--oracle", "nemo")),
+        ("torch", "export", ("export", "demo", "OUT")),
+        ("torch", "export", ("checkpoint", "random", "OUT", "--size", "small")),
     ],
 )
 def test_a_missing_extra_is_named(
