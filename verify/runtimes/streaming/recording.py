@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from export.languages import DEFAULT_LANGUAGE
 from verify.data.audio import Audio
-from verify.runtimes.streaming.stream import Stream
 from verify.runtimes.transcript import Transcript
+
+if TYPE_CHECKING:
+    from verify.runtimes.streaming.stream import Stream
 
 
 @dataclass(frozen=True)
