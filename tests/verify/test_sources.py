@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,19 @@ def test_a_small_tmpdir_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(soundfile.SoundFile, "write", full)
     with pytest.raises(UserError, match=r"has no room for 1 MB of .*a\.mp3.*set TMPDIR"):
         load_audio(path, RATE, offset=2.0, seconds=1.0)
+
+
+def test_a_copy_that_went_is_made_again_under_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread's copy alone is as large as all may be."""
+    paths = [mono(tmp_path / f"{name}.mp3", seed=index) for index, name in enumerate("abcd")]
+    wholes = [load_audio(path, RATE) for path in paths]
+    monkeypatch.setattr(sources, "COPIES", 1)
+
+    def parts(path: Path, whole: Any) -> bool:
+        return all(
+            np.array_equal(load_audio(path, RATE, offset=at, seconds=0.5), whole[int(at * RATE) :][: RATE // 2])
+            for at in (1.0, 9.0, 4.5, 12.0, 2.0)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(parts, paths, wholes))

@@ -16,9 +16,9 @@ import tempfile
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def open_source(path: Path) -> Source:
         if ffmpeg is None or isinstance(error, OSError):
             remedy = "give a WAV, FLAC, OGG or MP3 file" + ("" if ffmpeg else ", or install FFmpeg for others")
             raise UserError(f"{path}: cannot be read as audio ({reason}); {remedy}") from error
-    return _header(path, _COPIES.of((path, *identity), lambda target: _convert(ffmpeg, path, target)), identity)
+    return _header(path, _COPIES.of((path, *identity), partial(_convert, ffmpeg, path)), identity)
 
 
 def decoded(
@@ -107,7 +107,7 @@ def decoded(
         UserError: the file is damaged.
     """
     if offset and not source.is_sought and _asked_again(source):
-        source = _header(source.name, _COPIES.of((source.path, *source.identity), lambda at: _copy(source, at)), (0,))
+        source = _header(source.name, _COPIES.of((source.path, *source.identity), partial(_copy, source)), (0,))
     # Samples, counted as NeMo's AudioSegment.from_file does.
     skip, left = int(offset * source.rate), UNKNOWN if seconds is None else int(seconds * source.rate)
     for part in source.parts:
@@ -158,8 +158,10 @@ def _identity(path: Path) -> Identity:
 
 @lru_cache(maxsize=256)
 def _header(name: Path, path: Path, identity: Identity) -> Source:
-    found = tuple(parts(path))
-    with _open(path, found[0]) as file:
+    with _COPIES.there(path):
+        found = tuple(parts(path))
+        file = _open(path, found[0])
+    with file:
         is_sought = len(found) == 1 and file.seekable() and file.format not in _NOT_SOUGHT
         return Source(name, path, identity, found, file.channels, file.frames, file.samplerate, is_sought)
 
@@ -177,6 +179,12 @@ def _name(path: Path) -> Path | bytes:
 
 
 def _open(path: Path, part: Part) -> _SoundFile:
+    """A part of a file, or of a copy, which is made again where it has gone; once open, a copy may go."""
+    with _COPIES.there(path):
+        return _opened(path, part)
+
+
+def _opened(path: Path, part: Part) -> _SoundFile:
     if part.is_all_of(path):
         return _SoundFile(_name(path))
     file = open_part(path, part)
@@ -201,21 +209,35 @@ class _Copies:
 
     def __init__(self) -> None:
         self._lock, self._stack = threading.RLock(), ExitStack()
-        self._files: OrderedDict[object, Path] = OrderedDict()
+        self._files: OrderedDict[Path, None] = OrderedDict()  # that are there, the last one used at the end
+        self._paths: dict[object, Path] = {}
+        self._makers: dict[Path, Callable[[Path], None]] = {}
         self._folder: Path | None = None
         self._numbers = itertools.count()
 
     def of(self, key: object, make: Callable[[Path], None]) -> Path:
-        """The copy under a key, written by ``make`` where there is none; gone when the process ends."""
+        """The path of a copy, which ``make`` writes when it is opened; gone when the process ends."""
         with self._lock:
-            if key not in self._files:
-                target = self._new_folder() / f"{next(self._numbers)}.w64"
-                make(target)
-                self._files[key] = target
-            self._files.move_to_end(key)
-            while len(self._files) > 1 and sum(file.stat().st_size for file in self._files.values()) > COPIES:
-                self._files.popitem(last=False)[1].unlink()
-            return self._files[key]
+            if key not in self._paths:
+                path = self._paths[key] = self._new_folder() / f"{next(self._numbers)}.w64"
+                self._makers[path] = make
+            return self._paths[key]
+
+    @contextmanager
+    def there(self, path: Path) -> Iterator[None]:
+        """While this lasts, a path that is a copy's is written; another path is none of ours."""
+        make = self._makers.get(path)
+        if make is None:
+            yield
+            return
+        with self._lock:
+            if path not in self._files:
+                make(path)
+                self._files[path] = None
+            self._files.move_to_end(path)
+            while len(self._files) > 1 and sum(file.stat().st_size for file in self._files) > COPIES:
+                self._files.popitem(last=False)[0].unlink()
+            yield
 
     def _new_folder(self) -> Path:
         if self._folder is None:
