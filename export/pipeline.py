@@ -100,7 +100,9 @@ def export_checkpoint(
         note(f"warning: {warning}")
     with new_directory(directory, kind=BUNDLE, force=force) as temporary:
         metadata = _metadata(pruning.checkpoint, geometry, encoder, cache, oracle, warnings)
-        recordings, constants = _write_graphs(checkpoint, metadata, geometry, pruning.rows, oracle, temporary)
+        recordings, constants = _write_graphs(
+            checkpoint, metadata, geometry, pruning.rows, oracle, temporary, directory
+        )
         gc.collect()
         with task(f"checking the graphs against {ORACLES[oracle]}"):
             results = {name: parity.check(name, temporary / graph_file(name), recordings[name]) for name in GRAPHS}
@@ -121,8 +123,9 @@ def _write_graphs(
     rows: Sequence[int] | None,
     oracle: Oracle,
     folder: Path,
+    target: Path,
 ) -> tuple[dict[str, parity.Recording], dict[str, Counts]]:
-    """Write every graph; returns what the oracle computed and the graphs' constants.
+    """Write every graph into ``folder``, which is to become ``target``; returns what the oracle computed and the graphs' constants.
 
     Raises:
         UserError: the checkpoint cannot be read, or a graph cannot be written.
@@ -161,7 +164,7 @@ def _write_graphs(
                 save_graph(traced, folder / graph_file(graph), half=False)
             except OSError as error:
                 raise UserError(
-                    f"{folder.parent}: cannot be written ({error.strerror}); make room there, or choose another folder"
+                    f"{target}: cannot be written ({error.strerror}); make room there, or choose another folder"
                 ) from error
             constants[graph] = count_constants(traced)
             del traced

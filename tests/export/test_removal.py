@@ -262,6 +262,7 @@ def test_nothing_else_in_the_product_removes(tmp_path: Path) -> None:
         "scripts/regenerate/state.py",  # its own state and report, in a folder that it has claimed
         "scripts/sweep/rows.py",  # its own picture
         "scripts/sweep/layers.py",  # its own results
+        "verify/data/sources.py",  # its own copies in a scratch folder
         "verify/collect.py",  # the drawing's own scratch files
         "scripts/checkpoints/demo/features.py",  # training, not in the wheel
         "scripts/checkpoints/demo/train.py",

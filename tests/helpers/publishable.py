@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def write_reports(root: Path, fp32: Bundle, *others: Bundle) -> None:
     """Verify, and measure as `regenerate` reports it."""
     utterances = read_manifest(_manifest(root.parent / f"{root.name}-audio"))
     run = record_bundle(fp32, utterances)
-    nemo = run.side.model_copy(update={"name": "model.nemo", "runtime": "nemo-streaming", "files": {}})
+    facts = {"name": "model.nemo", "runtime": "nemo-streaming", "files": {}}
+    facts |= {"versions": {"nemo_toolkit": version("nemo_toolkit")}}
+    nemo = run.side.model_copy(update=facts)
     _save(verify_bundle(fp32, run.model_copy(update={"side": nemo}), utterances), root / "reports" / "fp32.json")
     for other in others:
         _save(verify_bundle(other, fp32, utterances), root / "reports" / f"{other.path.name}.json")

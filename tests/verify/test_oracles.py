@@ -261,9 +261,9 @@ def test_an_oracles_code_is_all_that_it_imports() -> None:
     seen = reached("verify.references.nemo", "verify.references.transformers", "verify.data.manifest")
     files = {file for pattern in ORACLE_CODE for file in ROOT.glob(pattern)}
     covered = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
-    rooms = {"export", "verify", "verify.runtimes"}  # folders' own files, which say nothing
+    rooms = {"export", "export.graphs", "verify", "verify.runtimes"}  # folders' own files, which say nothing
     assert seen - covered <= rooms
-    assert not any(name.startswith(("verify.scoring", "export.graphs")) for name in covered)
+    assert not any(name.startswith(("verify.scoring", "export.graphs")) for name in covered - {"export.graphs.modules"})
 
 
 def test_transformers_where_it_is_missing_is_named_with_its_extra(

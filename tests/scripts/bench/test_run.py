@@ -137,11 +137,8 @@ def test_recordings_together_have_the_tokens_of_one_after_another(small_fp32: Bu
         for loop in ("streaming", "recordings")
     ]
     one, together = found
-    assert (together.tokens, together.audio_s, together.calls["encoder"]) == (
-        one.tokens,
-        one.audio_s,
-        one.calls["encoder"],
-    )
+    assert (together.tokens, together.calls["encoder"]) == (one.tokens, one.calls["encoder"])
+    assert together.audio_s == pytest.approx(one.audio_s)
     assert (together.config["batch"], together.config["requests"], together.config["NUM_STREAMS"]) == (3, 2, "2")
     assert together.seconds["encoder"] is not None
     assert 0.0 < together.seconds["encoder"] < together.pipeline_s, "shares of what both requests took"

@@ -310,4 +310,5 @@ def small_report() -> dict[str, object]:
         "text_scored": True,
         "rows": [row],
         "failed": {"int5": "no such mode"},
+        "unusable": {},
     }
