@@ -125,7 +125,10 @@ def _write_graphs(
     folder: Path,
     target: Path,
 ) -> tuple[dict[str, parity.Recording], dict[str, Counts]]:
-    """Write every graph into ``folder``, which is to become ``target``; returns what the oracle computed and the graphs' constants.
+    """Write every graph into ``folder``, which is to become ``target``.
+
+    Returns:
+        What the oracle computed, and the graphs' constants.
 
     Raises:
         UserError: the checkpoint cannot be read, or a graph cannot be written.

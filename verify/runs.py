@@ -72,7 +72,8 @@ ORACLE_PACKAGES: dict[Oracle, tuple[str, ...]] = {
 """Distributions that an oracle's transcripts depend on."""
 
 ORACLE_CODE = (
-    "export/*.py", "export/checkpoint/*.py", "export/graphs/modules.py", "export/demo/*.py", "verify/data/*.py", "verify/references/*.py",
+    "export/*.py", "export/checkpoint/*.py", "export/graphs/modules.py", "export/demo/*.py",
+    "verify/data/*.py", "verify/references/*.py",
     "verify/runtimes/transcript.py",
 )  # fmt: skip
 """What an oracle's transcripts depend on of ours: edited runtimes and scores leave them as they are."""

@@ -109,9 +109,7 @@ def test_the_export_is_bit_for_bit_that_of_the_nemo_file_without_nemo(pair: Pair
         assert made.metadata.parity["encoder"]["reference"] == "the traced PyTorch modules, FP32"
         assert "nemo_toolkit" not in made.metadata.tools
     own = {"model", "checkpoint", "tools", "parity", "metadata_sha256"}
-    own |= {
-        "files"
-    }  # OpenVINO numbers the constants in an .xml by a counter of the process; the .bin are compared above
+    own |= {"files"}  # of an .xml it differs: OpenVINO numbers constants by a counter
     ours, theirs = (Bundle.open(each).metadata for each in (targets[0], pair.exported.path))
     assert ours.model_dump(exclude=own) == theirs.model_dump(exclude=own)
     facts = ours.checkpoint

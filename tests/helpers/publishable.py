@@ -15,7 +15,7 @@ from tests.helpers.tiny_bundle import speechlike, tiny_bundle
 from verify.data.manifest import read_manifest
 from verify.pipeline import verify_bundle
 from verify.report import Output, Report
-from verify.runs import record_bundle
+from verify.runs import ORACLE_PACKAGES, record_bundle
 
 WORDS = " ".join(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"] * 3)
 CHECKPOINT = {"source": "model.nemo", "file": "model.nemo", "sha256": "c" * 64}
@@ -45,7 +45,7 @@ def write_reports(root: Path, fp32: Bundle, *others: Bundle) -> None:
     utterances = read_manifest(_manifest(root.parent / f"{root.name}-audio"))
     run = record_bundle(fp32, utterances)
     facts = {"name": "model.nemo", "runtime": "nemo-streaming", "files": {}}
-    facts |= {"versions": {"nemo_toolkit": version("nemo_toolkit")}}
+    facts |= {"versions": {name: version(name) for name in ORACLE_PACKAGES["nemo"]}}
     nemo = run.side.model_copy(update=facts)
     _save(verify_bundle(fp32, run.model_copy(update={"side": nemo}), utterances), root / "reports" / "fp32.json")
     for other in others:
