@@ -22,27 +22,29 @@ def new_directory(target: Path, *, kind: FolderKind, force: bool = False) -> Ite
     """
     target = Path(os.path.realpath(target))  # where a link leads: a rename would replace the link
     with ExitStack() as stack:
-        try:
+        with _unwritable(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with alone_beside(target):
                 settle(target, kind)
                 refuse_existing(target, force=force, kind=kind)
             temporary = stack.enter_context(scratch_folder(target))
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{target}: cannot be written ({reason}); choose another folder") from error
         yield temporary
-        try:
+        with _unwritable(target):
             temporary.chmod(0o755)
             for path in (*temporary.rglob("*"), temporary):
                 _sync(path)
             with alone_beside(target):
                 refuse_existing(target, force=force, kind=kind)  # hours later, perhaps
                 _take_place(temporary, target, kind)
-        except OSError as error:
-            raise UserError(
-                f"{target}: cannot be written ({error.strerror or error}); choose another folder"
-            ) from error
+
+
+@contextmanager
+def _unwritable(target: Path) -> Iterator[None]:
+    """Say what the system says of a folder as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
 
 
 def _take_place(temporary: Path, target: Path, kind: FolderKind) -> None:

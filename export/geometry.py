@@ -50,9 +50,7 @@ class Geometry:
 
         A shorter step leaves frames of the lead in the second window, where NeMo's convolutions hear them as zeros.
         """
-        group = self.lookahead + 1
-        enough = -(-self.drop_extra_pre_encoded // group) * group
-        return max(self.chunk_frames, enough)
+        return clean_frames(self.chunk_frames, self.lookahead, self.drop_extra_pre_encoded)
 
     @property
     def whole_groups(self) -> bool:
@@ -78,6 +76,17 @@ class Geometry:
     def chunk_ms(self) -> float:
         """Duration of one step's new audio."""
         return self.chunk_frames * self.frame_ms
+
+
+def dropped_frames(pre_encode_cache: int, subsampling_factor: int) -> int:
+    """Encoder frames that so many carried mel frames make, which a step drops again."""
+    return 1 + (pre_encode_cache - 1) // subsampling_factor
+
+
+def clean_frames(chunk_frames: int, lookahead: int, dropped: int) -> int:
+    """See :attr:`Geometry.clean_chunk_frames`."""
+    group = lookahead + 1
+    return max(chunk_frames, -(-dropped // group) * group)
 
 
 DEFAULT_CHUNK_MS = 1120

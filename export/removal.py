@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,32 +56,37 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     clear_leftovers(beside.parent, beside.name)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent))
-        with _lock(folder) as ours:
-            if ours is False:  # another run took it for a leftover before it was locked
-                continue
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            return
+    with _scratch(beside, lambda **place: (-1, tempfile.mkdtemp(**place))) as (_, folder):
+        yield folder
 
 
 @contextmanager
 def scratch_file(beside: Path) -> Iterator[tuple[int, Path]]:
     """A locked temporary file's descriptor and path, as :func:`scratch_folder`."""
+    with _scratch(beside, tempfile.mkstemp) as made:
+        yield made
+
+
+@contextmanager
+def _scratch(beside: Path, make: Callable[..., tuple[int, str]]) -> Iterator[tuple[int, Path]]:
+    """What ``make`` makes under a temporary name, locked: its open descriptor, −1 for none, and its path."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent)
-        with _lock(Path(name)) as ours:
-            if ours is False:
-                os.close(descriptor)
+        descriptor, name = make(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent)
+        path = Path(name)
+        with _lock(path) as ours:
+            if ours is False:  # another run took it for a leftover before it was locked
+                if descriptor >= 0:
+                    os.close(descriptor)
                 continue
             try:
-                yield descriptor, Path(name)
+                yield descriptor, path
             finally:
-                Path(name).unlink(missing_ok=True)
+                _remove(path)
             return
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
@@ -98,7 +103,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
             continue
         with _lock(entry) as ours:
             if ours:
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+                _remove(entry)
 
 
 @contextmanager

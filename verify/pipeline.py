@@ -9,6 +9,7 @@ from pathlib import Path
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
+from export.geometry import clean_frames, dropped_frames
 from export.vocabulary import checkpoint_ids
 from verify.collect import heard
 from verify.data.manifest import Utterance
@@ -211,13 +212,12 @@ def _require_same_steps(target: Bundle, reference: Run, *, nemo_start: bool) -> 
     side, meta = reference.side, target.metadata
     if side.oracle is None or side.chunk_ms is None:
         return
-    group = side.lookahead + 1 if side.lookahead is not None else meta.att_context_size[1] + 1
+    lookahead = meta.att_context_size[1] if side.lookahead is None else side.lookahead
     frames = meta.chunk_mel_frames // meta.subsampling_factor
     if side.oracle == "transformers":
-        frames = group
+        frames = lookahead + 1
     elif not nemo_start:
-        dropped = 1 + (meta.pre_encode_cache - 1) // meta.subsampling_factor
-        frames = max(frames, -(-dropped // group) * group)
+        frames = clean_frames(frames, lookahead, dropped_frames(meta.pre_encode_cache, meta.subsampling_factor))
     wanted = frames * meta.subsampling_factor * 10.0  # a mel frame is 10 ms
     if round(side.chunk_ms) != round(wanted):
         raise UserError(

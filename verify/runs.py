@@ -250,10 +250,9 @@ def transcribe_recordings(
     :func:`transcribe_manifest`; ``options`` are those of both runtimes.
     """
     rate = bundle.metadata.sample_rate
-    timed = spread_seconds(utterances, TIMED_SECONDS) if utterances else []
     lengths = [each.duration or audio_seconds(each.audio_filepath) for each in utterances]
-    if sum(lengths) < 2 * TIMED_SECONDS:
-        timed = list(utterances)
+    is_much = sum(lengths) >= 2 * TIMED_SECONDS
+    timed = spread_seconds(utterances, TIMED_SECONDS) if is_much else utterances
     alone = {id(each) for each in timed}
 
     def both(numbers: Sequence[int]) -> Generator[tuple[int, Transcript]]:

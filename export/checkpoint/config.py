@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from export.digest import file_facts
+from export.digest import files_sha256
 from export.errors import UserError
-from export.geometry import Geometry, chunk_frames_for
+from export.geometry import Geometry, chunk_frames_for, dropped_frames
 from export.languages import DEFAULT_LANGUAGE, LANGUAGE_TAG
 
 RANDOM_WEIGHTS = "random_weights"
@@ -58,14 +57,7 @@ class Checkpoint:
     @cached_property
     def sha256(self) -> str:
         """Hash of the ``.nemo`` file, or of a folder's files of weights in order: the identity that bundles record."""
-        if len(self.weight_files) == 1:
-            return str(file_facts(self.weight_files[0])["sha256"])
-        digest = hashlib.sha256()
-        for file in self.weight_files:
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return files_sha256(self.weight_files)
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -188,7 +180,7 @@ class Checkpoint:
                 chunk_frames=chunk_frames,
                 subsampling_factor=subsampling,
                 pre_encode_cache=pre_encode_cache,
-                drop_extra_pre_encoded=1 + (pre_encode_cache - 1) // subsampling,
+                drop_extra_pre_encoded=dropped_frames(pre_encode_cache, subsampling),
                 hop_samples=self.hop_samples,
                 sample_rate=self.sample_rate,
             ),

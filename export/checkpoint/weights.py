@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.checkpoint.archive import WEIGHTS, check_weights, unpack
 from export.checkpoint.transformers_names import to_nemo
@@ -59,7 +59,7 @@ def unpacked(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Path]:
         yield folder
 
 
-def load_tensors(checkpoint: Checkpoint, file: Path, device: Any = "cpu") -> dict[str, torch.Tensor]:
+def load_tensors(checkpoint: Checkpoint, file: Path) -> dict[str, torch.Tensor]:
     """The tensors of an unpacked ``model_weights.ckpt``.
 
     Raises:
@@ -69,7 +69,7 @@ def load_tensors(checkpoint: Checkpoint, file: Path, device: Any = "cpu") -> dic
 
     try:
         # Said aloud, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
-        loaded = torch.load(file, map_location=device, weights_only=True, mmap=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         unwanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {unwanted[1]}" if unwanted else "holds more than tensors, or is damaged"

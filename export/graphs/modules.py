@@ -16,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.checkpoint.transformers_names import REBUILT
 from export.errors import UserError
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
-
-REBUILT = ("preprocessor.featurizer.fb", "preprocessor.featurizer.window")
-"""Tensors that follow from the configuration: computed where a checkpoint does not hold them."""
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -254,7 +252,7 @@ def _pre_encode(section: Mapping[str, Any], width: int) -> Part:
 
 
 def with_rebuilt(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors by NeMo's names, and those of :data:`REBUILT` that it does not hold."""
+    """A checkpoint's tensors by NeMo's names; those that follow from the configuration are computed where missing."""
     missing = set(REBUILT) - set(tensors)
     return (Featurizer(checkpoint.config["preprocessor"]).rebuilt() if missing else {}) | dict(tensors)
 

@@ -150,6 +150,9 @@ class Listener:
         return replace(transcript, timings=replace(transcript.timings, wall=wall))
 
 
+GrownOf = Callable[[str, Audio, Stream | None], None]
+"""As :data:`Grown`, of the recording that is named."""
+
 Result = tuple[str, Heard | Exception, bool]
 """A recording, its transcript or why there is none, and whether the transcript is of an earlier run."""
 
@@ -181,8 +184,8 @@ def transcribe_all(
             if stream is not None:
                 reader.growing(audio, stream, progress)
 
-        hear = _together if isinstance(listener.recognizer, Recordings) else _in_turn
-        told = hear(listener, recordings, interrupt, progress, grown, finished)
+        hear = _together if isinstance(listener.recognizer, Recordings) else partial(_in_turn, progress=progress)
+        told = hear(listener, recordings, interrupt, grown, finished)
         with suppress(KeyboardInterrupt), closing(told):
             for audio, result, known_before in told:
                 if isinstance(result, Exception):
@@ -205,9 +208,10 @@ def _in_turn(
     listener: Listener,
     recordings: Sequence[str],
     interrupt: Interrupt,
-    progress: Task,
-    grown: Callable[[str, Audio, Stream | None], None],
+    grown: GrownOf,
     finished: Finished | None,
+    *,
+    progress: Task,
 ) -> Generator[Result]:
     """One recording after another, until Ctrl-C."""
     for number, audio in enumerate(recordings, 1):
@@ -231,12 +235,10 @@ def _together(
     listener: Listener,
     recordings: Sequence[str],
     interrupt: Interrupt,
-    progress: Task,
-    grown: Callable[[str, Audio, Stream | None], None],
+    grown: GrownOf,
     finished: Finished | None,
 ) -> Generator[Result]:
     """Several recordings at a time; after Ctrl-C, also the beginnings of those that were being heard."""
-    del progress
     assert isinstance(listener.recognizer, Recordings)  # noqa: S101
     through: set[int] = set()  # recordings that were read to their end
 
@@ -270,9 +272,11 @@ def _together(
 
 def _kept(recordings: Sequence[str], finished: Finished | None) -> Iterator[tuple[int, Result]]:
     """What an earlier run left, by number."""
-    for number, audio in enumerate(recordings if finished is not None else ()):
+    if finished is None:
+        return
+    for number, audio in enumerate(recordings):
         try:
-            heard = finished.find(audio) if finished is not None else None
+            heard = finished.find(audio)
         except OSError as error:
             yield number, (audio, error, False)
             continue

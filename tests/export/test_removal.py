@@ -56,6 +56,18 @@ def writer(target: Path, then: str) -> subprocess.Popen[str]:
     return process
 
 
+def slow_rename(seconds: float) -> str:
+    """What :func:`writer` does then: after its first rename it says so and waits."""
+    return (
+        "rename = Path.rename\n"
+        "    def slow(self, to):\n"
+        "        rename(self, to)\n"
+        "        print('ready', flush=True)\n"
+        f"        time.sleep({seconds})\n"
+        "    Path.rename = slow"
+    )
+
+
 def test_what_a_killed_run_left_is_cleared_by_the_next_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     target = tmp_path / "fp32"
     process = writer(target, "print('ready', flush=True); time.sleep(600)")
@@ -78,7 +90,7 @@ def test_what_a_killed_run_left_is_cleared_by_the_next_and_what_a_living_one_wri
 
 def test_a_forked_child_that_outlives_its_writer_holds_nothing(tmp_path: Path) -> None:
     """NNCF's telemetry forks processes in the middle of ``quantize``."""
-    forked = "process = __import__('os').fork()\n    if process: print('ready', flush=True)\n    time.sleep(600)"
+    forked = "process = __import__('os').fork()\n    if not process: print('ready', flush=True)\n    time.sleep(600)"
     process = writer(tmp_path / "fp32", forked)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
@@ -94,15 +106,7 @@ def test_a_forked_child_that_outlives_its_writer_holds_nothing(tmp_path: Path) -
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     """The process stops where the old folder is set aside and the new one has not its name yet."""
     target = folder(tmp_path / "fp32")
-    stop = (
-        "rename = Path.rename\n"
-        "    def slow(self, to):\n"
-        "        rename(self, to)\n"
-        "        print('ready', flush=True)\n"
-        "        time.sleep(600)\n"
-        "    Path.rename = slow"
-    )
-    process = writer(target, stop)
+    process = writer(target, slow_rename(600))
     process.kill()
     process.wait()
     assert not target.exists()
@@ -120,15 +124,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
 def test_two_that_replace_one_folder_do_so_in_turn(tmp_path: Path) -> None:
     """The other comes while the first has set the old folder aside: it neither brings it back nor fails."""
     target = folder(tmp_path / "fp32")
-    slow = (
-        "rename = Path.rename\n"
-        "    def slow(self, to):\n"
-        "        rename(self, to)\n"
-        "        print('ready', flush=True)\n"
-        "        time.sleep(1.5)\n"
-        "    Path.rename = slow"
-    )
-    process = writer(target, slow)
+    process = writer(target, slow_rename(1.5))
     assert not target.exists()
     with new_directory(target, kind=BUNDLE, force=True) as temporary:
         assert (target / GRAPH).read_text() == "new", "the first was waited for"

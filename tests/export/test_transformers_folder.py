@@ -22,16 +22,16 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.hub import checkpoint_facts
 from export.checkpoint.nemo import load_model
 from export.checkpoint.transformers_folder import CONFIG, INDEX, PROCESSOR, TOKENIZER, WEIGHTS
+from export.checkpoint.transformers_names import REBUILT
 from export.checkpoint.weights import read_weights
 from export.errors import UserError
 from export.graphs.encoder_rewritten import RewrittenEncoderStep
-from export.graphs.modules import REBUILT, Featurizer, build_modules
+from export.graphs.modules import Featurizer, build_modules
 from export.graphs.preprocessor import LogMel
 from export.graphs.transducer import DecoderStep, JointStep
 from export.pipeline import export_checkpoint
+from tests.helpers.command import ROOT
 from tests.helpers.transformers_folder import write_transformers_folder
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
