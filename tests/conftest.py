@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -16,6 +16,9 @@ from filelock import FileLock
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from scripts.checkpoints.random.checkpoint import write_random_checkpoint
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
@@ -129,33 +132,52 @@ def small_english_fp32(shared: Path, small_english_checkpoint: Checkpoint) -> Bu
 
 
 @pytest.fixture(scope="session")
-def small_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+def small_nemo(small_checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
+    """``small_checkpoint`` as NeMo restores it, once a worker; tests leave its weights as they are."""
+    from export.checkpoint.nemo import load_model
+
+    return load_model(small_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def small_export(shared: Path, small_checkpoint: Checkpoint) -> Callable[..., Bundle]:
+    """Exports ``small_checkpoint`` with options of ``export_checkpoint``: each combination once a test run."""
+
+    def export(**options: Any) -> Bundle:
+        name = "-".join(["small-fp32", *(f"{key}={options[key]}" for key in sorted(options))])
+        return Bundle.open(_once(shared, name, lambda path: _export(small_checkpoint, path, **options)))
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def small_fp32(small_export: Callable[..., Bundle]) -> Bundle:
     """``small_checkpoint``, exported with default options."""
-    return Bundle.open(_once(shared, "small-fp32", lambda path: _export(small_checkpoint, path)))
+    return small_export()
 
 
 @pytest.fixture(scope="session")
-def small_r13_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+def small_r13_fp32(small_export: Callable[..., Bundle]) -> Bundle:
     """``small_checkpoint`` with the largest lookahead."""
-    return Bundle.open(_once(shared, "small-r13-fp32", lambda path: _export(small_checkpoint, path, lookahead=13)))
+    return small_export(lookahead=13)
 
 
 @pytest.fixture(scope="session")
-def small_kv_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+def small_kv_fp32(small_export: Callable[..., Bundle]) -> Bundle:
     """``small_checkpoint`` with a cache of keys and values."""
-    return Bundle.open(_once(shared, "small-kv-fp32", lambda path: _export(small_checkpoint, path, cache="kv")))
+    return small_export(cache="kv")
 
 
 @pytest.fixture(scope="session")
-def small_80ms_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+def small_80ms_fp32(small_export: Callable[..., Bundle]) -> Bundle:
     """``small_checkpoint`` in the shortest steps, with fewer mel frames than a step carries."""
-    return Bundle.open(_once(shared, "small-80ms-fp32", lambda path: _export(small_checkpoint, path, chunk_ms=80)))
+    return small_export(chunk_ms=80)
 
 
 @pytest.fixture(scope="session")
-def small_nemo_fp32(shared: Path, small_checkpoint: Checkpoint) -> Bundle:
+def small_nemo_fp32(small_export: Callable[..., Bundle]) -> Bundle:
     """``small_checkpoint`` with NeMo's own encoder modules, the published graph."""
-    return Bundle.open(_once(shared, "small-nemo-fp32", lambda path: _export(small_checkpoint, path, encoder="nemo")))
+    return small_export(encoder="nemo")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,10 @@ import pytest
 import torch
 
 from export import parity
-from export.bundle import GRAPHS, Bundle, Metadata
+from export.bundle import GRAPHS, Bundle
 from export.checkpoint import Checkpoint
-from export.checkpoint.nemo import load_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError
-from export.geometry import Geometry
 from export.graphs import transducer
 from export.graphs.encoder_nemo import NemoEncoderStep
 from export.graphs.encoder_rewritten import RewrittenEncoderStep
@@ -28,35 +27,36 @@ from export.oracles import nemo_reference
 from export.pipeline import export_checkpoint
 
 
-def recorded(model: Any, geometry: Geometry, metadata: Metadata) -> dict[str, parity.Recording]:
-    return parity.record(nemo_reference(model, geometry, metadata), geometry, metadata, expected_ports(metadata))
+@pytest.fixture(scope="module")
+def recordings(small_nemo: Any, small_checkpoint: Checkpoint, small_fp32: Bundle) -> dict[str, parity.Recording]:
+    """What NeMo computes in the geometry of ``small_fp32``, for each graph."""
+    (geometry, _), metadata = small_checkpoint.geometry(0), small_fp32.metadata
+    return parity.record(nemo_reference(small_nemo, geometry, metadata), geometry, metadata, expected_ports(metadata))
 
 
-GEOMETRIES = [
-    ("rewritten", "channel", 0, None),
-    ("rewritten", "channel", 0, 80),
-    ("rewritten", "channel", 3, None),
-    ("rewritten", "channel", 3, 1120),
-    ("rewritten", "channel", 13, None),
-    ("rewritten", "kv", 0, 80),
-    ("rewritten", "kv", 3, 1120),
-    ("rewritten", "kv", 13, None),
-    ("nemo", "channel", 0, None),
-    ("nemo", "channel", 6, 1120),
-]
-
-
-@pytest.mark.parametrize(("encoder", "cache", "lookahead", "chunk_ms"), GEOMETRIES)
-def test_encoder_step_equals_nemo(
-    small_checkpoint: Checkpoint, tmp_path: Path, encoder: str, cache: str, lookahead: int, chunk_ms: int | None
-) -> None:
-    bundle = export_checkpoint(
-        small_checkpoint, tmp_path / "fp32", lookahead=lookahead, chunk_ms=chunk_ms, encoder=encoder, cache=cache
-    )
-    assert bundle.metadata.cache == cache
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chunk_ms": 80},
+        {"lookahead": 3},
+        {"lookahead": 3, "chunk_ms": 1120},
+        {"lookahead": 13},
+        {"cache": "kv", "chunk_ms": 80},
+        {"cache": "kv", "lookahead": 3, "chunk_ms": 1120},
+        {"cache": "kv", "lookahead": 13},
+        {"encoder": "nemo"},
+        {"encoder": "nemo", "lookahead": 6, "chunk_ms": 1120},
+    ],
+    ids=lambda options: " ".join(f"{key}={value}" for key, value in options.items()) or "default",
+)
+def test_encoder_step_equals_nemo(small_export: Callable[..., Bundle], options: dict[str, Any]) -> None:
+    bundle = small_export(**options)
+    assert {name: getattr(bundle.metadata, name) for name in options} == options
     assert contract_problems(bundle) == []
     for name in GRAPHS:
         outputs = bundle.metadata.parity[name]["outputs"]
+        assert bundle.metadata.parity[name]["reference"].startswith("NeMo")
         assert outputs
         assert all(numbers["relative"] <= parity.LIMIT for numbers in outputs.values())
         assert all(numbers["scale"] > 0 for numbers in outputs.values()), "an all-zero reference proves nothing"
@@ -73,11 +73,12 @@ def test_english_sibling_has_no_prompt(small_english_fp32: Bundle) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_rewritten_step_equals_nemo_in_torch_for_any_batch(small_checkpoint: Checkpoint, batch: int) -> None:
-    model = load_model(small_checkpoint)
+def test_rewritten_step_equals_nemo_in_torch_for_any_batch(
+    small_nemo: Any, small_checkpoint: Checkpoint, batch: int
+) -> None:
     geometry, _ = small_checkpoint.geometry(3)
-    steps = NemoEncoderStep(model, geometry).eval(), RewrittenEncoderStep(model, geometry).eval()
-    layers, dim = len(model.encoder.layers), model.encoder.d_model
+    steps = NemoEncoderStep(small_nemo, geometry).eval(), RewrittenEncoderStep(small_nemo, geometry).eval()
+    layers, dim = len(small_nemo.encoder.layers), small_nemo.encoder.d_model
     zeros = [
         torch.zeros(batch, layers, 56, dim),
         torch.zeros(batch, layers, dim, 8),
@@ -171,11 +172,12 @@ CHUNK = 17_920
         3 * CHUNK + 5,
     ],
 )
-def test_mel_equals_nemo(small_fp32: Bundle, small_checkpoint: Checkpoint, samples: int) -> None:
-    model = load_model(small_checkpoint)
+def test_mel_equals_nemo(small_fp32: Bundle, small_nemo: Any, samples: int) -> None:
     rng = np.random.default_rng(samples)
     audio = (rng.standard_normal((1, samples)) * 0.1 * np.hanning(samples)).astype(np.float32)
-    expected, length = model.preprocessor(input_signal=torch.from_numpy(audio.copy()), length=torch.tensor([samples]))
+    expected, length = small_nemo.preprocessor(
+        input_signal=torch.from_numpy(audio.copy()), length=torch.tensor([samples])
+    )
     compiled = ov.Core().compile_model(
         small_fp32.graph_path("preprocessor"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
@@ -206,11 +208,9 @@ def test_two_exports_are_identical(small_checkpoint: Checkpoint, small_fp32: Bun
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_wrong_weight_is_noticed(
-    small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path, graph: str
+    recordings: dict[str, parity.Recording], small_fp32: Bundle, tmp_path: Path, graph: str
 ) -> None:
-    model = load_model(small_checkpoint)
-    geometry, _ = small_checkpoint.geometry(0)
-    recording = recorded(model, geometry, small_fp32.metadata)[graph]
+    recording = recordings[graph]
     parity.check(graph, small_fp32.graph_path(graph), recording)
 
     broken = ov.Core().read_model(small_fp32.graph_path(graph))
@@ -231,7 +231,12 @@ def test_a_wrong_weight_is_noticed(
 
 @pytest.mark.parametrize("step", ["DecoderStep", "JointStep"])
 def test_a_wrong_step_of_ours_is_noticed(
-    small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    recordings: dict[str, parity.Recording],
+    small_nemo: Any,
+    small_fp32: Bundle,
+    tmp_path: Path,
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The graphs are compared with NeMo's own methods, not with the module that they were traced from."""
     right = getattr(transducer, step).forward
@@ -243,24 +248,21 @@ def test_a_wrong_step_of_ours_is_noticed(
 
     monkeypatch.setattr(getattr(transducer, step), "forward", wrong)
     graph = step.removesuffix("Step").lower()
-    model, metadata = load_model(small_checkpoint), small_fp32.metadata
-    ports = expected_ports(metadata)
-    module = getattr(transducer, step)(model).eval()
+    ports = expected_ports(small_fp32.metadata)
+    module = getattr(transducer, step)(small_nemo).eval()
     ov.save_model(trace(module, ports[graph]), tmp_path / "wrong.xml", compress_to_fp16=False)
-    recording = recorded(model, small_checkpoint.geometry(0)[0], metadata)[graph]
     with pytest.raises(ParityError, match=rf"the {graph} graph differs from NeMo PyTorch, FP32 in"):
-        parity.check(graph, tmp_path / "wrong.xml", recording)
+        parity.check(graph, tmp_path / "wrong.xml", recordings[graph])
 
 
-def test_nan_is_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path) -> None:
-    model = load_model(small_checkpoint)
-    geometry, _ = small_checkpoint.geometry(0)
-    recording = recorded(model, geometry, small_fp32.metadata)["preprocessor"]
-    module = LogMel(model.preprocessor.featurizer)
+def test_nan_is_noticed(
+    recordings: dict[str, parity.Recording], small_nemo: Any, small_fp32: Bundle, tmp_path: Path
+) -> None:
+    module = LogMel(small_nemo.preprocessor.featurizer)
     module.log_guard = float("nan")
     ov.save_model(trace(module, expected_ports(small_fp32.metadata)["preprocessor"]), tmp_path / "nan.xml")
     with pytest.raises(ParityError, match="mel by inf"):
-        parity.check("preprocessor", tmp_path / "nan.xml", recording)
+        parity.check("preprocessor", tmp_path / "nan.xml", recordings["preprocessor"])
 
 
 def test_contract_finds_a_graph_that_takes_no_longer_steps(small_fp32: Bundle, small_nemo_fp32: Bundle) -> None:

@@ -89,7 +89,7 @@ def test_what_a_killed_run_left_is_cleared_by_the_next_and_what_a_living_one_wri
 
 
 def test_a_forked_child_that_outlives_its_writer_holds_nothing(tmp_path: Path) -> None:
-    """NNCF's telemetry forks processes in the middle of ``quantize``."""
+    """A library may fork in the middle of a stage, as NNCF's telemetry did."""
     forked = "process = __import__('os').fork()\n    if not process: print('ready', flush=True)\n    time.sleep(600)"
     process = writer(tmp_path / "fp32", forked)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

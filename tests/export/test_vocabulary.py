@@ -18,7 +18,6 @@ from sentencepiece import SentencePieceProcessor
 from export import parity
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
-from export.checkpoint.nemo import load_model
 from export.checkpoint.pieces import sentencepiece_model
 from export.contract import contract_problems, expected_ports
 from export.errors import ParityError, UserError
@@ -210,19 +209,20 @@ def test_mistakes_are_named_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_rows_are_noticed(small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path) -> None:
-    model = load_model(small_checkpoint)
+def test_wrong_rows_are_noticed(
+    small_nemo: Any, small_checkpoint: Checkpoint, small_fp32: Bundle, tmp_path: Path
+) -> None:
     geometry, _ = small_checkpoint.geometry(0)
     rows = [*range(1, 300, 2), 300]
     metadata = small_fp32.metadata.model_copy(update={"vocab_size": len(rows) - 1, "blank_idx": len(rows) - 1})
     ports = expected_ports(metadata)
-    recordings = parity.record(nemo_reference(model, geometry, metadata, rows), geometry, metadata, ports)
+    recordings = parity.record(nemo_reference(small_nemo, geometry, metadata, rows), geometry, metadata, ports)
     steps: dict[str, Any] = {"decoder": DecoderStep, "joint": JointStep}
     for shift in (0, 1):
         chosen = [row - shift for row in rows[:-1]] + rows[-1:]
         for graph, step in steps.items():
             path = tmp_path / f"{graph}-{shift}.xml"
-            ov.save_model(trace(step(model, chosen), ports[graph]), path, compress_to_fp16=False)
+            ov.save_model(trace(step(small_nemo, chosen), ports[graph]), path, compress_to_fp16=False)
             if not shift:
                 parity.check(graph, path, recordings[graph])
                 continue

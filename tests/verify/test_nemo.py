@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from export.checkpoint import Checkpoint
-from export.checkpoint.nemo import load_model
 from tests.helpers.tiny_bundle import speech
 from verify.references.nemo import NemoStreaming
 from verify.runtimes.transcript import MAX_SYMBOLS
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
-
-
-@pytest.fixture(scope="module")
-def model(small_checkpoint: Checkpoint) -> EncDecRNNTBPEModel:
-    return load_model(small_checkpoint)
 
 
 def plain_greedy(model: EncDecRNNTBPEModel, encoded: np.ndarray) -> tuple[list[int], list[int]]:
@@ -44,45 +38,47 @@ def plain_greedy(model: EncDecRNNTBPEModel, encoded: np.ndarray) -> tuple[list[i
 
 @pytest.mark.parametrize("lookahead", [0, 13])
 def test_tokens_are_plain_greedy_on_what_the_encoder_gave(
-    model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint, lookahead: int, monkeypatch: pytest.MonkeyPatch
+    small_nemo: Any, small_checkpoint: Checkpoint, lookahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = NemoStreaming(small_checkpoint, lookahead, model)
+    reference = NemoStreaming(small_checkpoint, lookahead, small_nemo)
     seen: list[np.ndarray] = []
-    prompted = type(model)._apply_prompt_to_encoded
+    prompted = type(small_nemo)._apply_prompt_to_encoded
 
     def spy(self: EncDecRNNTBPEModel, encoded: object) -> object:
         result = prompted(self, encoded)
         seen.append(result[0].numpy().T.copy())
         return result
 
-    monkeypatch.setattr(type(model), "_apply_prompt_to_encoded", spy)
+    monkeypatch.setattr(type(small_nemo), "_apply_prompt_to_encoded", spy)
     result = reference.transcribe(speech(3.0), "auto")
     assert len(seen) == result.timings.encoder_calls == len(result.timings.steps)
-    assert (result.tokens, result.frames) == plain_greedy(model, np.concatenate(seen))
+    assert (result.tokens, result.frames) == plain_greedy(small_nemo, np.concatenate(seen))
     assert result.tokens
 
 
-def test_nothing_leaks_from_one_utterance_to_the_next(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
-    reference = NemoStreaming(small_checkpoint, 13, model)
+def test_nothing_leaks_from_one_utterance_to_the_next(small_nemo: Any, small_checkpoint: Checkpoint) -> None:
+    reference = NemoStreaming(small_checkpoint, 13, small_nemo)
     before = reference.transcribe(speech(2.0), "auto")
     reference.transcribe(speech(0.5, seed=4), "en-US")
     assert reference.transcribe(speech(2.0), "auto").tokens == before.tokens
 
 
-def test_the_prompt_is_chosen_by_the_clients_rule(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
-    reference = NemoStreaming(small_checkpoint, 13, model)
+def test_the_prompt_is_chosen_by_the_clients_rule(small_nemo: Any, small_checkpoint: Checkpoint) -> None:
+    reference = NemoStreaming(small_checkpoint, 13, small_nemo)
     prompts = small_checkpoint.prompts
     assert prompts
     for language, row in {"en-US": prompts["en-US"], "xx-YY": small_checkpoint.default_prompt_id}.items():
         reference.transcribe(speech(0.3), language)
-        assert model._inference_prompt_index == row
+        assert small_nemo._inference_prompt_index == row
 
 
-def test_steps_are_nemos_own_unless_a_chunk_is_given(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+def test_steps_are_nemos_own_unless_a_chunk_is_given(small_nemo: Any, small_checkpoint: Checkpoint) -> None:
     # 3 s are 301 mel frames: first 1 + 8 (c - 1) of them, then 8 c a step.
     audio = speech(3.0)
     steps = {
-        chunk: NemoStreaming(small_checkpoint, 3, model, chunk_frames=chunk).transcribe(audio).timings.encoder_calls
+        chunk: NemoStreaming(small_checkpoint, 3, small_nemo, chunk_frames=chunk)
+        .transcribe(audio)
+        .timings.encoder_calls
         for chunk in (None, 4, 12)
     }
     assert steps == {None: 10, 4: 10, 12: 4}
@@ -93,8 +89,8 @@ def test_the_english_sibling_needs_no_prompt(small_english_checkpoint: Checkpoin
     assert result.timings.encoder_calls > 1
 
 
-def test_short_audio_is_no_error(model: EncDecRNNTBPEModel, small_checkpoint: Checkpoint) -> None:
+def test_short_audio_is_no_error(small_nemo: Any, small_checkpoint: Checkpoint) -> None:
     for samples in (1, 160, 200, 1000):
-        result = NemoStreaming(small_checkpoint, 13, model).transcribe(np.zeros(samples, np.float32))
+        result = NemoStreaming(small_checkpoint, 13, small_nemo).transcribe(np.zeros(samples, np.float32))
         assert result.audio_seconds == samples / 16000
         assert len(result.tokens) == len(result.frames)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ import torch
 import export.checkpoint.transformers as door
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
-from export.checkpoint.nemo import load_model
 from export.checkpoint.weights import read_weights
 from export.errors import UserError
 from scripts.cli.verdict import comparison
@@ -44,12 +44,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def heard(small_checkpoint: Checkpoint) -> Callable[[int], list[Transcript]]:
+def heard(small_checkpoint: Checkpoint, small_nemo: Any) -> Callable[[int], list[Transcript]]:
     """NeMo's transcripts of the signals at a lookahead, in clean steps."""
-    model = load_model(small_checkpoint)
 
     def of(lookahead: int) -> list[Transcript]:
-        return transcripts(NemoStreaming(small_checkpoint, lookahead, model, chunk_frames=max(lookahead + 1, 2)))
+        return transcripts(NemoStreaming(small_checkpoint, lookahead, small_nemo, chunk_frames=max(lookahead + 1, 2)))
 
     return of
 

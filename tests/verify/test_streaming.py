@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -14,7 +15,6 @@ import pytest
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
-from export.checkpoint.nemo import load_model
 from export.errors import UserError
 from export.pipeline import export_checkpoint
 from tests.helpers.tiny_bundle import speechlike
@@ -33,9 +33,13 @@ SECONDS = (0.05, 0.09, 0.4, 1.0, 1.12, 1.2, 2.237, 3.5, 7.03)
 
 
 @pytest.mark.parametrize("lookahead", [3, 13])
-def test_tokens_and_frames_are_nemos(small_checkpoint: Checkpoint, tmp_path: Path, lookahead: int) -> None:
-    ours = Streaming(export_checkpoint(small_checkpoint, tmp_path / "fp32", lookahead=lookahead), threads=1)
-    nemo = NemoStreaming(small_checkpoint, lookahead, chunk_frames=ours.bundle.metadata.chunk_mel_frames // 8)
+def test_tokens_and_frames_are_nemos(
+    small_checkpoint: Checkpoint, small_nemo: Any, small_export: Callable[..., Bundle], lookahead: int
+) -> None:
+    ours = Streaming(small_export(lookahead=lookahead), threads=1)
+    nemo = NemoStreaming(
+        small_checkpoint, lookahead, small_nemo, chunk_frames=ours.bundle.metadata.chunk_mel_frames // 8
+    )
     emitted = 0
     for seed, seconds in enumerate(SECONDS):
         audio = speechlike(seconds, seed)
@@ -50,6 +54,7 @@ def test_tokens_and_frames_are_nemos(small_checkpoint: Checkpoint, tmp_path: Pat
 )
 def test_lookahead_0_equals_nemo(
     small_checkpoint: Checkpoint,
+    small_nemo: Any,
     small_fp32: Bundle,
     small_80ms_fp32: Bundle,
     folder: str,
@@ -57,7 +62,7 @@ def test_lookahead_0_equals_nemo(
     nemo_frames: int,
 ) -> None:
     """In the same chunks; in 80 ms steps also as NeMo begins in 160 ms steps, without its second window's zeros."""
-    nemo = NemoStreaming(small_checkpoint, 0, chunk_frames=nemo_frames)
+    nemo = NemoStreaming(small_checkpoint, 0, small_nemo, chunk_frames=nemo_frames)
     ours = Streaming(small_80ms_fp32 if folder == "80" else small_fp32, threads=1, nemo_start=nemo_start)
     # NeMo leaves out another rest at the end where its steps are longer: only whole 160 ms steps compare.
     for seed, seconds in enumerate(SECONDS if nemo_frames != 2 else (1.12, 3.52)):
@@ -113,14 +118,11 @@ def test_blocks_of_any_size_give_the_same(small_fp32: Bundle, block: int) -> Non
     assert (stream.tokens, stream.frames) == (whole.tokens, whole.frames)
 
 
-def test_mel_of_the_stream_is_nemos_mel(
-    small_checkpoint: Checkpoint, small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mel_of_the_stream_is_nemos_mel(small_nemo: Any, small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    model = load_model(small_checkpoint)
     audio = speechlike(3.3, 2)
-    expected, _ = model.preprocessor(
+    expected, _ = small_nemo.preprocessor(
         input_signal=torch.from_numpy(audio[None].copy()), length=torch.tensor([len(audio)])
     )
     ours = Streaming(small_fp32, threads=1)
