@@ -2,6 +2,6 @@
 
 import sys
 
-# OpenVINO's converter and NNCF report every conversion to a server of their maker, each time from a fork of this process;
-# they do without where the reporting package cannot be imported. A fork of a process that holds a model costs seconds.
+# OpenVINO's converter and NNCF report every conversion to their maker, each time from a fork of this process, and do
+# without where the reporting package cannot be imported. A fork of a process that holds a model costs seconds.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
