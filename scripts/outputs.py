@@ -11,6 +11,7 @@ from scripts.disk import existing_parent
 
 VERIFY_REPORT = frozenset({"rows", "target", "reference", "limits"})
 BENCH_REPORT = frozenset({"builds", "repeats", "baseline"})
+REGENERATE_REPORT = frozenset({"folders", "notes", "checkpoint"})
 SWEEP_REPORT = frozenset({"rows", "failed", "text_scored"})
 """Keys by which we know what a command of ours wrote."""
 
