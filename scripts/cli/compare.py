@@ -15,6 +15,7 @@ from scripts.cli.verdict import comparison
 if TYPE_CHECKING:
     from export.bundle import Bundle
     from export.checkpoint import Checkpoint
+    from export.checkpoint.hub import Format
     from verify.report import Report
     from verify.runs import Run, Runtime
 
@@ -82,6 +83,7 @@ def verify(
         ),
     ] = None,
     revision: options.Revision = None,
+    checkpoint_format: options.CheckpointFormatOption = None,
     as_json: options.Json = False,
 ) -> Result:
     """Does a folder transcribe like its reference?
@@ -111,7 +113,7 @@ def verify(
         given |= {"--data": data, "--split": split}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
-        given |= {"--run-by": run_by}
+        given |= {"--run-by": run_by, "--checkpoint-format": checkpoint_format}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
@@ -124,7 +126,7 @@ def verify(
     bundle = Bundle.open(directory, check="hashes")
     if language != "manifest":
         language = options.language_of(bundle, language)
-    opened = _reference(reference, revision)
+    opened = _reference(reference, revision, options.layout_of(checkpoint_format))
     if run_by is not None and not isinstance(opened, Checkpoint):
         raise UserError(f"--run-by {run_by}: {reference} is no checkpoint; give one as --reference, or leave it out")
     prompts = bundle.metadata.prompt_dictionary
@@ -221,7 +223,7 @@ def _judged(result: Report, files: _Files, as_json: bool) -> Result:
     return Result(data, lambda: comparison(result), as_json, exit_code=exit_status(result.passed))
 
 
-def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Run:
+def _reference(reference: str, revision: str | None, layout: Format | None) -> Bundle | Checkpoint | Run:
     """A folder, a recorded run (.json), or a checkpoint."""
     from export.bundle import Bundle
     from export.checkpoint import open_checkpoint
@@ -234,7 +236,7 @@ def _reference(reference: str, revision: str | None) -> Bundle | Checkpoint | Ru
         return Bundle.open(path, check="hashes")
     if path.suffix == ".json":
         return load_transcripts(path)
-    return open_checkpoint(reference, revision)
+    return open_checkpoint(reference, revision, layout)
 
 
 @verb
@@ -247,6 +249,7 @@ def record(
     limit: options.Limit = None,
     run_by: options.RunByOption = None,
     revision: options.Revision = None,
+    checkpoint_format: options.CheckpointFormatOption = None,
     as_json: options.Json = False,
 ) -> Result:
     """Run a checkpoint over a manifest and keep the transcripts, so that `verify` need not hold both models at once."""
@@ -258,7 +261,7 @@ def record(
     from verify.runs import record_checkpoint
 
     check_output("--cache", cache, folder=True)
-    opened = open_checkpoint(checkpoint, revision)
+    opened = open_checkpoint(checkpoint, revision, options.layout_of(checkpoint_format))
     utterances, unusable = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     geometry, _ = opened.geometry(lookahead, chunk_ms, force=True)
     for oracle in (run_by or options.RunBy.nemo).oracles:

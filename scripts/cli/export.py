@@ -35,7 +35,7 @@ def export(
     from export.pipeline import export_checkpoint
 
     refuse_existing(directory, kind=BUNDLE, force=force)
-    source = open_checkpoint(checkpoint, revision, checkpoint_format.value if checkpoint_format else None)
+    source = open_checkpoint(checkpoint, revision, options.layout_of(checkpoint_format))
     asked = options.asked(profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts, oracle)
     bundle = export_checkpoint(source, directory, **vars(asked.settings(source)), force=force)
     metadata = bundle.metadata

@@ -25,6 +25,7 @@ def flaws(
         Path | None, typer.Option(metavar="DIR", help="Keep what is exported here, for the next time.")
     ] = None,
     revision: options.Revision = None,
+    checkpoint_format: options.CheckpointFormatOption = None,
     as_json: options.Json = False,
 ) -> Result:
     """What each flaw of the published clients' loop costs in errors: one table, for Markdown."""
@@ -36,7 +37,7 @@ def flaws(
     from verify.flaws import measure
     from verify.scoring.normalization import DEFAULT_NORMALIZER
 
-    opened = open_checkpoint(checkpoint, revision)
+    opened = open_checkpoint(checkpoint, revision, options.layout_of(checkpoint_format))
     utterances, unusable = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     with nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="flaws.") as folder:
         rows = measure(opened, utterances, Path(folder))

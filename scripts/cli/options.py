@@ -13,6 +13,7 @@ from export.errors import UserError
 
 if TYPE_CHECKING:
     from export.bundle import Bundle
+    from export.checkpoint.hub import Format
     from export.profiles import Asked
     from verify.data.sets import DataSet
     from verify.runs import Oracle
@@ -266,6 +267,11 @@ Normalizer = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder of ours that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def layout_of(chosen: CheckpointFormat | None) -> Format | None:
+    """What ``--checkpoint-format`` says."""
+    return chosen.value if chosen else None
 
 
 def config_of(precision: Precision) -> Config | None:

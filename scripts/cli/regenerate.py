@@ -33,6 +33,15 @@ def regenerate(
     split: options.SplitOption = None,
     limit: options.Limit = None,
     nemo_limit: options.NemoLimit = None,
+    run_by: options.RunByOption = None,
+    folders_only: Annotated[
+        bool,
+        typer.Option(
+            "--folders-only",
+            help="Make the folders, each graph checked against its --oracle, and transcribe nothing. The same command "
+            "without it goes on from there.",
+        ),
+    ] = False,
     precision: options.PrecisionOption = options.Precision.f32,
     force: options.Force = False,
     force_lookahead: options.ForceLookahead = False,
@@ -50,14 +59,14 @@ def regenerate(
     """
     from scripts.regenerate import regenerate as run
     from scripts.regenerate.plan import Options
-    from scripts.regenerate.report import tables
+    from scripts.regenerate.report import folder_table, tables
 
     report = run(
         Options(
             output=output,
             checkpoint=checkpoint,
             revision=revision,
-            layout=checkpoint_format.value if checkpoint_format else None,
+            layout=options.layout_of(checkpoint_format),
             recipes=tuple(recipe or ()),
             asked=options.asked(
                 profile, lookahead, chunk_ms, cache, encoder, force_lookahead, languages, scripts, oracle
@@ -67,7 +76,11 @@ def regenerate(
             limit=limit,
             nemo_limit=nemo_limit,
             precision=precision.value,
+            oracles=tuple((run_by or options.RunBy.nemo).oracles),
+            folders_only=folders_only,
             force=force,
         )
     )
+    if folders_only:
+        return Result(report, lambda: folder_table(report), as_json)
     return Result(report, lambda: tables(report), as_json, exit_code=exit_status(report["passed"]))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from scripts.regenerate.plan import Options, make_plan
-from scripts.regenerate.report import write_report
-from scripts.regenerate.stages import run_stages, write_page
+from scripts.regenerate.report import made_folders, write_report
+from scripts.regenerate.stages import judge_folders, make_folders, write_page
 from scripts.regenerate.state import claimed_output
 
 
@@ -19,7 +19,8 @@ def regenerate(options: Options) -> dict[str, Any]:
     """Export once, derive the recipes, verify and measure each; continue where an earlier run was stopped.
 
     Returns:
-        The content of ``report.json``: ``passed``, a row for each folder, and what it was made from.
+        The content of ``report.json``: ``passed``, a row for each folder, and what it was made from. With
+        ``folders_only`` there is no report, and the rows say what was made.
 
     Raises:
         UserError: bad input, an output that is not ours to write, or too little disk; nothing was written.
@@ -27,8 +28,10 @@ def regenerate(options: Options) -> dict[str, Any]:
     """
     plan = make_plan(options)
     with claimed_output(plan) as state:
-        results = run_stages(plan, state)
-        report = write_report(plan, results)
+        made = make_folders(plan, state)
+        if options.folders_only:
+            return made_folders(plan, made)
+        report = write_report(plan, judge_folders(plan, state, made))
         write_page(plan, state)
         state.finish()
     return report

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from scripts.disk import SLACK, checkpoint_weights, recipe_bytes, require_room
 if TYPE_CHECKING:
     from quantize.recipe import Recipe
     from verify.data.sets import DataSet
+    from verify.runs import Oracle
 
 FP32 = "fp32"
 """The exported folder's name; every recipe is derived from it."""
@@ -38,7 +39,12 @@ _TOOLS = ("nemotron-ov", "openvino", "nncf", "nemo-toolkit", "torch")
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for; names as on the command line."""
+    """What the user asked for; names as on the command line.
+
+    Attributes:
+        oracles: who runs the checkpoint that FP32 is compared with, and the witness where there is one (``--run-by``).
+        folders_only: make the folders and transcribe nothing.
+    """
 
     output: Path
     checkpoint: str | None = None
@@ -51,6 +57,8 @@ class Options:
     limit: int | None = None
     nemo_limit: int | None = None
     precision: str = "f32"
+    oracles: tuple[Oracle, ...] = ("nemo",)
+    folders_only: bool = False
     force: bool = False
 
 
@@ -120,6 +128,8 @@ def make_plan(options: Options) -> Plan:
                 f"--recipe {recipe.name}: needs calibration data, which regenerate does not collect; run "
                 "`nemotron-ov calibrate`, then `nemotron-ov quantize --calibration`"
             )
+    if not options.folders_only:
+        _require_oracles(options.oracles)
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.layout)
     settings = options.asked.settings(checkpoint)
     checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
@@ -141,9 +151,43 @@ def make_plan(options: Options) -> Plan:
         "nemo_limit": options.nemo_limit,
         "precision": options.precision,
         "score_text": score_text,
-        "tools": {name: version(name) for name in _TOOLS},
+        "oracle": settings.oracle,
+        "run_by": list(options.oracles),
+        "tools": {name: _version(name) for name in (*_TOOLS, *_packages(options.oracles))},
     }
     return Plan(options, settings, checkpoint, recipes, manifest, limit, score_text, pruning.record, inputs)
+
+
+def _version(name: str) -> str | None:
+    """A distribution's version; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _packages(oracles: Sequence[Oracle]) -> list[str]:
+    """Distributions of the oracles that are no tools of every run."""
+    from verify.runs import ORACLE_PACKAGES
+
+    return [name for oracle in oracles if oracle != "nemo" for name in ORACLE_PACKAGES[oracle]]
+
+
+def _require_oracles(oracles: Sequence[Oracle]) -> None:
+    """Refuse what could only fail once the folders are made.
+
+    Raises:
+        UserError: an oracle is not installed.
+    """
+    from verify.runs import ORACLE_NAMES, ORACLE_PACKAGES
+
+    for oracle in oracles:
+        if any(_version(name) is None for name in ORACLE_PACKAGES[oracle]):
+            other = next(name for name in ORACLE_PACKAGES if name != oracle)
+            raise UserError(
+                f"{ORACLE_NAMES[oracle]}, which {FP32} is compared with, is not installed; pip install "
+                f"'nemotron-ov[{oracle}]', or add --run-by {other} or --folders-only"
+            )
 
 
 def _manifest(options: Options, checkpoint: Checkpoint) -> tuple[Path, int | None, bool]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 REPORT_VERSION = 2
-NEMO = "NeMo"
 
 
 def write_report(plan: Plan, results: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
@@ -54,12 +53,9 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
     return {
         "recipe": name,
         "files": verified["target"].get("files", {}),  # SHA-256: what the row is about
-        "bytes": bundle.size_bytes,
-        "encoder_bytes": bundle.graph_path("encoder").with_suffix(".bin").stat().st_size,
-        "constants": bundle.metadata.constants,
-        "warnings": bundle.metadata.warnings,
+        **_sizes(bundle),
         **(error_rates(name, results) if plan.score_text else NO_RATES),
-        "reference": NEMO if name == FP32 else FP32,
+        "reference": _oracle(plan) if name == FP32 else FP32,
         "runtime": verified["target"]["runtime"],  # that the comparison with the reference was made by
         "precision": verified["target"]["precision"],  # that the folder computed in; its reference in f32
         "reference_chunk_ms": verified["reference"]["chunk_ms"],
@@ -77,13 +73,45 @@ def folder_row(plan: Plan, name: str, results: dict[str, dict[str, Outcome]]) ->
         "encoder_step_ms": measured["encoder_ms"],
         "times_real_time": measured["rtfx"],
         "peak_rss_mb": measured["peak_rss_mb"],
-        "stages": {
-            stage: {key: outcome.get(key) for key in ("wall_seconds", "peak_rss_mb")}
-            for stage, outcome in results[name].items()
-            if outcome
-        },
+        "stages": {stage: _spent(outcome) for stage, outcome in results[name].items() if outcome},
         "report": str(Path(REPORTS) / f"{name}.json"),
     }
+
+
+def _oracle(plan: Plan) -> str:
+    """Who gives FP32's reference."""
+    from verify.runs import ORACLE_NAMES
+
+    return ORACLE_NAMES[plan.options.oracles[0]]
+
+
+def made_folders(plan: Plan, made: dict[str, Outcome]) -> dict[str, Any]:
+    """What ``--folders-only`` says: each folder's sizes in bytes, and what making it took; nothing is judged."""
+    rows = []
+    for name, outcome in made.items():
+        bundle = Bundle.open(plan.output / name)
+        rows.append(
+            {
+                "recipe": name,
+                "files": bundle.hashes,
+                **_sizes(bundle),
+                "stages": {"made": _spent(outcome)} if outcome else {},
+            }
+        )
+    return {"output": str(plan.output), "folders": rows}
+
+
+def _sizes(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "bytes": bundle.size_bytes,
+        "encoder_bytes": bundle.graph_path("encoder").with_suffix(".bin").stat().st_size,
+        "constants": bundle.metadata.constants,
+        "warnings": bundle.metadata.warnings,
+    }
+
+
+def _spent(outcome: Outcome) -> dict[str, Any]:
+    return {key: outcome.get(key) for key in ("wall_seconds", "peak_rss_mb")}
 
 
 def is_judged(plan: Plan, name: str, runtime: str) -> bool:
@@ -123,12 +151,12 @@ def error_rates(name: str, results: dict[str, dict[str, Outcome]]) -> dict[str, 
 
 def notes(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
     """What a reader must know to read the numbers."""
-    fp32 = rows[0]
+    fp32, oracle = rows[0], _oracle(plan)
     judged = "judged by its tokens" if fp32["judged"] else "reported, not judged"
     lines = [
-        f"{FP32} against NeMo's own streaming (lookahead {plan.settings.lookahead}, {fp32['utterances']} utterances), "
-        f"NeMo in chunks of {fp32['reference_chunk_ms']:g} ms, {FP32} by the {fp32['runtime']} runtime: {judged}. "
-        f"Every other folder: against {FP32} in the clients' loop, judged by its recipe's limits.",
+        f"{FP32} against the streaming of {oracle} itself (lookahead {plan.settings.lookahead}, {fp32['utterances']} "
+        f"utterances), {oracle} in chunks of {fp32['reference_chunk_ms']:g} ms, {FP32} by the {fp32['runtime']} "
+        f"runtime: {judged}. Every other folder: against {FP32} in the clients' loop, judged by its recipe's limits.",
         "Step time, speed and peak memory: one process that transcribes up to a minute with the clients' loop"
         f" ({plan.options.precision} precision).",
     ]
@@ -170,6 +198,24 @@ def tables(report: dict[str, Any]) -> list[RenderableType]:
         table.add_row(label, *values)
     reasons = [f"{row['recipe']}: {reason}" for row in rows for reason in row["reasons"]]
     return [table, *(escape(line) for line in (*report["notes"], *reasons, verdict(rows)))]
+
+
+def folder_table(made: dict[str, Any]) -> list[RenderableType]:
+    """The table of ``--folders-only``, a row a folder."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("folder", title=escape(made["output"]), title_justify="left")
+    for column in ("MB", "encoder .bin MB", "seconds", "peak MB"):
+        table.add_column(column, justify="right")
+    for row in made["folders"]:
+        spent = row["stages"].get("made")
+        took = (f"{spent['wall_seconds']:.1f}", f"{spent['peak_rss_mb']:.0f}") if spent else ("kept", "")
+        table.add_row(row["recipe"], f"{row['bytes'] / 1e6:.1f}", f"{row['encoder_bytes'] / 1e6:.1f}", *took)
+    return [
+        table,
+        "Nothing was transcribed, so no folder is verified; run the command without --folders-only for that.",
+    ]
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

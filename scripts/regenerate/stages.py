@@ -31,15 +31,18 @@ MEASURED_UTTERANCES, MEASURED_SECONDS = 12, 60.0
 Outcome = dict[str, Any]
 
 
-def run_stages(plan: Plan, state: State) -> dict[str, dict[str, Outcome]]:
-    """Make, verify and measure every folder.
+def make_folders(plan: Plan, state: State) -> dict[str, Outcome]:
+    """Export the FP32 folder and derive the others; for each, what export or quantize said."""
+    return {name: make_folder(plan, state, name) for name in plan.folders}
+
+
+def judge_folders(plan: Plan, state: State, made: dict[str, Outcome]) -> dict[str, dict[str, Outcome]]:
+    """Verify and measure every folder.
 
     Returns:
-        For each folder: ``made`` (by export or quantize), ``recorded`` (NeMo's transcripts, for FP32), ``verified``
-        and ``measured``.
+        For each folder: ``made``, ``recorded`` (the oracle's transcripts, for FP32), ``verified`` and ``measured``.
     """
-    made = {name: make_folder(plan, state, name) for name in plan.folders}
-    recorded = record_nemo(plan, state)
+    recorded = record_oracle(plan, state)
     return {
         name: {
             "made": made[name],
@@ -90,13 +93,13 @@ def is_finished(plan: Plan, name: str) -> bool:
     )
 
 
-def record_nemo(plan: Plan, state: State) -> Outcome:
-    """Keep NeMo's transcripts for FP32's comparison: at full size, both models in one process would take 11 GB."""
+def record_oracle(plan: Plan, state: State) -> Outcome:
+    """Keep the oracle's transcripts for FP32's comparison: at full size, both models in one process take 11 GB."""
     steps = Settings(plan.settings.lookahead, plan.settings.chunk_ms).arguments()
-    arguments = ["--cache", plan.output / STAGES, *steps, *_audio(plan, FP32)]
+    arguments = ["--cache", plan.output / STAGES, *steps, *_audio(plan, FP32), *_run_by(plan)]
     return _cached(
         state,
-        "recorded-nemo",
+        "recorded-oracle",
         _key(plan),
         lambda: run_verb(state, "record", plan.checkpoint.path, *arguments, may_fail=True),
     )
@@ -108,15 +111,23 @@ def _audio(plan: Plan, name: str) -> list[str | Path]:
     return ["--manifest", plan.manifest, *(["--limit", str(limit)] if limit is not None else [])]
 
 
+def _run_by(plan: Plan) -> list[str]:
+    """Option that says who runs the checkpoint."""
+    oracles = plan.options.oracles
+    return ["--run-by", "both" if len(oracles) > 1 else oracles[0]]
+
+
 def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
-    """Compare a folder with its reference: FP32 with NeMo's own streaming, every other one with FP32."""
+    """Compare a folder with its reference: FP32 with the oracle's own streaming, every other one with FP32."""
     folder = plan.output / name
     reference = plan.checkpoint.path if name == FP32 else plan.output / FP32
     arguments: list[str | Path] = ["--reference", reference, "--cache", plan.output / STAGES, *_audio(plan, name)]
     report = plan.output / REPORTS / f"{name}.json"
     arguments += ["--report", report, "--no-page"]  # one page at the end shows all
     arguments += [] if plan.score_text else ["--ignore-text"]
-    if name != FP32:  # whose proof against NeMo is in f32
+    if name == FP32:
+        arguments += _run_by(plan)
+    else:  # FP32's proof against the oracle is in f32
         arguments += ["--limits", plan.recipe_argument(name), "--precision", plan.options.precision]
     files = [folder / METADATA] + ([reference / METADATA] if name != FP32 else [])
     return _cached(

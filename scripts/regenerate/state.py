@@ -131,9 +131,10 @@ def read_state(output: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or not content.keys() >= {"inputs", "folders", "finished"}:
         return None
-    content.setdefault("pending", [])  # state files of before have none
+    content.setdefault("pending", [])  # state files of before have none, and knew no choice of an oracle
     names = [content["folders"], content["pending"]]
     if not all(isinstance(each, list) for each in names) or not isinstance(content["inputs"], dict):
         return None
+    content["inputs"] = {"oracle": None, "run_by": ["nemo"]} | content["inputs"]
     ours = all(isinstance(name, str) and RECIPE_NAME.fullmatch(name) for each in names for name in each)
     return content if ours else None

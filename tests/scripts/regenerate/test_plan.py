@@ -115,6 +115,62 @@ def test_smaller_folders_compute_as_clients_do_where_asked(options: Options, cal
     assert make_plan(options).inputs != report["inputs"], "the other precision is another run"
 
 
+def test_folders_only_transcribes_nothing_and_the_whole_run_goes_on_from_there(options: Options, calls: Calls) -> None:
+    made = regenerate(replace(options, folders_only=True))
+    assert calls == ["export fp32", "quantize fp16", "quantize int8"]
+    assert [(row["recipe"], row["stages"]["made"]["wall_seconds"]) for row in made["folders"]] == [
+        ("fp32", 1.0), ("fp16", 1.0), ("int8", 1.0),
+    ]  # fmt: skip
+    assert "passed" not in made
+    assert not (options.output / REPORT).exists()
+    assert regenerate(options)["passed"]
+    assert calls == everything()
+    (options.output / "int8" / METADATA).unlink()
+    regenerate(replace(options, folders_only=True))
+    assert not (options.output / REPORT).exists(), "it is about another folder"
+
+
+def test_folders_only_by_hand(options: Options, calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("regenerate", options.checkpoint, "--output", options.output, "--folders-only")
+    done = run_here(capfd, *arguments, "--json")
+    assert (done.returncode, set(json.loads(done.stdout))) == (0, {"output", "folders"})
+    done = run_here(capfd, *arguments)
+    assert done.returncode == 0
+    assert "Nothing was transcribed" in done.stdout
+
+
+def test_the_oracle_may_be_transformers(options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    stand_in: Callable[..., dict[str, Any]] = stages.run_verb
+
+    def noting(state: State, name: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        words = [str(argument) for argument in arguments]
+        given.append([name, *words[words.index("--run-by") :][:2]] if "--run-by" in words else [name])
+        return stand_in(state, name, *arguments, **keywords)
+
+    monkeypatch.setattr(stages, "run_verb", noting)
+    report = regenerate(replace(options, oracles=("transformers",), recipes=("fp16",)))
+    assert ["record", "--run-by", "transformers"] in given
+    assert given.count(["verify", "--run-by", "transformers"]) == 1, "FP32's alone"
+    assert report["folders"][0]["reference"] == "Transformers"
+    assert "against the streaming of Transformers itself" in report["notes"][0]
+    assert "transformers" in report["inputs"]["tools"]
+    with pytest.raises(UserError, match=r"a finished run with another run_by, tools is here"):
+        regenerate(replace(options, recipes=("fp16",)))
+
+
+def test_an_oracle_that_is_not_installed_is_named_before_anything_is_made(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = plans._version
+    monkeypatch.setattr(plans, "_version", lambda name: None if "nemo_t" in name else installed(name))
+    with pytest.raises(UserError, match=r"NeMo, which fp32 is compared with, is not installed; pip install"):
+        regenerate(options)
+    assert not options.output.exists()
+    regenerate(replace(options, folders_only=True))
+    assert calls == ["export fp32", "quantize fp16", "quantize int8"]
+
+
 def test_only_the_asked_recipes(options: Options, calls: Calls) -> None:
     regenerate(replace(options, recipes=("int8", "fp32", "int8")))
     assert calls == everything(("int8",))
