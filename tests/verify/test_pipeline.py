@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +223,10 @@ def test_a_part_that_cannot_be_used_leaves_the_other_parts_of_its_file(
     assert [each.offset for each in good] == [0.0, 0.1]
     assert list(bad) == [f"{file} from 70.0 s", f"{file} from 80.0 s"]
     assert choose_utterances(manifest, prompts=None, left_out=bad) == good
+    _, nothing = usable([good[1].model_copy(update={"duration": 9.0})], 16000)
+    assert nothing == {}
+    assert re.search(r"warning: .* from 0\.1 s: lasts 8\.\d\d s less than the manifest says", capfd.readouterr().err)
+    usable(chosen, 16000)
     report = verify_bundle(tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b"), good).without(bad)
     assert "2 recordings could not be used: " in report.reasons[-1]
     assert capfd.readouterr().err.count("error:") == 2

@@ -10,7 +10,7 @@ from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, language_key
 from export.progress import note, task
 from verify.data.audio import audio_seconds
-from verify.data.manifest import Utterance, default_manifest, load_utterance, read_manifest
+from verify.data.manifest import SLACK, Utterance, default_manifest, load_utterance, read_manifest
 
 Item = TypeVar("Item")
 
@@ -78,7 +78,11 @@ def usable(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utte
     with task("reading recordings", total=len(utterances)) as progress:
         for utterance in utterances:
             try:
-                load_utterance(utterance, sample_rate)
+                lacks = utterance.duration - len(load_utterance(utterance, sample_rate)) / sample_rate
+                if lacks > SLACK:
+                    note(
+                        f"warning: {utterance.place}: lasts {lacks:.2f} s less than the manifest says; correct the line"
+                    )
                 good.append(utterance)
             except UserError as error:
                 bad[utterance.place] = str(error)
