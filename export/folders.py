@@ -115,14 +115,15 @@ def write_atomically(path: Path, text: str) -> None:
         UserError: it cannot be written there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_file(path) as (descriptor, temporary):
+        target = Path(os.path.realpath(path))  # where a link leads: a rename would replace the link
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_file(target) as (descriptor, temporary):
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
-            temporary.replace(path)
+            temporary.replace(target)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another place, or make room") from error

@@ -64,6 +64,18 @@ def save_recipe(recipe: Recipe, path: Path, *, force: bool = False) -> None:
     write_atomically(path, dump_recipe(recipe))
 
 
+def keep_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the TOML file of a recipe that a run found, which people edit, and which the next run finds again.
+
+    Raises:
+        UserError: a file with another text is there, or it cannot be written.
+    """
+    text = dump_recipe(recipe)
+    if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
+        raise UserError(f"{path}: is there and says something else; rename it or move it away, then run again")
+    write_atomically(path, text)
+
+
 def renamed(recipe: Recipe, path: Path) -> Recipe:
     """The same recipe under the name of a file's stem.
 

@@ -196,6 +196,7 @@ def source_facts(bundle: Bundle) -> dict[str, Any]:
             *("cache_channel_shape", "cache_time_shape"),
         )
     }
+    steps |= {"configuration": meta.checkpoint["config_sha256"]} if meta.checkpoint.get("config_sha256") else {}
     return {"checkpoint": checkpoint, **steps, "vocabulary": file_facts(bundle.path / VOCABULARY)["sha256"]}
 
 

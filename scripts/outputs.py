@@ -11,8 +11,12 @@ from scripts.disk import existing_parent
 
 VERIFY_REPORT = frozenset({"rows", "target", "reference", "limits"})
 BENCH_REPORT = frozenset({"builds", "repeats", "baseline"})
+REGENERATE_REPORT = frozenset({"folders", "notes", "checkpoint"})
 SWEEP_REPORT = frozenset({"rows", "failed", "text_scored"})
 """Keys by which we know what a command of ours wrote."""
+
+PICTURE_MARK = "nemotron-ov bench"
+"""Who made a picture of ours."""
 
 PAGE_MARK = '<meta name="generator" content="nemotron-ov">'
 """What a page of ours has in its head."""
@@ -46,6 +50,22 @@ def check_output(
     place = existing_parent(path if folder else path.absolute().parent)
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"{option} {path}: cannot be written there; choose another place")
+
+
+def check_picture(option: str, path: Path | None) -> None:
+    """As :func:`check_output`, of a picture: only a picture of ours may be replaced.
+
+    Raises:
+        UserError: see there.
+    """
+    check_output(option, path, picture=True)
+    if path is not None and path.exists() and path.stat().st_size and PICTURE_MARK.encode() not in path.read_bytes():
+        raise UserError(f"{option} {path}: exists and is no picture of ours; choose another file, or move it away")
+
+
+def picture_metadata(path: Path) -> dict[str, str]:
+    """What Matplotlib writes into a picture, by which :func:`check_picture` knows it."""
+    return {"Software" if path.suffix.lower() == ".png" else "Creator": PICTURE_MARK}
 
 
 def check_page(option: str, path: Path | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from export.bundle import Bundle, graph_file
 from export.checkpoint import Checkpoint
+from export.checkpoint.config import identity
 from export.errors import UserError
 from export.languages import prompt_language
 from export.pipeline import ENCODERS, export_checkpoint
@@ -170,9 +171,9 @@ def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, encode
     bundle = Bundle.open(folder, check="hashes")
     geometry, _ = checkpoint.geometry(lookahead)
     meta = bundle.metadata
-    there = (meta.checkpoint.get("sha256"), meta.lookahead, meta.chunk_ms, meta.encoder, meta.cache)
+    there = (identity(meta.checkpoint), meta.lookahead, meta.chunk_ms, meta.encoder, meta.cache)
     old = meta.knows_short_leads != (encoder == "rewritten")  # exported by an earlier version
-    if old or there != (checkpoint.sha256, lookahead, geometry.chunk_ms, encoder, "channel") or meta.vocabulary:
+    if old or there != (checkpoint.identity, lookahead, geometry.chunk_ms, encoder, "channel") or meta.vocabulary:
         raise UserError(
             f"{folder}: is not this checkpoint's {encoder} encoder of lookahead {lookahead}; give another --work"
         )

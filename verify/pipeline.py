@@ -344,6 +344,12 @@ def require_comparable(target: Side, reference: Side) -> None:
             f"{reference.name}: comes from checkpoint {theirs[:12]}, {target.name} from {ours[:12]}; "
             "give the reference that the folder was made from"
         )
+    ours, theirs = target.checkpoint.get("config_sha256"), reference.checkpoint.get("config_sha256")
+    if ours and theirs and ours != theirs:
+        raise UserError(
+            f"{reference.name}: has the weights that {target.name} was made from, and another configuration or "
+            "vocabulary; give the reference that the folder was made from"
+        )
     if target.vocabulary_sha256 and reference.vocabulary_sha256 not in (None, target.vocabulary_sha256):
         raise UserError(
             f"{reference.name}: has another vocabulary than {target.name}; "

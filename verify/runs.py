@@ -303,10 +303,22 @@ def _collected(
         progress.advance(len(found))
         for number, transcript in transcripts:
             if unfinished is not None:
+                _require_unchanged([utterances[number]], [identities[number]])
                 unfinished.add(identities[number], transcript)
             found[number] = transcript
             progress.advance()
     return [found[number] for number in range(len(utterances))]
+
+
+def _require_unchanged(utterances: Sequence[Utterance], identities: Sequence[str]) -> None:
+    """Refuse to keep transcripts under the identities of audio that is no longer there.
+
+    Raises:
+        UserError: naming the first recording that changed.
+    """
+    for utterance, identity in zip(utterances, identities, strict=True):
+        if not utterance.audio_filepath.is_file() or utterance_sha256(utterance) != identity:
+            raise UserError(f"{utterance.audio_filepath}: changed while it was transcribed; run again when it is whole")
 
 
 def prompt_of(utterance: Utterance, language: str) -> str:
@@ -390,7 +402,7 @@ def record_checkpoint(
         )
 
     return _record(
-        side, utterances, language, make, lambda: checkpoint.sha256, cache, code=ORACLE_CODE, home=oracle_runs()
+        side, utterances, language, make, lambda: checkpoint.identity, cache, code=ORACLE_CODE, home=oracle_runs()
     )
 
 
@@ -438,20 +450,25 @@ def _record(
     home: Path | None = None,
 ) -> Run:
     """A run from one of the folders, or made; afterwards it is in both."""
+    identities = [utterance_sha256(each) for each in utterances]
     audio = manifest_sha256(utterances)
     folders = list(dict.fromkeys(each for each in (cache, home) if each is not None))
     if not folders:
-        return Run(side=side, manifest_sha256=audio, language=language, transcripts=make(None))
+        run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(None))
+        _require_unchanged(utterances, identities)
+        return run
     facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint", "files"})
     inputs = [facts, contents(), language, code_sha256(*code)]
     files = [folder / f"{digest([*inputs, audio])}.json" for folder in folders]
     found = {file: _kept(file, side) for file in files}
-    run = next((each for each in found.values() if each is not None), None)
+    kept = next((each for each in found.values() if each is not None), None)
     unfinished = None
-    if run is None:
-        unfinished = Unfinished(folders[0] / f"{digest(inputs)}.jsonl")
+    if kept is None:
+        unfinished = Unfinished(folders[0] / f"{digest(inputs)}.jsonl", asked=cache is not None)
         run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(unfinished))
+        _require_unchanged(utterances, identities)
     else:
+        run = kept
         note(f"{side.name}: transcripts reused from {next(file for file, each in found.items() if each is not None)}")
     for file in (file for file, each in found.items() if each is None):
         try:
@@ -460,7 +477,9 @@ def _record(
             if file.parent == cache:
                 raise
             note(f"warning: {error}")  # nobody asked for it there, and the transcripts are here
-    if unfinished is not None:
+        else:
+            kept = run
+    if unfinished is not None and kept is not None:
         unfinished.done()
     return run
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from export.errors import UserError
+from export.progress import note
 from export.removal import remove_files
 from verify.runtimes.transcript import Transcript
 
@@ -23,10 +24,13 @@ class Unfinished:
 
     Args:
         file: its list, which need not exist, named by all that a transcript depends on besides the utterance.
+        asked: whether the user named its folder; else a list that cannot be written is no more than a warning.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, asked: bool = True) -> None:
         self._file = file
+        self._asked = asked
+        self._warned = False
         self._known = _read(file)
 
     def __len__(self) -> int:
@@ -40,7 +44,7 @@ class Unfinished:
         """Keep a transcript.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written in the folder that the user named.
         """
         facts = {"utterance": utterance, "transcript": _TRANSCRIPT.dump_python(transcript, mode="json")}
         line = "\n" + json.dumps(facts) + "\n"  # whatever a killed run left half-written ends here
@@ -49,7 +53,13 @@ class Unfinished:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise UserError(f"{self._file}: cannot be written ({error.strerror}); choose another --cache") from error
+            if self._asked:
+                raise UserError(
+                    f"{self._file}: cannot be written ({error.strerror}); choose another --cache"
+                ) from error
+            if not self._warned:
+                note(f"warning: {self._file}: cannot be written ({error.strerror}); a run that is stopped begins anew")
+            self._warned = True
         self._known[utterance] = transcript
 
     def done(self) -> None:

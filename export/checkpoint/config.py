@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,8 @@ class Checkpoint:
         tokenizer: a ``.nemo`` file's: the configuration's key to the archive's member.
         shards: a Transformers folder's files of weights, in order; a ``.nemo`` file holds its own.
         writer: version of Transformers that wrote the folder.
+        config_sha256: a Transformers folder's: hash of configuration and vocabulary, which a ``.nemo`` file's own hash
+            covers.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class Checkpoint:
     tokenizer: dict[str, str] = field(default_factory=dict)
     shards: tuple[Path, ...] = ()
     writer: str = ""
+    config_sha256: str | None = None
 
     @property
     def model_class(self) -> str:
@@ -58,6 +62,11 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hash of the ``.nemo`` file, or of a folder's files of weights in order: the identity that bundles record."""
         return files_sha256(self.weight_files)
+
+    @property
+    def identity(self) -> tuple[str | None, str | None]:
+        """What no result may outlive; :func:`identity` of what bundles record."""
+        return self.sha256, self.config_sha256
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -186,6 +195,11 @@ class Checkpoint:
             ),
             warnings + chunk_warnings,
         )
+
+
+def identity(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """:attr:`Checkpoint.identity` by what a bundle records of its checkpoint."""
+    return facts.get("sha256"), facts.get("config_sha256")
 
 
 def check_supported(path: Path, config: dict[str, Any]) -> None:

@@ -129,6 +129,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     facts: dict[str, Any] = {"source": source, "file": checkpoint.path.name, "sha256": checkpoint.sha256}
     if checkpoint.shards:
         facts |= {"file": checkpoint.shards[0].name, "format": "transformers"}
+        facts |= {"config_sha256": checkpoint.config_sha256}
         facts |= {"files": len(checkpoint.shards)} if len(checkpoint.shards) > 1 else {}
         facts |= {"transformers_version": checkpoint.writer} if checkpoint.writer else {}
     facts |= {"revision": found["revision"]} if found else {}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.checkpoint.config import Checkpoint, check_supported
 from export.checkpoint.schema import Layers, Steps, Width, check_config, check_size, described
+from export.digest import digest
 from export.errors import UserError
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
@@ -96,14 +97,15 @@ class ModelConfig(_Section):
 
 
 class FeatureExtractor(_Section):
-    """``feature_extractor``: the log-mel, in samples."""
+    """``feature_extractor``: the log-mel, in samples; what has a default has that of Transformers' class."""
 
     sampling_rate: Annotated[int, Field(ge=1000, le=384_000)]
     feature_size: Annotated[int, Field(ge=1, le=1024)]
     n_fft: Annotated[int, Field(ge=1, le=65_536)]
     win_length: Annotated[int, Field(ge=1, le=65_536)]
     hop_length: Annotated[int, Field(ge=1, le=65_536)]
-    preemphasis: float | None = None
+    preemphasis: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.97
+    feature_extractor_type: Literal["NemotronAsrStreamingFeatureExtractor"] = "NemotronAsrStreamingFeatureExtractor"
     mel_filters_dtype: Literal["float32"] = "float32"
 
 
@@ -157,7 +159,16 @@ def open_folder(folder: Path, source: str, name: str) -> Checkpoint:
     check_supported(folder, config)
     shards = _shards(folder)
     check_size(folder, check_config(folder, config), len(pieces), sum(shard.stat().st_size for shard in shards))
-    checkpoint = Checkpoint(folder, source, config, pieces, name=name, shards=shards, writer=model.transformers_version)
+    checkpoint = Checkpoint(
+        folder,
+        source,
+        config,
+        pieces,
+        name=name,
+        shards=shards,
+        writer=model.transformers_version,
+        config_sha256=digest([config, pieces]),
+    )
     if model.default_prompt_id not in (None, checkpoint.default_prompt_id):
         raise UserError(
             f"{folder / CONFIG}: default_prompt_id is {model.default_prompt_id}, the prompts' is "

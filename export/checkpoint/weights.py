@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from export.checkpoint import Checkpoint
 
+_REMEDY = "download the folder again"
+
 
 def read_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint on the CPU, by NeMo's names, as it is stored and mapped from there.
@@ -80,10 +82,11 @@ def load_tensors(checkpoint: Checkpoint, file: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_safetensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a Transformers folder; names that NeMo does not know stay as they are.
+    """The tensors of a Transformers folder.
 
     Raises:
-        UserError: a file is no safetensors file, or damaged, or a tensor stands in two.
+        UserError: a file is no safetensors file, or damaged, a tensor stands in two, or Transformers has none of its
+            name: it would compute a filter bank that a file holds, for example, and not read it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -93,9 +96,11 @@ def _read_safetensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         try:
             with safe_open(shard, framework="pt", device="cpu") as file:
                 for name in file.keys():  # noqa: SIM118  # no mapping
-                    nemo = to_nemo(name, head) or name
+                    nemo = to_nemo(name, head)
+                    if nemo is None:
+                        raise UserError(f"{shard}: holds {name}, which is no tensor of this model; {_REMEDY}")
                     if nemo in found:
-                        raise UserError(f"{shard}: holds {name}, which another file has too; download the folder again")
+                        raise UserError(f"{shard}: holds {name}, which another file has too; {_REMEDY}")
                     found[nemo] = file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             if isinstance(error, UserError):

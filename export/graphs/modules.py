@@ -28,6 +28,8 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
 }
 """The joint's, as NeMo makes them: nodes of the graphs are named by them."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of tensors that are taken; a float of 8 bits means nothing without its scale."""
 _POSITION_BASE = 10000.0  # NeMo's INF_VAL, which its positional encoding takes too
 
 
@@ -284,7 +286,7 @@ def _check_tensors(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], found: 
         tensor, shape = found[name], list(wanted[name].shape)
         if list(tensor.shape) != shape:
             problems.append(f"{name} has shape {list(tensor.shape)}, the configuration says {shape}")
-        elif not tensor.is_floating_point():
+        elif tensor.dtype not in _FLOATS:
             problems.append(f"{name} is {str(tensor.dtype).removeprefix('torch.')}")
         elif not all(math.isfinite(float(bound)) for bound in torch.aminmax(tensor)):
             problems.append(f"{name} holds numbers that are not finite")

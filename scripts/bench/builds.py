@@ -145,7 +145,7 @@ class _Maker:
     def _exported(self, encoder: str, cache: str = "channel") -> Path:
         name = "published-fp32" if encoder == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
         target = self._folder / name
-        key = _key(self._checkpoint.sha256, encoder, cache, code_sha256("export/**/*.py"))
+        key = _key(digest(self._checkpoint.identity), encoder, cache, code_sha256("export/**/*.py"))
         settings = Settings(encoder=encoder, cache=cache).arguments()
         command = ["export", self._checkpoint.path, target, *settings, "--json", "--force"]
         return self._kept(target, key, Bundle.whole, lambda: run_module(VERBS, command, stderr="show"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from export.errors import UserError
 from export.removal import scratch_folder
+from scripts.outputs import picture_metadata
 
 _MARKERS = {"generation1": "s", "streaming": "o", "nemo-streaming": "^"}
 
@@ -42,7 +43,7 @@ def save_picture(report: Mapping[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(path) as folder:
             finished = folder / path.name
-            figure.savefig(finished, dpi=150)
+            figure.savefig(finished, dpi=150, metadata=picture_metadata(path))
             finished.replace(path)
     except OSError as error:
         raise UserError(f"--picture {path}: cannot be written ({error.strerror}); choose another place") from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from export.bundle import Bundle
 from export.errors import UserError
 from export.host import physical_cores
-from scripts.outputs import BENCH_REPORT, check_output
+from scripts.outputs import BENCH_REPORT, check_output, check_picture
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -278,7 +278,7 @@ def _unique(builds: Sequence[Build]) -> list[Build]:
 def _check_outputs(options: Options) -> None:
     """Refuse files that could not be written after minutes of measuring."""
     check_output("--json", options.json_file, ours=BENCH_REPORT)
-    check_output("--picture", options.picture, picture=True)
+    check_picture("--picture", options.picture)
     if options.picture is None:
         return
     if options.picture.suffix.lower() not in PICTURES:

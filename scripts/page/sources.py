@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from export.errors import UserError
 from export.progress import task
-from scripts.outputs import SWEEP_REPORT, VERIFY_REPORT
+from scripts.outputs import REGENERATE_REPORT, SWEEP_REPORT, VERIFY_REPORT
 from verify.report import Latency, Report, Speed, agreement_summary
 from verify.runs import ORACLE_NAMES, Side
 from verify.scoring.models import Interval
@@ -21,8 +21,6 @@ from verify.verdict import verdict_word
 
 _OUTPUTS = ("report.json", "sweep.json")
 """What `regenerate` and `sweep` write into their outputs."""
-
-REGENERATED = frozenset({"folders", "notes", "checkpoint"})
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def read_sources(paths: Sequence[Path], normalizer: str | None = None) -> Source
             keys = _keys(file)
             if keys >= VERIFY_REPORT:
                 reports[file.resolve()] = Report.load(file, normalizer)
-            elif keys >= SWEEP_REPORT or keys >= REGENERATED:
+            elif keys >= SWEEP_REPORT or keys >= REGENERATE_REPORT:
                 documents.append((file, _document(file)))
             else:
                 raise UserError(f"{file}: is no report of verify, regenerate or sweep; give one of them")

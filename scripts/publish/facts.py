@@ -15,7 +15,7 @@ from typing import Literal
 
 from export import demo
 from export.bundle import METADATA, Bundle
-from export.checkpoint.config import RANDOM_WEIGHTS
+from export.checkpoint.config import RANDOM_WEIGHTS, identity
 from export.contract import folder_problems
 from export.digest import file_facts
 from export.errors import UserError
@@ -162,7 +162,7 @@ def gather(root: Path, names: Sequence[str] = (), reports: Sequence[Path] = ()) 
         UserError: no folders, folders of several checkpoints, or a file is no report.
     """
     bundles = _bundles(root, names)
-    checkpoints = {bundle.metadata.checkpoint.get("sha256") for bundle in bundles.values()}
+    checkpoints = {identity(bundle.metadata.checkpoint) for bundle in bundles.values()}
     if len(checkpoints) > 1:
         raise UserError(
             f"{root}: {', '.join(bundles)} come from different checkpoints; choose those of one with --precision"
@@ -233,7 +233,7 @@ def _unpublished_fp32(root: Path, chosen: Mapping[str, Bundle]) -> Bundle | None
     for name in _names(root):
         if name not in chosen and (bundle := Bundle.whole(root / name)) is not None:
             metadata = bundle.metadata
-            if not metadata.recipe.get("hash") and metadata.checkpoint.get("sha256") == checkpoint.get("sha256"):
+            if not metadata.recipe.get("hash") and identity(metadata.checkpoint) == identity(checkpoint):
                 return bundle
     return None
 

@@ -138,6 +138,7 @@ def make_plan(options: Options) -> Plan:
     utterances = read_manifest(manifest, text=score_text, prompts=checkpoint.prompts)
     inputs = {
         "checkpoint": checkpoint.sha256,
+        **({"configuration": checkpoint.config_sha256} if checkpoint.config_sha256 else {}),
         "lookahead": settings.lookahead,
         "chunk_ms": settings.chunk_ms,
         "cache": settings.cache,

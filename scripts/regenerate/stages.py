@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import scripts.page
 from export.bundle import METADATA, Bundle
+from export.checkpoint.config import identity
 from export.digest import code_sha256
 from export.folders import write_atomically
 from export.profiles import Settings
@@ -79,7 +80,7 @@ def is_finished(plan: Plan, name: str) -> bool:
     geometry, _ = plan.checkpoint.geometry(settings.lookahead, settings.chunk_ms, force=settings.force_lookahead)
     wanted = {recipe.name: recipe.hash for recipe in plan.recipes}.get(name)  # the export has none
     return (
-        recorded.checkpoint.get("sha256") == plan.checkpoint.sha256
+        identity(recorded.checkpoint) == plan.checkpoint.identity
         and recorded.att_context_size == geometry.att_context_size
         and recorded.chunk_mel_frames == geometry.chunk_mel_frames
         and recorded.encoder == settings.encoder

@@ -21,7 +21,7 @@ from export.progress import note
 from export.removal import check_removable, clear_leftovers, remove_files, settle
 from quantize.recipe import RECIPE_NAME
 from scripts.claim import claimed_folder
-from scripts.outputs import check_page, is_page
+from scripts.outputs import REGENERATE_REPORT, check_output, check_page, is_page
 from scripts.regenerate.plan import Plan, check_disk
 
 STATE = ".regenerate.json"
@@ -51,9 +51,7 @@ class State:
         """Record that a folder was made; what an earlier run reported of the output no longer holds."""
         self.pending = [other for other in self.pending if other != name]
         self.save()
-        (self.output / REPORT).unlink(missing_ok=True)
-        if is_page(self.output / PAGE):
-            (self.output / PAGE).unlink(missing_ok=True)
+        remove_files(self.output, {REPORT, *([PAGE] if is_page(self.output / PAGE) else [])})
 
     def finish(self) -> None:
         """Record that everything is there."""
@@ -71,6 +69,7 @@ def claimed_output(plan: Plan) -> Iterator[State]:
     """
     output, force = plan.output, plan.options.force
     earlier = _check(plan) or {"folders": [], "pending": []}
+    check_output("--output", output / REPORT, ours=REGENERATE_REPORT)
     check_page("--output", output / PAGE)
     pending = [name for name in plan.folders if force or name in earlier["pending"]]
     check_disk(plan, pending)

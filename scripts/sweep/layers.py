@@ -12,7 +12,7 @@ from export.folders import write_atomically
 from export.progress import note
 from quantize.groups import Group, find_groups, is_compressed, whole, without
 from quantize.recipe import Recipe
-from quantize.recipe_file import dump_recipe
+from quantize.recipe_file import keep_recipe
 from scripts.processes import ChildError
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import probe_identity
@@ -155,5 +155,5 @@ def _draw(plan: Plan, recipe: Recipe, kept: Sequence[Group]) -> str | None:
         recipe, kept, name=name, description=f"{recipe.name}, the {len(kept)} groups that lose most {higher}: {names}"
     )
     file: Path = plan.output / f"{name}.toml"
-    write_atomically(file, dump_recipe(drawn))
+    keep_recipe(drawn, file)
     return str(file)

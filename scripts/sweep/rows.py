@@ -12,7 +12,7 @@ from typing import Any
 from export.errors import NemotronOVError
 from export.folders import write_atomically
 from export.progress import note
-from quantize.recipe_file import dump_recipe
+from quantize.recipe_file import keep_recipe
 from quantize.recipes import RECIPES
 from scripts.bench.report import load_average
 from scripts.bench.rounds import time_left
@@ -193,7 +193,7 @@ def _keep_winners(plan: Plan, trials: Sequence[Trial], rows: Sequence[Row], fail
         row["recipe_file"] = None
         if row["front"] and "@" in row["name"]:
             file = plan.output / RECIPE_FILES / f"{recipe.name}.toml"
-            write_atomically(file, dump_recipe(recipe))
+            keep_recipe(recipe, file)
             row["recipe_file"] = str(file)
         if not _is_kept(plan, row):
             row["path"] = None

@@ -22,7 +22,7 @@ class Task(BaseModel):
     manifest: Path | None = None
     limit: int | None = None
     ignore_text: bool = False
-    left_out: list[str] = Field(default_factory=list)  # recordings that cannot be used
+    left_out: list[str] = Field(default_factory=list)  # places of what cannot be used; see usable
     runtime: str | None = None
     threads: int | None = None
     cache: Path | None = None

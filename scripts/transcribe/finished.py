@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,6 +59,7 @@ class Finished:
         self._bundle = bundle
         self._run = digest([bundle.metadata.model_dump(mode="json"), options])
         self._lines: dict[str, _Line] = {}
+        self._begun: dict[str, tuple[int, ...] | None] = {}  # recordings as they were when they were opened
         self._descriptor = -1
         place = existing_parent(path.absolute().parent)
         if path.exists() and not path.is_file():
@@ -104,15 +106,26 @@ class Finished:
         transcript = Transcript(line.tokens, line.frames, line.pred_text, line.language, line.duration)
         return Heard(audio, transcript, words_of(self._bundle, line.tokens, line.frames), line.time)
 
+    def begin(self, audio: str) -> None:
+        """Remember how a recording is, before it is opened."""
+        self._begun[audio] = _state(audio)
+
     def add(self, heard: Heard) -> None:
         """Keep a transcript; it is on its way to the disk when this returns.
+
+        Of a recording that has changed since :meth:`begin` nobody knows what was heard, so that it is not kept.
 
         Raises:
             OSError: it cannot be written.
         """
         transcript = heard.transcript
         facts = row(heard) | {"tokens": transcript.tokens, "frames": transcript.frames, "run": self._run}
-        facts["sha256"] = file_facts(Path(heard.audio))["sha256"]
+        begun = self._begun.get(heard.audio)
+        if begun is not None and begun == _state(heard.audio):
+            facts["sha256"] = file_facts(Path(heard.audio))["sha256"]
+        if begun is None or begun != _state(heard.audio):
+            note(f"warning: {heard.audio}: changed while it was read; its transcript is not kept in {self._path}")
+            return
         if heard.audio in self._lines:  # of the recording as it was
             del self._lines[heard.audio]
             self._write_again(without=heard.audio)
@@ -126,10 +139,14 @@ class Finished:
         self._lines[heard.audio] = _Line.model_validate(facts)
 
     def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        if try_lock(self._descriptor) is False:
-            self._close()
-            raise UserError(f"--output {self._path}: another run is writing it; wait for it to end")
+        while True:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            if try_lock(self._descriptor) is False:
+                self._close()
+                raise UserError(f"--output {self._path}: another run is writing it; wait for it to end")
+            if self._path.exists() and os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
+                return
+            self._close()  # another run has replaced the file between the two
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -168,6 +185,21 @@ def _read(path: Path) -> tuple[list[_Line], bool]:
             ) from error
     if not last:
         return lines, False
-    if not (last.startswith(_BEGINNING) or _BEGINNING.startswith(last)):
-        raise UserError(f"--output {path}: is no list of transcripts; choose another file, or move it away")
-    return lines, True
+    try:
+        content = json.loads(last)
+    except (ValueError, RecursionError):
+        if last.startswith(_BEGINNING) or _BEGINNING.startswith(last):
+            return lines, True
+    else:
+        with suppress(ValueError):  # it lacks nothing but the end of its line
+            return [*lines, _Line.model_validate(content)], True
+    raise UserError(f"--output {path}: is no list of transcripts; choose another file, or move it away")
+
+
+def _state(audio: str) -> tuple[int, ...] | None:
+    """What changes with a file; None where there is none."""
+    try:
+        status = os.stat(audio)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -221,6 +221,8 @@ def _in_turn(
             progress.rename(f"{number}/{len(recordings)} {Path(audio).name}")
         try:
             kept = finished.find(audio) if finished is not None else None
+            if kept is None and finished is not None:
+                finished.begin(audio)
             heard = kept or listener.hear(audio, interrupt, partial(grown, audio))
         except (UserError, OSError) as error:
             yield audio, error, False
@@ -243,6 +245,8 @@ def _together(
     through: set[int] = set()  # recordings that were read to their end
 
     def blocks(number: int) -> Iterator[Audio]:
+        if finished is not None:
+            finished.begin(recordings[number])
         for block in listener.blocks(recordings[number]):
             yield block
             grown(recordings[number], block, None)

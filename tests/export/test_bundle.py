@@ -144,6 +144,16 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.rglob("*")] == ["report.json"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need privileges elsewhere")
+def test_a_link_to_a_file_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "real.json").write_text("old")
+    (tmp_path / "report.json").symlink_to("kept/real.json")
+    write_atomically(tmp_path / "report.json", "new")
+    assert (tmp_path / "report.json").is_symlink()
+    assert [(each.name, each.read_text()) for each in (tmp_path / "kept").iterdir()] == [("real.json", "new")]
+
+
 def test_open_refuses_what_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         Bundle.open(tmp_path / "absent")

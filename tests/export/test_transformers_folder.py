@@ -30,8 +30,14 @@ from export.graphs.modules import Featurizer, build_modules
 from export.graphs.preprocessor import LogMel
 from export.graphs.transducer import DecoderStep, JointStep
 from export.pipeline import export_checkpoint
+from scripts.regenerate.plan import Options, make_plan
 from tests.helpers.command import ROOT
 from tests.helpers.transformers_folder import write_transformers_folder
+from verify.data.manifest import default_manifest, read_manifest
+from verify.pipeline import require_comparable
+from verify.references.transformers import TransformersStreaming
+from verify.runs import checkpoint_side, record_checkpoint
+from verify.runtimes.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,17 @@ def test_the_filter_bank_is_librosas(rate: int, points: int, mel: int, low: floa
     assert (slaney_filters(rate, points, mel, low, high) == wanted).all()
 
 
+def test_what_the_processor_leaves_out_is_as_transformers_reads_it(multilingual: Pair, tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    folder = copied(multilingual, tmp_path / "short")
+    content = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
+    del content["feature_extractor"]["preemphasis"]
+    (folder / PROCESSOR).write_text(json.dumps(content), encoding="utf-8")
+    theirs = AutoProcessor.from_pretrained(folder).feature_extractor.preemphasis
+    assert open_checkpoint(folder).config["preprocessor"]["preemph"] == theirs == 0.97
+
+
 def test_nemo_restores_the_folder_too(pair: Pair) -> None:
     """So that it can be a reference for what was exported from there."""
     ours, theirs = load_model(open_checkpoint(pair.folder)), load_model(pair.nemo)
@@ -194,6 +211,50 @@ def test_shards_are_read_by_the_index(multilingual: Pair, tmp_path: Path) -> Non
     assert (facts["file"], facts["files"]) == (opened.shards[0].name, 3)
     assert facts["sha256"] == hashlib.sha256(b"".join(shard.read_bytes() for shard in opened.shards)).hexdigest()
     assert opened.size_bytes == sum(shard.stat().st_size for shard in opened.shards)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        (PROCESSOR, lambda data: data["prompt_dictionary"].update({"xx-XX": 7})),
+        (PROCESSOR, lambda data: data["feature_extractor"].update(preemphasis=0.5)),
+        (CONFIG, lambda data: data["encoder_config"].update(scale_input=not data["encoder_config"]["scale_input"])),
+    ],
+)
+def test_equal_weights_under_another_configuration_are_another_checkpoint(
+    multilingual: Pair,
+    tmp_path: Path,
+    file: str,
+    change: Callable[[dict[str, Any]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing that was made or recorded of the one is used for the other."""
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    folder = copied(multilingual, tmp_path / "edited")
+    before = open_checkpoint(folder)
+    data = json.loads((folder / file).read_text())
+    change(data)
+    (folder / file).write_text(json.dumps(data))
+    after = open_checkpoint(folder)
+    assert before.sha256 == after.sha256
+    assert before.identity != after.identity
+    with pytest.raises(UserError, match="another configuration"):
+        require_comparable(checkpoint_side(before, 0), checkpoint_side(after, 0))
+    plans = [make_plan(Options(tmp_path / "out", checkpoint=str(each))) for each in (multilingual.folder, folder)]
+    assert plans[0].inputs.keys() == plans[1].inputs.keys()
+    assert plans[0].inputs != plans[1].inputs
+    heard: list[int] = []
+
+    def transcribe(*_: object) -> Transcript:
+        heard.append(1)
+        return Transcript([], [], "", None, 1.0)
+
+    monkeypatch.setattr(TransformersStreaming, "__init__", lambda *_: None)
+    monkeypatch.setattr(TransformersStreaming, "transcribe", transcribe)
+    utterances = read_manifest(default_manifest())[:1]
+    for each in (before, before, after):
+        record_checkpoint(each, 0, utterances, oracle="transformers")
+    assert len(heard) == 2
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
@@ -273,6 +334,11 @@ def rename_piece(old: str, new: str) -> Callable[[Json], None]:
         (PROCESSOR, put("feature_extractor", "feature_size", value=80), "num_mel_bins 128 is not .* feature_size 80"),
         (PROCESSOR, put("feature_extractor", "mel_filters_dtype", value="bfloat16"), "mel_filters_dtype is 'bfloat16'"),
         (PROCESSOR, put("feature_extractor", "preemphasis", value=float("nan")), "it has the number NaN"),
+        (
+            PROCESSOR,
+            put("feature_extractor", "feature_extractor_type", value="ParakeetFeatureExtractor"),
+            "feature_extractor_type is 'ParakeetFeatureExtractor'",
+        ),
         (PROCESSOR, put("supported_num_lookahead_tokens", value=[0, 3]), r"are not processor_config.json's \[0, 3\]"),
         (PROCESSOR, put("prompt_dictionary", value=None), "prompt_dictionary is missing"),
         (PROCESSOR, put("prompt_dictionary", "auto", value=128), "a row beyond num_prompts 128"),
@@ -369,7 +435,8 @@ Tensors = dict[str, torch.Tensor]
     ("change", "message"),
     [
         (lambda found: found.pop("encoder_projector.bias"), "joint.enc.bias is missing"),
-        (lambda found: found.update(stranger=torch.zeros(2)), "stranger is left over"),
+        (lambda found: found.update(stranger=torch.zeros(2)), "holds stranger, which is no tensor of this model"),
+        (lambda found: found.update({REBUILT[0]: torch.ones(1, 128, 257)}), f"holds {REBUILT[0]}, which is no tensor"),
         (lambda found: found.update({"encoder_projector.bias": torch.zeros(3)}), r"joint.enc.bias has shape \[3\]"),
         (lambda found: found["joint.head.bias"].fill_(float("nan")), "joint_net.2.bias holds numbers that are not"),
         (lambda found: found["joint.head.bias"].fill_(float("inf")), "joint_net.2.bias holds numbers that are not"),
@@ -377,8 +444,12 @@ Tensors = dict[str, torch.Tensor]
             lambda found: found.update({"joint.head.bias": found["joint.head.bias"].to(torch.int32)}),
             "joint_net.2.bias is int32",
         ),
+        (
+            lambda found: found.update({"joint.head.bias": found["joint.head.bias"].to(torch.float8_e4m3fn)}),
+            "joint_net.2.bias is float8_e4m3fn",
+        ),
     ],
-    ids=["missing", "left over", "shape", "nan", "infinite", "integers"],
+    ids=["missing", "left over", "filter bank", "shape", "nan", "infinite", "integers", "8 bits"],
 )
 def test_a_tensor_that_does_not_fit_is_one_line(
     multilingual: Pair, tmp_path: Path, change: Callable[[Tensors], object], message: str

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.errors import UserError
-from quantize.recipe_file import dump_recipe, load_recipe, save_recipe
+from quantize.recipe_file import dump_recipe, keep_recipe, load_recipe, save_recipe
 from quantize.recipes import RECIPES, get_recipe
 from tests.helpers.command import assert_user_error, run_here
 
@@ -89,3 +89,15 @@ def test_copies_replace_nothing_unasked(mine: Path, capfd: pytest.CaptureFixture
 def test_dumped_text_is_stable() -> None:
     assert dump_recipe(RECIPES["w8a8"]) == dump_recipe(get_recipe("w8a8"))
     assert "None" not in dump_recipe(RECIPES["w8a8"])
+
+
+def test_a_recipe_that_somebody_edited_is_not_replaced(tmp_path: Path) -> None:
+    """A sweep writes the recipes that it found, and people go on from these files."""
+    file = tmp_path / "recipes" / "found.toml"
+    keep_recipe(RECIPES["int4"], file)
+    keep_recipe(RECIPES["int4"], file)
+    edited = file.read_text() + "# mine\n"
+    file.write_text(edited)
+    with pytest.raises(UserError, match=r"found\.toml: is there and says something else; rename it"):
+        keep_recipe(RECIPES["int4"], file)
+    assert file.read_text() == edited

@@ -9,7 +9,7 @@ import pytest
 
 from export.errors import UserError
 from scripts.checkpoints.random.checkpoint import write_random_checkpoint
-from scripts.outputs import BENCH_REPORT, VERIFY_REPORT, check_output
+from scripts.outputs import BENCH_REPORT, VERIFY_REPORT, check_output, check_picture, picture_metadata
 
 
 @pytest.mark.parametrize("content", ["", json.dumps(dict.fromkeys(sorted(VERIFY_REPORT)))])
@@ -46,6 +46,18 @@ def test_a_file_of_somebody_elses_is_not(tmp_path: Path, content: bytes) -> None
         UserError, match=r"--report .*report\.json: exists and is no such report of ours; choose another"
     ):
         check_output("--report", file)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_picture_of_ours_is_replaced_and_no_other(tmp_path: Path, kind: str) -> None:
+    from matplotlib.figure import Figure
+
+    file = tmp_path / f"a.{kind}"
+    Figure().savefig(file)
+    with pytest.raises(UserError, match="exists and is no picture of ours"):
+        check_picture("--picture", file)
+    Figure().savefig(file, metadata=picture_metadata(file))
+    check_picture("--picture", file)
 
 
 def test_a_device_is_no_file() -> None:

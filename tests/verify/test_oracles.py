@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,7 @@ from verify.report import Report
 from verify.runs import ORACLE_CODE, Run, record_bundle, record_checkpoint
 from verify.runtimes.transcript import Transcript
 from verify.scoring.agreement import agreeing, count_agreement
+from verify.unfinished import Unfinished
 
 LENGTHS = (0.1, 0.84, 2.43)
 """Seconds: less than a chunk, a partial one at the end, several."""
@@ -184,6 +186,34 @@ def test_a_cache_that_cannot_be_written_is_a_note(tmp_path: Path, monkeypatch: p
     assert runs.oracle_runs() is None
 
 
+def no_room(path: Path, mode: str = "r", **_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_audio_that_changes_while_it_is_transcribed_is_kept_nowhere(tmp_path: Path, spoken: list[Utterance]) -> None:
+    """Else its transcript would be taken for that of what was there before, or comes there again."""
+    whole = record_bundle(tiny_bundle(tmp_path / "a"), spoken)
+    own = [each.model_copy(update={"audio_filepath": tmp_path / f"{n}.wav"}) for n, each in enumerate(spoken)]
+    for ours, theirs in zip(own, spoken, strict=True):
+        shutil.copyfile(theirs.audio_filepath, ours.audio_filepath)
+
+    def changing(unfinished: Unfinished | None) -> list[Transcript]:
+        def each(numbers: Sequence[int]) -> Generator[tuple[int, Transcript]]:
+            for number in numbers:
+                if number == 1:
+                    soundfile.write(own[1].audio_filepath, speech(0.5, seed=7), 16_000)
+                yield number, whole.transcripts[number]
+
+        return runs._collected(each, own, "transcribing", unfinished)
+
+    for cache in (tmp_path / "cache", None):
+        shutil.copyfile(spoken[1].audio_filepath, own[1].audio_filepath)
+        with pytest.raises(UserError, match=r"1\.wav: changed while it was transcribed"):
+            runs._record(whole.side, own, "manifest", changing, lambda: 1, cache)
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert len(Unfinished(kept)) == 1
+
+
 def test_a_home_that_is_full_costs_no_transcripts(
     tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +232,21 @@ def test_a_home_that_is_full_costs_no_transcripts(
     def recorded(cache: Path) -> Run:
         return runs._record(whole.side, spoken, "manifest", lambda _: whole.transcripts, lambda: 1, cache, home=home)
 
+    def recorded_one_by_one(unfinished: Unfinished | None) -> list[Transcript]:
+        assert unfinished is not None
+        for each, transcript in zip(spoken, whole.transcripts, strict=True):
+            unfinished.add(runs.utterance_sha256(each), transcript)
+        return whole.transcripts
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "open", no_room)
+        alone = runs._record(whole.side, spoken, "manifest", recorded_one_by_one, lambda: 1, None, home=home)
+    assert alone.transcripts == whole.transcripts
+    assert capfd.readouterr().err.count("a run that is stopped begins anew") == 1
+    runs._record(whole.side, spoken, "manifest", recorded_one_by_one, lambda: 1, None, home=home)
+    (list_of_transcripts,) = home.iterdir()
+    assert len(Unfinished(list_of_transcripts)) == len(spoken), "stays where the run could not be kept"
+    assert "No space left on device" in capfd.readouterr().err
     assert recorded(here).transcripts == whole.transcripts
     assert "No space left on device" in capfd.readouterr().err
     assert len(list(here.iterdir())) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from verify import runs
 from verify.collect import audio_sha256
 from verify.data.audio import load_audio
 from verify.data.manifest import Utterance, default_manifest, read_manifest
-from verify.data.selection import spread
+from verify.data.selection import choose_utterances, spread, usable
 from verify.limits import IDENTICAL, Limits
 from verify.pipeline import runtime_for, verify_bundle
 from verify.report import Report
@@ -209,6 +210,26 @@ def test_a_recording_that_cannot_be_used_does_not_end_a_verification(
     none = run_here(capfd, *arguments)
     assert none.returncode == 2
     assert "none of 1 recordings can be used" in none.error_lines[-1]
+
+
+def test_a_part_that_cannot_be_used_leaves_the_other_parts_of_its_file(
+    tmp_path: Path, spoken: list[Utterance], capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest, file = tmp_path / "parts.jsonl", spoken[0].audio_filepath
+    part = {"audio_filepath": str(file), "duration": 0.2, "text": "a", "target_lang": "en-US"}
+    manifest.write_text("\n".join(json.dumps(part | {"offset": offset}) for offset in (0.0, 0.1, 70.0, 80.0)))
+    chosen = choose_utterances(manifest, prompts=None)
+    good, bad = usable(chosen, 16000)
+    assert [each.offset for each in good] == [0.0, 0.1]
+    assert list(bad) == [f"{file} from 70.0 s", f"{file} from 80.0 s"]
+    assert choose_utterances(manifest, prompts=None, left_out=bad) == good
+    _, nothing = usable([good[1].model_copy(update={"duration": 9.0})], 16000)
+    assert nothing == {}
+    assert re.search(r"warning: .* from 0\.1 s: lasts 8\.\d\d s less than the manifest says", capfd.readouterr().err)
+    usable(chosen, 16000)
+    report = verify_bundle(tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b"), good).without(bad)
+    assert "2 recordings could not be used: " in report.reasons[-1]
+    assert capfd.readouterr().err.count("error:") == 2
 
 
 def test_what_passed_without_a_recording_is_not_decided(tmp_path: Path, spoken: list[Utterance]) -> None:

@@ -143,3 +143,12 @@ def test_a_copy_that_went_is_made_again_under_threads(tmp_path: Path, monkeypatc
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(parts, paths, wholes))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.wav")
+    code = "import sys, pathlib, verify.data.sources as s; print(s.header_seconds(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(tmp_path / "a.wav")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "None\n"

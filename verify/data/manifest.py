@@ -66,6 +66,11 @@ class Utterance(BaseModel):
                 known[name] = known[given[0]]
         return known
 
+    @property
+    def place(self) -> str:
+        """The file, and where the utterance begins in it: other parts of the file have places of their own."""
+        return f"{self.audio_filepath} from {self.offset} s" if self.offset else str(self.audio_filepath)
+
     def is_part(self, seconds: float) -> bool:
         """Whether it is a part of its file, which lasts so many seconds, and not all of it."""
         return self.offset > 0.0 or 0.0 < self.duration < seconds - SLACK

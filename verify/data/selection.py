@@ -10,7 +10,7 @@ from export.errors import UserError
 from export.languages import DEFAULT_LANGUAGE, language_key
 from export.progress import note, task
 from verify.data.audio import audio_seconds
-from verify.data.manifest import Utterance, default_manifest, load_utterance, read_manifest
+from verify.data.manifest import SLACK, Utterance, default_manifest, load_utterance, read_manifest
 
 Item = TypeVar("Item")
 
@@ -37,7 +37,7 @@ def choose_utterances(
         limit: how many, spread evenly; None for all.
         prompts: of the model that will hear them, which has their languages; None for a model without prompts.
         ignore_text: leave the text out.
-        left_out: audio files that :func:`usable` found to be none; taken out of what was chosen.
+        left_out: places of what :func:`usable` found unusable; taken out of what was chosen.
 
     Raises:
         UserError: the manifest cannot be used.
@@ -46,7 +46,7 @@ def choose_utterances(
         chosen = spread([_stand_in(each, prompts) for each in read_manifest(default_manifest())], limit)
     else:
         chosen = spread(read_manifest(manifest, text=not ignore_text, prompts=prompts), limit)
-    chosen = [each for each in chosen if str(each.audio_filepath) not in left_out]
+    chosen = [each for each in chosen if each.place not in left_out]
     return [each.model_copy(update={"text": ""}) for each in chosen] if ignore_text else chosen
 
 
@@ -69,7 +69,7 @@ def usable(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utte
         sample_rate: the model's, in Hz.
 
     Returns:
-        The usable ones in order, and by audio file one line for each of the others, which are also named on stderr.
+        The usable ones in order, and by place one line for each of the others, which are also named on stderr.
 
     Raises:
         UserError: none can be used.
@@ -78,10 +78,14 @@ def usable(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utte
     with task("reading recordings", total=len(utterances)) as progress:
         for utterance in utterances:
             try:
-                load_utterance(utterance, sample_rate)
+                lacks = utterance.duration - len(load_utterance(utterance, sample_rate)) / sample_rate
+                if lacks > SLACK:
+                    note(
+                        f"warning: {utterance.place}: lasts {lacks:.2f} s less than the manifest says; correct the line"
+                    )
                 good.append(utterance)
             except UserError as error:
-                bad[str(utterance.audio_filepath)] = str(error)
+                bad[utterance.place] = str(error)
                 note(f"error: {error}")
             progress.advance()
     if bad and not good:

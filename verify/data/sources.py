@@ -144,6 +144,8 @@ def decoded(
 
 def header_seconds(path: Path) -> float | None:
     """How long a recording says it is, for a progress bar; None where it does not say, or is none."""
+    if not os.path.isfile(path):  # a pipe would wait for who writes it
+        return None
     try:
         with _SoundFile(_name(path)) as file:
             return file.frames / file.samplerate if file.frames < UNKNOWN else None
@@ -153,7 +155,7 @@ def header_seconds(path: Path) -> float | None:
 
 def _identity(path: Path) -> Identity:
     status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=256)

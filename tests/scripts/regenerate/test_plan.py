@@ -248,6 +248,14 @@ def test_somebody_elses_page_is_not_replaced(options: Options, calls: Calls) -> 
     assert page.read_text() == "<p>mine"
 
 
+def test_somebody_elses_report_is_not_replaced(options: Options, calls: Calls) -> None:
+    regenerate(options)
+    (options.output / REPORT).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=r"report\.json: exists and is no such report of ours"):
+        regenerate(replace(options, force=True))
+    assert (options.output / REPORT).read_text() == '{"mine": 1}'
+
+
 @pytest.mark.parametrize(("finished", "article"), [(True, "a finished"), (False, "an unfinished")])
 def test_output_of_other_inputs_needs_force(options: Options, calls: Calls, finished: bool, article: str) -> None:
     regenerate(options)

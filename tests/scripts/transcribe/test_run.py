@@ -26,7 +26,8 @@ from verify.data import audio
 from verify.data.audio import load_audio
 from verify.data.manifest import default_manifest, read_manifest
 from verify.data.selection import spread
-from verify.runtimes.streaming import Stream, Streaming
+from verify.runtimes.streaming import Recordings, Stream, Streaming
+from verify.runtimes.streaming.recordings import Shape
 
 RATE = 16_000
 
@@ -56,7 +57,9 @@ def recordings(tmp_path: Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def run(small_fp32: Bundle, recognizer: Streaming, recordings: list[str], output: Path | None = None) -> Outcome:
+def run(
+    small_fp32: Bundle, recognizer: Streaming | Recordings, recordings: list[str], output: Path | None = None
+) -> Outcome:
     listener = Listener(small_fp32, recognizer, "en-US")
     if output is None:
         return transcribe_all(listener, recordings, Quiet())
@@ -136,7 +139,8 @@ def test_only_ones_own_list_is_continued(
     output = tmp_path / "finished.jsonl"
     run(small_fp32, recognizer, recordings, output)
     options = ["--output", output]
-    for other in ("half a li", "notes\n", '{"audio_filepath": "a.wav"}\n', '{"audio_filepath": "\xff'):
+    one_line = '{"audio_filepath": "a.wav", "text": "a manifest without a line break at its end"}'
+    for other in ("half a li", "notes\n", one_line, f"{one_line}\n", '{"audio_filepath": "\xff'):
         (tmp_path / "other").write_text(other, encoding="latin-1")
         done = run_here(capfd, "transcribe", small_fp32.path, recordings[0], "--output", tmp_path / "other")
         if other.startswith('{"audio_filepath": "\xff'):
@@ -154,6 +158,46 @@ def test_only_ones_own_list_is_continued(
     )
     with Finished(output, small_fp32, language="en-US"):
         assert_user_error(run_here(capfd, "transcribe", small_fp32.path, *recordings, *options), output, "another run")
+
+
+def test_a_line_that_lacks_its_break_is_whole(
+    small_fp32: Bundle, recognizer: Streaming, recordings: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    run(small_fp32, recognizer, recordings[:2], output)
+    whole = output.read_bytes()
+    output.write_bytes(whole[:-1])
+    assert not run(small_fp32, recognizer, recordings[:2], output).fresh
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("then", ["another", "gone"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_recording_that_changes_while_it_is_read_is_not_kept(
+    small_fp32: Bundle,
+    recognizer: Streaming,
+    recordings: list[str],
+    tmp_path: Path,
+    then: str,
+    together: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Else the next run would take its transcript for that of what lies there now."""
+
+    def changing(path: Path, rate: int, **_: object) -> Iterator[np.ndarray]:
+        yield load_audio(path, rate)
+        if str(path) == recordings[1]:
+            path.unlink()
+            if then == "another":
+                soundfile.write(path, speechlike(0.7, 9), RATE, subtype="FLOAT")
+
+    monkeypatch.setattr("scripts.transcribe.run.audio_blocks", changing)
+    several = Recordings(small_fp32, [1.0], threads=1, shape=Shape(2, 1, 1)) if together else recognizer
+    assert len(run(small_fp32, several, recordings, tmp_path / "out.jsonl").heard) == 3
+    kept = [json.loads(line)["audio_filepath"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(kept) == [recordings[0], recordings[2]]
+    assert f"{recordings[1]}: changed while it was read" in capfd.readouterr().err
 
 
 def test_ctrl_c_ends_with_what_was_heard(
