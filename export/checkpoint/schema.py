@@ -16,7 +16,6 @@ ASR = "nemo.collections.asr."
 
 _REMEDY = "use a cache-aware streaming FastConformer-RNNT checkpoint as NeMo wrote it"
 
-Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Layers = Annotated[int, Field(ge=1, le=512)]
 Steps = Annotated[int, Field(ge=0, le=10_000)]

@@ -235,12 +235,6 @@ NemoLimit = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Compare FP32 with NeMo itself, which is slow, on only N utterances."),
 ]
-Runtime = Annotated[
-    RuntimeName,
-    typer.Option(
-        help="'generation1', 'generation2': the published clients' loops; 'streaming': ours, rewritten encoders only."
-    ),
-]
 OptionalRuntime = Annotated[
     RuntimeName | None,
     typer.Option(help="As in `transcribe`. (default: 'streaming' against a checkpoint, 'generation1' else)"),
