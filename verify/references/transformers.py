@@ -40,18 +40,17 @@ class TransformersStreaming:
     Args:
         checkpoint: where the weights, the configuration and the prompts come from.
         lookahead: right context R in encoder frames; a chunk is R + 1 of them.
-        threads: PyTorch threads; None for one where the model is small, else PyTorch's own choice.
 
     Raises:
         UserError: Transformers' class cannot be this model; see :mod:`export.checkpoint.transformers`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, lookahead: int, *, threads: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, lookahead: int) -> None:
         self.checkpoint = checkpoint
         self.lookahead = lookahead
         self.model, self._extractor = load_transformers(checkpoint)
         self.model.max_symbols_per_step = MAX_SYMBOLS
-        self.threads = threads_for(self.model, threads)
+        self.threads = threads_for(self.model)
         self._subsampling = int(checkpoint.encoder["subsampling_factor"])
 
     def transcribe(self, audio: NDArray[np.float32], language: str = DEFAULT_LANGUAGE) -> Transcript:
