@@ -100,7 +100,7 @@ def _local(value: Path | None) -> Path | None:
     """A folder as it was given, or where ``hf://OWNER/NAME/int8@REVISION`` lies in the client's cache."""
     if value is None or not str(value).startswith("hf:/"):
         return value
-    from export.checkpoint.hub import local_folder
+    from export.remote_folder import local_folder
 
     return local_folder(value)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from export.bundle import FILES
-from export.checkpoint.hub import git_sha1
 from export.digest import digest
 from export.errors import UserError
 from export.folders import write_atomically
+from export.hub import git_sha1
 from scripts.publish.card import render_card, unsupported
 from scripts.publish.facts import Facts, Folder
 from scripts.publish.licences import licence_text

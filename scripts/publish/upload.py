@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.checkpoint.hub import (
+from export.errors import ParityError, UserError
+from export.hub import (
     client_errors,
     commit_of,
     hub_errors,
@@ -18,7 +19,6 @@ from export.checkpoint.hub import (
     remote_files,
     without_secrets,
 )
-from export.errors import ParityError, UserError
 from export.progress import note
 from scripts.publish.plan import MAIN, PULL, Plan, differing, make_plan
 
