@@ -1,4 +1,4 @@
-"""The only door to Hugging Face Transformers: its model of a checkpoint, with the checkpoint's own weights.
+"""Hugging Face Transformers' model of a checkpoint, with the checkpoint's own weights.
 
 Needs transformers 5.13 or later and no part of NeMo. Its classes ``Nemotron3_5AsrForRNNT`` and
 ``NemotronAsrStreamingForRNNT`` fix a number of things that NeMo's configuration can say otherwise; such a checkpoint is
