@@ -37,6 +37,9 @@ class ParityError(NemotronOVError, AssertionError):
 NOT_DECIDED = 3
 """Exit status where the work was done and something could not be judged."""
 
+INTERRUPTED = 130
+"""Exit status of a run that Ctrl-C ended, as a shell counts it."""
+
 
 def exit_status(passed: bool | None) -> int:
     """0 where everything passed, 1 where something failed, :data:`NOT_DECIDED` where it is not known."""
