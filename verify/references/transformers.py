@@ -60,18 +60,18 @@ class TransformersStreaming:
         start = time.perf_counter()
         times: list[float] = []
         with torch.inference_mode(), torch_threads(self.threads):
-            said = self.model.generate(
+            output = self.model.generate(
                 input_features=self._chunks(np.asarray(audio, np.float32), times),
                 num_lookahead_tokens=self.lookahead,
                 max_new_tokens=(MAX_SYMBOLS + 1) * (self._encoder_frames(len(audio)) + self.lookahead),
                 **self._prompt(language),
             )
         # The first token is the blank that decoding starts with; a step advances by one frame or by none.
-        ids, advances = said.sequences[0].tolist()[1:], said.durations[0].tolist()[1:]
-        heard = self._encoder_frames(len(audio))
+        ids, advances = output.sequences[0].tolist()[1:], output.durations[0].tolist()[1:]
+        encoder_frames = self._encoder_frames(len(audio))
         frame, emitted = 0, []
         for token, advance in zip(ids, advances, strict=True):
-            if token != self.checkpoint.blank_id and frame < heard:
+            if token != self.checkpoint.blank_id and frame < encoder_frames:
                 emitted.append((token, frame))
             frame += advance
         tokens = [token for token, _ in emitted]
