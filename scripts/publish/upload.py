@@ -89,8 +89,7 @@ def _send(api: HfApi, plan: Plan) -> str:
     # The client hashes once more what it sends, so that a file which has changed since does not pass for ours.
     additions = [CommitOperationAdd(file.path, file.source) for file in changed]
     for file, addition in zip(changed, additions, strict=True):
-        if addition.upload_info.sha256.hex() != file.sha256:
-            raise UserError(f"{file.source!s}: was changed while it was published; verify the folder, then run again")
+        file.require_unchanged(addition.upload_info.sha256.hex())
     if plan.replaced:
         note(f"{repo_id}: replaces what is there with other content: {', '.join(plan.replaced)}")
     _send_large_files(api, plan, additions)
