@@ -13,6 +13,7 @@ operating system refuses (``OSError``). Anything else that escapes is a bug and 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 class NemotronOVError(Exception):
@@ -36,10 +37,20 @@ class ParityError(NemotronOVError, AssertionError):
 NOT_DECIDED = 3
 """Exit status where the work was done and something could not be judged."""
 
+INTERRUPTED = 130
+"""Exit status of a run that Ctrl-C ended, as a shell counts it."""
+
 
 def exit_status(passed: bool | None) -> int:
     """0 where everything passed, 1 where something failed, :data:`NOT_DECIDED` where it is not known."""
     return NOT_DECIDED if passed is None else int(not passed)
+
+
+def listed(items: Sequence[str], most: int, separator: str = "; ") -> str:
+    """The first ``most`` of the items that a message names, and how many more there are."""
+    more = len(items) - most
+    rest = f"{separator.rstrip(', ')} and {more:,} more" if more > 0 else ""
+    return separator.join(items[:most]) + rest
 
 
 def require_utf8(name: str | os.PathLike[str]) -> None:

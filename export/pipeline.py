@@ -22,7 +22,7 @@ from export.contract import expected_ports
 from export.errors import UserError
 from export.folders import new_directory, refuse_existing
 from export.graphs.saving import save_graph
-from export.profiles import Oracle, profile_name, tier_warnings
+from export.profiles import GraphOracle, profile_name, tier_warnings
 from export.progress import note, task
 from export.vocabulary import prune_vocabulary
 from export.weight_types import Counts, count_constants
@@ -39,6 +39,9 @@ ENCODERS = ("rewritten", "nemo")
 CACHES = ("channel", "kv")
 """What ``cache_channel`` holds: the attention layers' inputs, as NeMo's, or their projected keys and values."""
 
+ORACLES: dict[GraphOracle, str] = {"nemo": "NeMo", "torch": "the modules they were traced from"}
+"""What the progress calls an oracle."""
+
 
 def export_checkpoint(
     checkpoint: Checkpoint,
@@ -52,7 +55,7 @@ def export_checkpoint(
     force_lookahead: bool = False,
     languages: Sequence[str] = (),
     scripts: Sequence[str] = (),
-    oracle: Oracle | None = None,
+    oracle: GraphOracle | None = None,
 ) -> Bundle:
     """Export a checkpoint to an FP32 folder, every graph checked against PyTorch before it is written.
 
@@ -73,19 +76,8 @@ def export_checkpoint(
         UserError: options that do not fit, an existing folder, a checkpoint that cannot be exported.
         ParityError: a graph differs from its oracle by more than :data:`export.parity.LIMIT`.
     """
-    if encoder not in ENCODERS:
-        raise UserError(f"--encoder {encoder}: choose one of {', '.join(ENCODERS)}")
-    if cache not in CACHES:
-        raise UserError(f"--cache {cache}: choose one of {', '.join(CACHES)}")
-    if encoder == "nemo" and cache != "channel":
-        raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
-    if encoder == "nemo" and oracle == "torch":
-        raise UserError("--oracle torch: NeMo's encoder is made with NeMo, which is its oracle then; leave it out")
-    if oracle is None:
-        oracle = "torch" if checkpoint.shards and encoder != "nemo" else "nemo"
-        if oracle == "nemo" and encoder != "nemo" and find_spec("nemo") is None:
-            note("NeMo is not installed: each graph is compared with the PyTorch module that it is traced from")
-            oracle = "torch"
+    _check_options(encoder, cache, oracle)
+    oracle = oracle or _default_oracle(checkpoint, encoder)
     geometry, warnings = checkpoint.geometry(lookahead, chunk_ms, force=force_lookahead)
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
@@ -113,7 +105,32 @@ def export_checkpoint(
     return Bundle.open(directory)
 
 
-ORACLES: dict[Oracle, str] = {"nemo": "NeMo", "torch": "the modules they were traced from"}
+def _check_options(encoder: str, cache: str, oracle: GraphOracle | None) -> None:
+    """Refuse options that do not fit each other.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if encoder not in ENCODERS:
+        raise UserError(f"--encoder {encoder}: choose one of {', '.join(ENCODERS)}")
+    if cache not in CACHES:
+        raise UserError(f"--cache {cache}: choose one of {', '.join(CACHES)}")
+    if encoder == "nemo" and cache != "channel":
+        raise UserError(f"--cache {cache}: NeMo's encoder has its own cache; leave it out, or use --encoder rewritten")
+    if encoder == "nemo" and oracle == "torch":
+        raise UserError("--oracle torch: NeMo's encoder is made with NeMo, which is its oracle then; leave it out")
+
+
+def _default_oracle(checkpoint: Checkpoint, encoder: str) -> GraphOracle:
+    """NeMo for a ``.nemo`` file, where NeMo is installed, and always for NeMo's encoder; else the traced modules."""
+    if encoder == "nemo":
+        return "nemo"
+    if checkpoint.shards:
+        return "torch"
+    if find_spec("nemo") is None:
+        note("NeMo is not installed: each graph is compared with the PyTorch module that it is traced from")
+        return "torch"
+    return "nemo"
 
 
 def _write_graphs(
@@ -121,7 +138,7 @@ def _write_graphs(
     metadata: Metadata,
     geometry: Geometry,
     rows: Sequence[int] | None,
-    oracle: Oracle,
+    oracle: GraphOracle,
     folder: Path,
     target: Path,
 ) -> tuple[dict[str, parity.Recording], dict[str, Counts]]:
@@ -198,7 +215,7 @@ def _metadata(
     geometry: Geometry,
     encoder: str,
     cache: str,
-    oracle: Oracle,
+    oracle: GraphOracle,
     warnings: list[str],
 ) -> Metadata:
     section, prednet = checkpoint.encoder, checkpoint.config["decoder"]["prednet"]

@@ -15,7 +15,7 @@ from export.geometry import DEFAULT_CHUNK_MS
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
 
-Oracle = Literal["nemo", "torch"]
+GraphOracle = Literal["nemo", "torch"]
 """What the graphs are compared with: NeMo, or the PyTorch modules that they are traced from."""
 
 CUSTOM = "custom"
@@ -72,7 +72,7 @@ class Settings:
     force_lookahead: bool = False
     languages: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
-    oracle: Oracle | None = None
+    oracle: GraphOracle | None = None
 
     def arguments(self) -> list[str]:
         """What differs from the defaults, as arguments of ``nemotron-ov export``."""
@@ -97,7 +97,7 @@ class Asked:
     force_lookahead: bool = False
     languages: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
-    oracle: Oracle | None = None
+    oracle: GraphOracle | None = None
 
     def settings(self, checkpoint: Checkpoint) -> Settings:
         """What that means for a checkpoint.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle
 from export.contract import expected_ports
 from export.digest import file_facts
-from export.errors import UserError
+from export.errors import UserError, listed
 from export.folders import new_directory, refuse_existing
 from export.languages import DEFAULT_LANGUAGE, prompt_language
 from export.progress import note, task
@@ -187,11 +187,7 @@ def heard(hashes: Collection[str], utterances: Sequence[Utterance], rate: int) -
             if not known.isdisjoint(utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)):
                 names.append(utterance.audio_filepath.name)
             progress.advance()
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-_NAMED = 3  # files that a message names
+    return listed(names, 3, ", ")
 
 
 def _choose(

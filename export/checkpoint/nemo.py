@@ -1,4 +1,4 @@
-"""The only door to NeMo: restoring a model, quietly."""
+"""NeMo's model of a checkpoint, restored without NeMo's notices; no other module restores with NeMo."""
 
 from __future__ import annotations
 

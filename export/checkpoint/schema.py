@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from export.errors import UserError
+from export.errors import UserError, listed
 
 ASR = "nemo.collections.asr."
 """Where every class lies that a speech recognizer is made of."""
 
 _REMEDY = "use a cache-aware streaming FastConformer-RNNT checkpoint as NeMo wrote it"
 
-Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Layers = Annotated[int, Field(ge=1, le=512)]
 Steps = Annotated[int, Field(ge=0, le=10_000)]
@@ -130,8 +129,7 @@ def check_config(path: Path, config: dict[str, Any]) -> Config:
     except ValidationError as error:
         problems += [described(each) for each in error.errors(include_url=False)]
     if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise UserError(f"{path}: in its model_config.yaml {'; '.join(problems[:6])}{more}; {_REMEDY}")
+        raise UserError(f"{path}: in its model_config.yaml {listed(problems, 6)}; {_REMEDY}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The only door to Hugging Face Transformers: its model of a checkpoint, with the checkpoint's own weights.
+"""Hugging Face Transformers' model of a checkpoint, with the checkpoint's own weights.
 
 Needs transformers 5.13 or later and no part of NeMo. Its classes ``Nemotron3_5AsrForRNNT`` and
 ``NemotronAsrStreamingForRNNT`` fix a number of things that NeMo's configuration can say otherwise; such a checkpoint is
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from export.checkpoint.archive import WEIGHTS
 from export.checkpoint.transformers_names import REBUILT, head_index, is_absent, to_nemo
 from export.checkpoint.weights import read_weights
-from export.errors import UserError
+from export.errors import UserError, listed
 
 if TYPE_CHECKING:
     import torch
@@ -68,9 +68,8 @@ def load_transformers(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Nemotron
         ) from error
     del Nemotron3_5AsrForRNNT  # whether it is there was the question
     weights = read_weights(checkpoint)
-    model = AutoModelForRNNT.from_config(
-        model_config(checkpoint, weights), attn_implementation="sdpa"
-    )  # eager is wrong
+    # Transformers' eager attention computes something else than its sdpa (docs/oracles.md).
+    model = AutoModelForRNNT.from_config(model_config(checkpoint, weights), attn_implementation="sdpa")
     _fill(checkpoint, model, weights)
     model.eval().float().requires_grad_(False)
     model.generation_config.decoder_start_token_id = checkpoint.blank_id
@@ -197,10 +196,9 @@ def _fill(checkpoint: Checkpoint, model: PreTrainedModel, weights: Mapping[str, 
         if name in weights and weights[name].shape != tensor.shape
     ]
     if problems:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise UserError(
             f"{checkpoint.path}: its {WEIGHTS} is not that of Transformers' {type(model).__name__}: "
-            f"{'; '.join(problems[:_NAMED])}{more}; compare with NeMo alone, or download the checkpoint again"
+            f"{listed(problems, 3)}; compare with NeMo alone, or download the checkpoint again"
         )
     model.load_state_dict({other: weights[name] for name, (other, _) in wanted.items()}, strict=True)
 
@@ -221,9 +219,6 @@ def _check_mel(
             raise UserError(
                 f"{checkpoint.path}: its {name} is not what Transformers computes in its place; compare with NeMo alone"
             )
-
-
-_NAMED = 3  # tensors that a message names
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

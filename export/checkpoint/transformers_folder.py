@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from export.checkpoint.config import Checkpoint, check_supported
 from export.checkpoint.schema import Layers, Steps, Width, check_config, check_size, described
 from export.digest import digest
-from export.errors import UserError
+from export.errors import UserError, listed
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -195,8 +194,7 @@ def _validated(folder: Path, name: str, kind: type[_Model]) -> _Model:
         return kind.model_validate(data)
     except ValidationError as error:
         problems = [described(each) for each in error.errors(include_url=False)]
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise UserError(f"{folder / name}: {'; '.join(problems[:6])}{more}; {_REMEDY}") from error
+        raise UserError(f"{folder / name}: {listed(problems, 6)}; {_REMEDY}") from error
 
 
 def _check_class(folder: Path, data: dict[str, Any]) -> None:
@@ -291,21 +289,16 @@ def _pieces(folder: Path, blank: int) -> tuple[str, ...]:
             continue
         if pieces.setdefault(index, piece) != piece:
             raise UserError(f"{folder / TOKENIZER}: id {index} is {pieces[index][:40]!r} and {piece[:40]!r}; {_REMEDY}")
-    missing = _ranges(set(range(blank)) - pieces.keys())
+    missing = [str(index) for index in range(blank) if index not in pieces]
     if missing:
-        raise UserError(f"{folder / TOKENIZER}: has no piece of id {missing}, and blank_token_id is {blank}; {_REMEDY}")
+        ids = listed(missing, 3, ", ")
+        raise UserError(f"{folder / TOKENIZER}: has no piece of id {ids}, and blank_token_id is {blank}; {_REMEDY}")
     ordered = tuple(pieces[index] for index in range(blank))
     wrong = next((index for index, piece in enumerate(ordered) if not _is_text(piece)), None)
     if wrong is not None or len(set(ordered)) != len(ordered):
         what = "two ids have one piece" if wrong is None else f"the piece of id {wrong} is no text"
         raise UserError(f"{folder / TOKENIZER}: {what}; {_REMEDY}")
     return ordered
-
-
-def _ranges(numbers: Collection[int]) -> str:
-    ordered = sorted(numbers)
-    more = f" and {len(ordered) - 3:,} more" if len(ordered) > 3 else ""
-    return ", ".join(map(str, ordered[:3])) + more
 
 
 def _is_text(piece: str) -> bool:

@@ -7,7 +7,7 @@ of NeMo 3.0. Needs neither.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 REBUILT = ("preprocessor.featurizer.fb", "preprocessor.featurizer.window")
 """NeMo's filter bank and window: not stored by Transformers, which computes both."""
@@ -71,33 +71,15 @@ def to_nemo(name: str, head: int) -> str | None:
         name: as in ``model.safetensors``.
         head: K of :func:`head_index`.
     """
-    return _renamed(name, {**_MODULES, _HEAD_TRANSFORMERS: f"{_HEAD}{head}"}, _IN_LAYER)
-
-
-def to_transformers(name: str, head: int) -> str | None:
-    """Transformers' name of a tensor that NeMo calls ``name``; None where it has none.
-
-    Args:
-        name: as in ``model_weights.ckpt``.
-        head: K of :func:`head_index`.
-    """
+    layer = _LAYER.fullmatch(name)
     modules = {**_MODULES, _HEAD_TRANSFORMERS: f"{_HEAD}{head}"}
-    return _renamed(name, _reversed(modules), _reversed(_IN_LAYER))
+    prefix, rest, table = (layer[1], layer[2], _IN_LAYER) if layer else ("", name, modules)
+    for module, nemo in table.items():
+        if rest == module or rest.startswith(f"{module}."):
+            return f"{prefix}{nemo}{rest[len(module) :]}"
+    return None
 
 
 def is_absent(name: str) -> bool:
     """Whether Transformers rightly has no tensor for this one of NeMo's."""
     return name in REBUILT or name.startswith(TRAINING_ONLY)
-
-
-def _renamed(name: str, modules: Mapping[str, str], in_layer: Mapping[str, str]) -> str | None:
-    layer = _LAYER.fullmatch(name)
-    prefix, rest, table = (layer[1], layer[2], in_layer) if layer else ("", name, modules)
-    for module, other in table.items():
-        if rest == module or rest.startswith(f"{module}."):
-            return f"{prefix}{other}{rest[len(module) :]}"
-    return None
-
-
-def _reversed(table: Mapping[str, str]) -> dict[str, str]:
-    return {other: name for name, other in table.items()}

@@ -8,7 +8,7 @@ NeMo computes when it is constructed is computed here by the same formulas: posi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.checkpoint.transformers_names import REBUILT
-from export.errors import UserError
+from export.errors import UserError, listed
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -291,10 +291,4 @@ def _check_tensors(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], found: 
         elif not all(math.isfinite(float(bound)) for bound in torch.aminmax(tensor)):
             problems.append(f"{name} holds numbers that are not finite")
     if problems:
-        raise UserError(f"{checkpoint.path}: of its tensors {_some(problems)}; download it again")
-
-
-def _some(problems: Iterable[str]) -> str:
-    """The first few, and how many more."""
-    listed = sorted(problems)
-    return "; ".join(listed[:4]) + (f"; and {len(listed) - 4} more" if len(listed) > 4 else "")
+        raise UserError(f"{checkpoint.path}: of its tensors {listed(sorted(problems), 4)}; download it again")

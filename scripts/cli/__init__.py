@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from export.errors import NemotronOVError, UserError, require_utf8
+from export.errors import INTERRUPTED, NemotronOVError, UserError, require_utf8
 from scripts.extras import missing_extra
 
 _REMEDIES = {
@@ -24,12 +24,8 @@ BUG = 70
 """Exit status of an error that nobody foresaw (``EX_SOFTWARE`` of sysexits.h)."""
 
 
-INTERRUPTED = 130
-"""Exit status of a run that Ctrl-C ended, as a shell counts it."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 not good enough, 2 bad input, 70 a bug, 130 interrupted.
+    """Run the command line and exit: 0 done, 1 not good enough, 2 bad input, 3 not judged, 70 a bug, 130 interrupted.
 
     Args:
         arguments: what to parse; None for the process's own.

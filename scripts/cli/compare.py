@@ -227,8 +227,8 @@ def _reference(reference: str, revision: str | None, layout: Format | None) -> B
     """A folder, a recorded run (.json), or a checkpoint."""
     from export.bundle import Bundle
     from export.checkpoint import open_checkpoint
-    from export.checkpoint.hub import local_folder
     from export.checkpoint.transformers_folder import is_transformers_folder
+    from export.remote_folder import local_folder
     from verify.runs import load_transcripts
 
     path = local_folder(reference)

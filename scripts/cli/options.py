@@ -101,7 +101,7 @@ def _local(value: Path | None) -> Path | None:
     """A folder as it was given, or where ``hf://OWNER/NAME/int8@REVISION`` lies in the client's cache."""
     if value is None or not str(value).startswith("hf:/"):
         return value
-    from export.checkpoint.hub import local_folder
+    from export.remote_folder import local_folder
 
     return local_folder(value)
 
@@ -235,12 +235,6 @@ Limit = Annotated[
 NemoLimit = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Compare FP32 with NeMo itself, which is slow, on only N utterances."),
-]
-Runtime = Annotated[
-    RuntimeName,
-    typer.Option(
-        help="'generation1', 'generation2': the published clients' loops; 'streaming': ours, rewritten encoders only."
-    ),
 ]
 OptionalRuntime = Annotated[
     RuntimeName | None,

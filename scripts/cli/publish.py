@@ -47,7 +47,7 @@ def publish(
     Refuses without a passing report for exactly these files, and says all that is in the way at once. A run that was
     stopped is finished by the same command; where all is there, it does nothing.
     """
-    from export.checkpoint.hub import hub_api
+    from export.hub import hub_api
     from scripts.publish.facts import gather
     from scripts.publish.page import Page
     from scripts.publish.plan import Target, make_plan, require_publishable
@@ -113,8 +113,8 @@ def fetch(
     """Get one folder of a repository, whole and with the Hub's checksums, or not at all."""
     from dataclasses import replace
 
-    from export.checkpoint.hub import SCHEME, RemoteFolder
     from export.errors import UserError
+    from export.remote_folder import SCHEME, RemoteFolder
     from scripts.publish.fetch import fetch_folder
 
     address = SCHEME + repository.removeprefix(SCHEME) + (f"/{precision}" if precision else "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from export.errors import UserError
+from export.errors import INTERRUPTED, UserError
 from scripts.cli import options
 from scripts.cli.result import Result, chatter_on_stderr
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from verify.runtimes.generation1 import Generation1
     from verify.runtimes.graph import Config
     from verify.runtimes.streaming import Recordings, Streaming
-
-INTERRUPTED = 130
-"""Exit status of a run that Ctrl-C ended."""
 
 
 class Format(StrEnum):

@@ -37,8 +37,10 @@ def tokens(task: dict[str, Any]) -> dict[str, Any]:
         for precision in task["precisions"]:
             try:
                 runtime = Generation1(bundle, config=CONFIGS[precision])
-                said = [runtime.transcribe(audio[str(i)], language) for i, language in enumerate(task["languages"])]
-                runs[precision] = {"tokens": [each.tokens for each in said]}
+                transcripts = [
+                    runtime.transcribe(audio[str(i)], language) for i, language in enumerate(task["languages"])
+                ]
+                runs[precision] = {"tokens": [each.tokens for each in transcripts]}
             except UserError as error:
                 runs[precision] = {"error": str(error)}
     return {"openvino": ov.get_version().split("-")[0], "runs": runs}

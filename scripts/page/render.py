@@ -159,12 +159,12 @@ def _counted(sources: Sources, shown: Sequence[Utterance], total: int, sound: So
     compared = count_utterances(sources.comparisons)
     if not total:
         return f"None: all builds gave their reference’s tokens on all {compared:,} utterances."
-    said = f"{total:,} of {compared:,} utterances got other tokens from some build than from its reference."
+    text = f"{total:,} of {compared:,} utterances got other tokens from some build than from its reference."
     if len(shown) < total:
-        said += f" The {len(shown):,} most severe are here; {total - len(shown):,} were left out."
-    said += f" Audio: {sound.embedded:,} inside this page ({sound.used / 1e6:.1f} of {sound.limit / 1e6:g} MB)"
-    said += f", {sound.linked:,} from their files" if sound.linked else ""
-    return said + (f", {sound.missing:,} not found." if sound.missing else ".")
+        text += f" The {len(shown):,} most severe are here; {total - len(shown):,} were left out."
+    text += f" Audio: {sound.embedded:,} inside this page ({sound.used / 1e6:.1f} of {sound.limit / 1e6:g} MB)"
+    text += f", {sound.linked:,} from their files" if sound.linked else ""
+    return text + (f", {sound.missing:,} not found." if sound.missing else ".")
 
 
 def _kind_counts(shown: Sequence[Utterance]) -> list[tuple[str, str, int]]:

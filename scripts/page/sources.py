@@ -274,14 +274,14 @@ def _names(sides: Iterable[tuple[Side, str]]) -> dict[tuple[object, ...], str]:
     chosen = {}
     for identity, parts in short.items():
         others = [other for each, other in short.items() if each != identity]
-        said: list[str] = []
+        shown: list[str] = []
         for part in parts:
             same = [other for other in others if part in other]
-            if not said or (part and len(same) < len(others)):
-                said.append(part)
+            if not shown or (part and len(same) < len(others)):
+                shown.append(part)
             others = same
-        chosen[identity] = said
-    texts = {identity: said[0] + (f" ({', '.join(said[1:])})" if said[1:] else "") for identity, said in chosen.items()}
+        chosen[identity] = shown
+    texts = {identity: base + (f" ({', '.join(more)})" if more else "") for identity, (base, *more) in chosen.items()}
     counts = Counter(texts.values())
     numbered: Counter[str] = Counter()
     for identity, text in texts.items():

@@ -42,8 +42,8 @@ class Parting:
 
 
 @dataclass
-class Heard:
-    """What one or more sides made of an utterance, aligned with what was said (or with the reference's text)."""
+class Hypothesis:
+    """What one or more sides made of an utterance, aligned with the manifest's text (or with the reference's)."""
 
     names: list[str]
     text: str
@@ -64,7 +64,7 @@ class Difference:
 
 @dataclass
 class Utterance:
-    """An utterance with all that was heard of it."""
+    """An utterance with all hypotheses of it."""
 
     audio: str
     audio_filepath: str | None
@@ -74,7 +74,7 @@ class Utterance:
     metric: Metric
     text: str
     has_text: bool
-    heard: list[Heard] = field(default_factory=list)
+    hypotheses: list[Hypothesis] = field(default_factory=list)
     partings: list[Parting] = field(default_factory=list)
     differences: dict[str, Difference] = field(default_factory=dict)  # by build; empty where all agree
 
@@ -86,7 +86,7 @@ class Utterance:
 
 
 def count_utterances(comparisons: Sequence[Comparison]) -> int:
-    """How many utterances were compared; one that several builds heard counts once."""
+    """How many utterances were compared; an utterance of several builds counts once."""
     return len({key for comparison in comparisons for key, _ in _keyed(comparison.report.rows)})
 
 
@@ -118,7 +118,7 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
             utterance.differences[comparison.build] = _difference(row, chosen)
     disagreeing = [key for key, utterance in found.items() if utterance.differences]
     for key in disagreeing:
-        found[key].heard = _heard(found[key], outputs[key], normalizer)
+        found[key].hypotheses = _hypotheses(found[key], outputs[key], normalizer)
     return sorted((found[key] for key in disagreeing), key=lambda each: [-value for value in each.severity])
 
 
@@ -176,15 +176,15 @@ def scores_of(row: Row, normalizer: Normalizer) -> tuple[Score, Score, Score]:
     )
 
 
-def _heard(utterance: Utterance, outputs: dict[str, Output], normalizer: Normalizer) -> list[Heard]:
-    """Each text once, with all sides that heard it; without a text, the first side's stands for it."""
+def _hypotheses(utterance: Utterance, outputs: dict[str, Output], normalizer: Normalizer) -> list[Hypothesis]:
+    """Each text once, with all sides that recognized it; without a text, the first side's stands for it."""
     found: dict[tuple[str, str | None], list[str]] = {}
     for name, output in outputs.items():
         found.setdefault((output.text, output.language), []).append(name)
-    said = utterance.text if utterance.has_text else next(iter(found))[0]
-    words = normalizer.words(said, utterance.language)
+    reference = utterance.text if utterance.has_text else next(iter(found))[0]
+    words = normalizer.words(reference, utterance.language)
     return [
-        Heard(names, text, language, *align(words, normalizer.words(text, utterance.language), utterance.metric))
+        Hypothesis(names, text, language, *align(words, normalizer.words(text, utterance.language), utterance.metric))
         for (text, language), names in found.items()
     ]
 

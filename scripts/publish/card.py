@@ -156,17 +156,17 @@ def _header_problems(text: str, rendered: str) -> list[str]:
     import yaml
 
     try:
-        said, known = _header_of(text), _header_of(rendered)
-        results = sorted(_results(said) - _results(known))
+        edited, known = _header_of(text), _header_of(rendered)
+        results = sorted(_results(edited) - _results(known))
     except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the card's header cannot be read ({str(error).splitlines()[0]}); correct it") from error
     problems = ["header: " + ": ".join(result) for result in results]
-    languages = said.get("language") or []
+    languages = edited.get("language") or []
     listed = languages if isinstance(languages, list) else [languages]
     problems += [f"header: language {each}" for each in listed if each not in (known.get("language") or [])]
     for key in ("base_model", "base_model_relation", "license", "pipeline_tag", "library_name"):
-        if said.get(key) != known.get(key):
-            problems.append(f"header: {key} {said.get(key)!r} is not {known.get(key)!r}")
+        if edited.get(key) != known.get(key):
+            problems.append(f"header: {key} {edited.get(key)!r} is not {known.get(key)!r}")
     return problems
 
 

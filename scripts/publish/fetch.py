@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.bundle import BUNDLE, FILES, METADATA, Bundle
-from export.checkpoint.hub import RemoteFolder, commit_of, hub_api, hub_errors, is_hubs, patiently, remote_files
 from export.contract import contract_problems
 from export.errors import ParityError, UserError
 from export.folders import new_directory, refuse_existing
+from export.hub import commit_of, hub_api, hub_errors, is_hubs, patiently, remote_files
 from export.progress import note
+from export.remote_folder import RemoteFolder
 from export.removal import scratch_folder
 from scripts.disk import SLACK, require_room
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from export.bundle import METADATA
-from export.checkpoint.hub import (
+from export.errors import UserError
+from export.hub import (
     UnexpectedAnswerError,
     client_errors,
     commit_of,
@@ -18,7 +19,6 @@ from export.checkpoint.hub import (
     remote_files,
     status,
 )
-from export.errors import UserError
 from scripts.publish.repository import Repository
 
 if TYPE_CHECKING:

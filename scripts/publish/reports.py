@@ -33,7 +33,7 @@ class Verification:
 
     @property
     def has_text(self) -> bool:
-        """Whether error rates against what was said are known."""
+        """Whether error rates against the manifest's text are known."""
         return any(row.text for row in self.report.rows)
 
     @cached_property

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from export.bundle import FILES
-from export.checkpoint.hub import git_sha1
 from export.digest import digest
 from export.errors import UserError
 from export.folders import write_atomically
+from export.hub import git_sha1
 from scripts.publish.card import render_card, unsupported
 from scripts.publish.facts import Facts, Folder
 from scripts.publish.licences import licence_text
@@ -60,9 +60,17 @@ class File:
             UserError: it is not what it was.
         """
         content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise UserError(f"{self.source!s}: was changed while it was published; verify the folder, then run again")
+        self.require_unchanged(hashlib.sha256(content).hexdigest())
         return git_sha1(content)
+
+    def require_unchanged(self, sha256: str) -> None:
+        """Refuse content with another SHA-256 than the one that was found first.
+
+        Raises:
+            UserError: naming the file.
+        """
+        if sha256 != self.sha256:
+            raise UserError(f"{self.source!s}: was changed while it was published; verify the folder, then run again")
 
     def is_same(self, remote: RepoFile) -> bool:
         """Whether the Hub's file has this content, by its own checksum."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def verdicts(facts: Facts) -> list[str]:
-    """What each report said of each folder."""
+    """Each report's verdict on each folder."""
     from verify.runs import ORACLE_NAMES
 
     words = {True: "passed", False: "FAILED", None: "not decided"}
@@ -60,7 +60,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Folders that transcribed the same audio in the same way: their error rates against what was said.
+    """Folders that transcribed the same audio in the same way: their error rates against the manifest's text.
 
     Attributes:
         example: one of the reports; its counts are those of all.
@@ -197,9 +197,9 @@ def quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:
     if known and same:
         made = f"Made by the built-in recipe {code(known.name)}: {known.description}."
     else:
-        said = plain(recipe.get("description", ""))
+        description = plain(recipe.get("description", ""))
         made = f"Made by a recipe of the publisher's, {code(folder.recipe)}"
-        made += f", who says of it: “{said}”" if said else ", without a description."
+        made += f", who says of it: “{description}”" if description else ", without a description."
     return {
         "title": plain(folder.bundle.metadata.precision) + ("" if len(facts.folders) == 1 else f" (`{folder.name}/`)"),
         "suffix": f" of {folder.name}",

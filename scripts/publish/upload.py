@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.checkpoint.hub import (
+from export.errors import ParityError, UserError
+from export.hub import (
     client_errors,
     commit_of,
     hub_errors,
@@ -18,7 +19,6 @@ from export.checkpoint.hub import (
     remote_files,
     without_secrets,
 )
-from export.errors import ParityError, UserError
 from export.progress import note
 from scripts.publish.plan import MAIN, PULL, Plan, differing, make_plan
 
@@ -89,8 +89,7 @@ def _send(api: HfApi, plan: Plan) -> str:
     # The client hashes once more what it sends, so that a file which has changed since does not pass for ours.
     additions = [CommitOperationAdd(file.path, file.source) for file in changed]
     for file, addition in zip(changed, additions, strict=True):
-        if addition.upload_info.sha256.hex() != file.sha256:
-            raise UserError(f"{file.source!s}: was changed while it was published; verify the folder, then run again")
+        file.require_unchanged(addition.upload_info.sha256.hex())
     if plan.replaced:
         note(f"{repo_id}: replaces what is there with other content: {', '.join(plan.replaced)}")
     _send_large_files(api, plan, additions)

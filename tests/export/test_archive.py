@@ -144,7 +144,7 @@ def test_an_archive_of_another_kind(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "zip.nemo")
 
 
-def pickled(value: object, crc: bool = True) -> bytes:
+def pickled(value: object) -> bytes:
     """An archive as ``torch.save`` writes it, of any pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

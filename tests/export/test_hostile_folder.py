@@ -19,13 +19,14 @@ from tests.helpers.tiny_bundle import tiny_bundle
 from verify.runtimes.generation1 import Generation1
 
 
-def rewritten(folder: Path, change: Callable[[str], str], name: str = "nemotron_joint.xml") -> Path:
-    """A tiny folder with one file changed by somebody who knows how to write hashes."""
+def rewritten(folder: Path, change: Callable[[str], str]) -> Path:
+    """A tiny folder whose joint was changed by somebody who knows how to write hashes."""
     made = tiny_bundle(folder)
-    before = (folder / name).read_text(encoding="utf-8")
+    graph = folder / "nemotron_joint.xml"
+    before = graph.read_text(encoding="utf-8")
     after = change(before)
     assert after != before
-    (folder / name).write_text(after, encoding="utf-8")
+    graph.write_text(after, encoding="utf-8")
     write_metadata(folder, made.metadata)
     return folder
 

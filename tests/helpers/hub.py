@@ -92,10 +92,10 @@ class Fault:
 class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, repos: dict[str, Repo] | None = None, *, user: str = "someone", role: str = "write") -> None:
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.repos = repos or {}
-        self.user, self.role = user, role
+        self.repos: dict[str, Repo] = {}
+        self.user, self.role = "someone", "write"
         self.orgs: dict[str, str] = {}
         self.read_only: set[str] = set()
         self.objects: dict[str, bytes] = {}

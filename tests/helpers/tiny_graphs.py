@@ -31,9 +31,9 @@ def product(data: ov.Node, weights: NDArray[np.float32], module: str) -> ov.Node
     return _named(ops.matmul(data, constant, False, True), f"__module.{module}/aten::linear/MatMul")
 
 
-def encoder(kind: str, seed: int = 0) -> ov.Model:
-    """Three products and an attention with positions: computed from a constant (``nemo``) or a constant (``fused``)."""
-    generator = np.random.default_rng(seed)
+def encoder(kind: str) -> ov.Model:
+    """Products and an attention whose positions are computed from a constant (``nemo``) or stored (``rewritten``)."""
+    generator = np.random.default_rng(0)
     mel = _named(ops.parameter([1, FRAMES, WIDTH], np.float32), "mel")
     mel.output(0).set_names({"mel"})
     hidden = product(mel, _weights(generator, WIDTH, WIDTH), "encoder.pre_encode.out")
@@ -56,9 +56,9 @@ def encoder(kind: str, seed: int = 0) -> ov.Model:
     return ov.Model([encoded], [mel], "encoder")
 
 
-def decoder(seed: int = 2) -> ov.Model:
+def decoder() -> ov.Model:
     """An embedding and an LSTM."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(2)
     token = _named(ops.parameter([1, 1], np.int32), "token")
     states = [_named(ops.parameter([1, 1, WIDTH], np.float32), name) for name in ("h_in", "c_in")]
     for parameter in (token, *states):
@@ -74,11 +74,11 @@ def decoder(seed: int = 2) -> ov.Model:
     return ov.Model([lstm.output(index) for index in range(3)], [token, *states], "decoder")
 
 
-def other(name: str, seed: int = 1) -> ov.Model:
+def other(name: str) -> ov.Model:
     """One product."""
     data = ops.parameter([1, WIDTH], np.float32)
     data.output(0).set_names({f"{name}_in"})
-    result = product(data, _weights(np.random.default_rng(seed), WIDTH, WIDTH), name)
+    result = product(data, _weights(np.random.default_rng(1), WIDTH, WIDTH), name)
     result.output(0).set_names({f"{name}_out"})
     return ov.Model([result], [data], name)
 
@@ -116,10 +116,10 @@ def bundle(directory: Path, kind: str = "rewritten") -> Bundle:
     return Bundle.open(directory)
 
 
-def calibration(directory: Path, source: Bundle, count: int = 4) -> CalibrationData:
-    """Random inputs of the tiny encoder, none of the other graphs."""
+def calibration(directory: Path, source: Bundle) -> CalibrationData:
+    """Four random inputs of the tiny encoder, none of the other graphs."""
     directory.mkdir(parents=True)
-    generator = np.random.default_rng(3)
+    count, generator = 4, np.random.default_rng(3)
     samples = [{"mel": _weights(generator, 1, FRAMES, WIDTH)} for _ in range(count)]
     origins = [Origin(language="en-US", audio=0, runtime="streaming", prompt="en-US", call=0)] * count
     stored = GraphSamples(origins=origins, shards=write_shards(directory, "encoder", samples))

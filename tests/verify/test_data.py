@@ -30,6 +30,7 @@ from tests.helpers.fleurs import (
 from tests.helpers.serving import serving
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.data.fleurs import Split, language_tag, unpacked
+from verify.data.hub import _refusal
 from verify.data.layouts import folder_utterances, recordings_in
 from verify.data.manifest import Utterance, load_utterance, read_manifest
 from verify.data.sets import DataSet, choose_manifest, refuse_test_manifest
@@ -506,6 +507,12 @@ def test_what_the_hub_does_not_have(client: Client, hub: Hub, cache: Path) -> No
     _, error, _ = client.read("fleurs:en_us", cache)
     assert error.startswith("--data fleurs:en_us: cannot be fetched")
     assert not (cache / "fleurs" / "en_us" / "test").exists()
+
+
+def test_an_error_of_the_hub_shows_no_token_and_no_signature() -> None:
+    error = _refusal("fleurs:en_us", OSError("https://hub.example/a?X-Amz-Signature=abc123 for hf_secretsecret failed"))
+    assert error is not None
+    assert "https://hub.example/a for hf_… failed" in str(error)
 
 
 def test_rows_that_lack_something(client: Client, hub: Hub, cache: Path) -> None:

@@ -136,8 +136,7 @@ def _resampled(
     """Mono blocks at the wanted rate, none of them empty."""
     resampler = Resampler(source.rate, sample_rate)
     for block, rate in decoded(source, offset, seconds):
-        if block.shape[1] != len(weights) or rate != source.rate:
-            raise UserError(f"{source.name}: its parts differ in rate or channels; convert them to one form")
+        source.require_form(block, rate)
         mono = resampler.more(np.ascontiguousarray(block @ weights if len(weights) > 1 else block[:, 0]))
         if len(mono):
             yield mono

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from export.errors import UserError
+from export.errors import UserError, listed
 from export.folders import new_directory, write_atomically
 from export.languages import language_key
 from export.progress import note, task
@@ -152,8 +152,7 @@ def note_other_lengths(given: str, utterances: Sequence[Utterance]) -> None:
             if abs(seconds - samples / RATE) > SLACK:
                 others.append(f"{each.audio_filepath} ({seconds:.2f} s, not {samples / RATE:.2f} s)")
     if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        note(f"--data {given}: not as long as FLEURS says: {', '.join(others[:3])}{more}; they may be cut")
+        note(f"--data {given}: not as long as FLEURS says: {listed(others, 3, ', ')}; they may be cut")
 
 
 def unpacked(tsv: Path, archive: Path, limit: int | None = None) -> Iterator[Recording]:

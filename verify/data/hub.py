@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.errors import UserError
+from export.hub import hub_api, reason
 from export.progress import note
 from verify.data.fleurs import FILE_NAMES, MANIFEST, Recording, Split, manifest_line, store, unpacked
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 REPOSITORY = "google/fleurs"
 PARQUET = "refs/convert/parquet"
@@ -76,17 +74,10 @@ def _refusal(name: str, error: Exception) -> UserError | None:
     package = type(error).__module__.split(".")[0].rstrip("0123456789")
     if package not in _THEIRS and not isinstance(error, (OSError, EOFError)):
         return None
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
-        f"--data {name}: cannot be fetched from the Hugging Face Hub ({reason}); check the code, the network and "
-        "HF_TOKEN, then run again, or give a local copy: --data DIR"
+        f"--data {name}: cannot be fetched from the Hugging Face Hub ({reason(error)}); check the code, the network "
+        "and HF_TOKEN, then run again, or give a local copy: --data DIR"
     )
-
-
-def _api() -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi()
 
 
 def _languages() -> list[str]:
@@ -96,7 +87,7 @@ def _languages() -> list[str]:
 
     for folder, revision in ((None, PARQUET), ("data", None)):
         try:
-            tree = list(_api().list_repo_tree(REPOSITORY, folder, revision=revision, repo_type="dataset"))
+            tree = list(hub_api().list_repo_tree(REPOSITORY, folder, revision=revision, repo_type="dataset"))
         except (EntryNotFoundError, RevisionNotFoundError):
             continue
         names = sorted(Path(entry.path).name for entry in tree if isinstance(entry, RepoFolder))
@@ -109,7 +100,7 @@ def _parquet_files(code: str, split: Split) -> list[str]:
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
     try:
-        tree = _api().list_repo_tree(REPOSITORY, f"{code}/{split}", revision=PARQUET, repo_type="dataset")
+        tree = hub_api().list_repo_tree(REPOSITORY, f"{code}/{split}", revision=PARQUET, repo_type="dataset")
         names = sorted(entry.path for entry in tree if entry.path.endswith(".parquet"))
     except (EntryNotFoundError, RevisionNotFoundError):
         return []

@@ -71,6 +71,15 @@ class Source:
         """How long it is by its header; None where the header does not say, or it has several parts."""
         return self.frames / self.rate if len(self.parts) == 1 and self.frames < UNKNOWN else None
 
+    def require_form(self, block: NDArray[np.float32], rate: int) -> None:
+        """Refuse a block [samples, channels] whose channels or rate in Hz are not the first part's.
+
+        Raises:
+            UserError: naming the file.
+        """
+        if block.shape[1] != self.channels or rate != self.rate:
+            raise UserError(f"{self.name}: its parts differ in rate or channels; convert them to one form")
+
 
 def open_source(path: Path) -> Source:
     """The file, or what FFmpeg makes of it where libsndfile cannot read it.
@@ -260,8 +269,7 @@ def _copy(source: Source, target: Path) -> None:
     try:
         with soundfile.SoundFile(target, "w", source.rate, source.channels, "FLOAT", format="W64") as file:
             for block, rate in decoded(source):
-                if block.shape[1] != source.channels or rate != source.rate:
-                    raise UserError(f"{source.name}: its parts differ in rate or channels; convert them to one form")
+                source.require_form(block, rate)
                 file.write(block)
     except (soundfile.LibsndfileError, AssertionError, OSError) as error:  # AssertionError: of soundfile, disk full
         target.unlink(missing_ok=True)

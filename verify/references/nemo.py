@@ -36,7 +36,6 @@ class NemoStreaming:
         lookahead: right context R in encoder frames.
         model: the restored model, where the caller has it already; its attention context is changed.
         chunk_frames: encoder frames a step; None for NeMo's own R + 1.
-        threads: PyTorch threads; None for one where the model is small, else PyTorch's own choice.
 
     Raises:
         UserError: the checkpoint cannot be restored.
@@ -49,7 +48,6 @@ class NemoStreaming:
         model: EncDecRNNTBPEModel | None = None,
         *,
         chunk_frames: int | None = None,
-        threads: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.lookahead = lookahead
@@ -59,7 +57,7 @@ class NemoStreaming:
         self.chunk_frames = chunk_frames or lookahead + 1
         self.model.encoder.set_default_att_context_size(geometry.att_context_size)
         self.model.encoder.setup_streaming_params(chunk_size=self.chunk_frames, shift_size=self.chunk_frames)
-        self.threads = threads_for(self.model, threads)
+        self.threads = threads_for(self.model)
         self._use_greedy()
         from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 

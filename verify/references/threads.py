@@ -13,11 +13,9 @@ SMALL_MODEL = 50_000_000
 """Parameters up to which one thread is the fastest: its operations are too short to be shared out."""
 
 
-def threads_for(model: Module, threads: int | None) -> int | None:
-    """The threads asked for; else one where the model is small, and PyTorch's own choice (None) where it is not."""
-    if threads is None and sum(weight.numel() for weight in model.parameters()) <= SMALL_MODEL:
-        return 1
-    return threads
+def threads_for(model: Module) -> int | None:
+    """One thread where the model is small, else None: PyTorch's own choice."""
+    return 1 if sum(weight.numel() for weight in model.parameters()) <= SMALL_MODEL else None
 
 
 @contextmanager

@@ -40,18 +40,17 @@ class TransformersStreaming:
     Args:
         checkpoint: where the weights, the configuration and the prompts come from.
         lookahead: right context R in encoder frames; a chunk is R + 1 of them.
-        threads: PyTorch threads; None for one where the model is small, else PyTorch's own choice.
 
     Raises:
         UserError: Transformers' class cannot be this model; see :mod:`export.checkpoint.transformers`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, lookahead: int, *, threads: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, lookahead: int) -> None:
         self.checkpoint = checkpoint
         self.lookahead = lookahead
         self.model, self._extractor = load_transformers(checkpoint)
         self.model.max_symbols_per_step = MAX_SYMBOLS
-        self.threads = threads_for(self.model, threads)
+        self.threads = threads_for(self.model)
         self._subsampling = int(checkpoint.encoder["subsampling_factor"])
 
     def transcribe(self, audio: NDArray[np.float32], language: str = DEFAULT_LANGUAGE) -> Transcript:
@@ -61,18 +60,18 @@ class TransformersStreaming:
         start = time.perf_counter()
         times: list[float] = []
         with torch.inference_mode(), torch_threads(self.threads):
-            said = self.model.generate(
+            output = self.model.generate(
                 input_features=self._chunks(np.asarray(audio, np.float32), times),
                 num_lookahead_tokens=self.lookahead,
                 max_new_tokens=(MAX_SYMBOLS + 1) * (self._encoder_frames(len(audio)) + self.lookahead),
                 **self._prompt(language),
             )
         # The first token is the blank that decoding starts with; a step advances by one frame or by none.
-        ids, advances = said.sequences[0].tolist()[1:], said.durations[0].tolist()[1:]
-        heard = self._encoder_frames(len(audio))
+        ids, advances = output.sequences[0].tolist()[1:], output.durations[0].tolist()[1:]
+        encoder_frames = self._encoder_frames(len(audio))
         frame, emitted = 0, []
         for token, advance in zip(ids, advances, strict=True):
-            if token != self.checkpoint.blank_id and frame < heard:
+            if token != self.checkpoint.blank_id and frame < encoder_frames:
                 emitted.append((token, frame))
             frame += advance
         tokens = [token for token, _ in emitted]

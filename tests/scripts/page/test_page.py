@@ -323,7 +323,7 @@ def test_several_reports_are_one_page(tmp_path: Path) -> None:
     found = {each.audio: each for each in disagreements(sources.comparisons)}
     assert set(found) == {"1.wav", "2.wav", "3.wav"}
     assert set(found["3.wav"].differences) == {"fp16", "int8"}
-    assert [heard.names for heard in found["1.wav"].heard] == [["fp32", "fp16"], ["int8"]]
+    assert [each.names for each in found["1.wav"].hypotheses] == [["fp32", "fp16"], ["int8"]]
 
 
 def test_reports_of_two_normalizers_need_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

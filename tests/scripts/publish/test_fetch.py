@@ -13,8 +13,10 @@ import soundfile
 
 from export.bundle import FILES, Bundle
 from export.checkpoint import open_checkpoint
-from export.checkpoint.hub import RemoteFolder, checkpoint_facts, without_secrets
+from export.checkpoint.hub import checkpoint_facts
 from export.errors import UserError
+from export.hub import without_secrets
+from export.remote_folder import RemoteFolder
 from tests.helpers.command import Done, assert_user_error, run_here
 from tests.helpers.hub import Hub, Stored
 from tests.helpers.tiny_bundle import speech
