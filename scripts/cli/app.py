@@ -25,8 +25,9 @@ from scripts.cli import (
 app = typer.Typer(
     help="NVIDIA's streaming multilingual speech recognizer: NeMo checkpoint to verified OpenVINO folders.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # help in half the time, and errors of the command line as text, without boxes
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.command("regenerate")(regenerate.regenerate)
 app.command("export")(export.export)
