@@ -323,7 +323,8 @@ def test_the_divergence_of_logits_is_a_level_of_the_report(
     assert report.divergence.cells == same.cells > 50
     half = verify_bundle(demo_int8, demo_fp32, utterances, divergence=3, config={"INFERENCE_PRECISION_HINT": "bf16"})
     assert half.divergence is not None
-    assert half.divergence.kl != report.divergence.kl, "in the precision that the folder is verified in"
+    in_half = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # else the hint changes nothing
+    assert (half.divergence.kl != report.divergence.kl) == in_half, "in the precision that the folder is verified in"
     report.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").divergence == report.divergence
     with pytest.raises(UserError, match="--divergence 3: needs a folder as --reference"):
