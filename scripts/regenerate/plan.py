@@ -109,8 +109,8 @@ def make_plan(options: Options) -> Plan:
         UserError: checkpoint, lookahead, chunk, recipe or manifest cannot be used.
     """
     from quantize.recipes import get_recipe
+    from verify.data.identity import manifest_sha256
     from verify.data.manifest import read_manifest
-    from verify.runs import manifest_sha256
 
     wanted = dict.fromkeys(options.recipes or DEFAULT_RECIPES)  # each once, in the order given
     recipes = tuple(get_recipe(name) for name in wanted if name != FP32)

@@ -12,7 +12,7 @@ from quantize.recipe import Recipe
 from quantize.samples import CalibrationData
 from verify.data.manifest import Utterance
 from verify.data.sets import DataSet
-from verify.runs import Runtime
+from verify.runtimes.names import Runtime
 
 Keep = Literal["all", "front", "none"]
 

@@ -60,7 +60,7 @@ def _verify(task: Task) -> dict[str, Any]:
             ignore_text=task.ignore_text,
             left_out=task.left_out,
         ),
-        runtime=task.runtime,  # type: ignore[arg-type]  # one of verify.runs.Runtime
+        runtime=task.runtime,  # type: ignore[arg-type]  # one of Runtime
         threads=task.threads,
         cache=task.cache,
         limits=Limits(IDENTICAL, "those of each recipe, later"),

@@ -138,7 +138,7 @@ def test_the_references_run_is_reused(tmp_path: Path, spoken: list[Utterance], m
     reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
     first = record_bundle(reference, spoken, cache=cache)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(runs, "transcribe_manifest", None)
+    monkeypatch.setattr(runs, "transcribe_build", None)
     assert record_bundle(reference, spoken, cache=cache) == first
     monkeypatch.undo()
     # Anything that may change the result makes a new run: the prompt, a graph, the manifest, the runtime's properties.
