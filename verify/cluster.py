@@ -35,6 +35,9 @@ from verify.shards import Build, Numbered, transcribe_shard
 LOCAL = "local"
 """Instead of an address: a cluster of this machine alone, which ends with the run."""
 
+AUTO = "auto"
+"""The cluster that runs on this machine already."""
+
 SHARD_SECONDS = 300.0
 """Audio of a shard at most, a single longer recording aside: what a killed worker costs."""
 
@@ -50,7 +53,6 @@ _LONGEST_SOCKET = 107 - len("/session_2026-11-27_13-46-44_910686_1234567/sockets
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
-    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 
 
@@ -123,8 +125,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     """A cluster while the body runs; None without an address.
 
     Args:
-        address: :data:`LOCAL`, ``auto`` for the cluster that runs on this machine, its ``HOST:PORT``, or
-            ``ray://HOST:PORT`` from a machine outside of it.
+        address: :data:`LOCAL`, :data:`AUTO`, a cluster's ``HOST:PORT``, or ``ray://HOST:PORT`` from outside of it.
 
     Raises:
         UserError: no cluster answers there, or one of other versions.
@@ -133,8 +134,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     if address is None:
         yield None
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    require_ray(address)
     import ray
 
     options: dict[str, Any] = {"address": address}
@@ -145,8 +145,6 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
             folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()) / "ray"))
             if len(os.fsencode(folder)) <= _LONGEST_SOCKET:  # else Ray takes /tmp/ray
                 options |= {"_temp_dir": str(folder)}
-        elif address != "auto":
-            _require_answer(address)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, RuntimeError, ValueError) as error:
@@ -155,10 +153,24 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
                 f"--ray {address}: cannot be used ({reason}); give `{LOCAL}`, or the address of a running cluster"
             ) from error
         stack.callback(ray.shutdown)
-        yield Cluster(ray.get_runtime_context().gcs_address if address == LOCAL else address)
+        yield Cluster()
 
 
-def _require_answer(address: str) -> None:
+def require_ray(address: str) -> None:
+    """Find out what can be known without joining a cluster.
+
+    Args:
+        address: as :func:`connected` takes it.
+
+    Raises:
+        UserError: it is no address, or nothing answers there.
+        ModuleNotFoundError: Ray is not installed.
+    """
+    os.environ.update(_ENVIRONMENT)
+    import ray  # noqa: F401
+
+    if address in (LOCAL, AUTO):
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit() or int(port) >= 1 << 16:
         raise UserError(f"--ray {address}: is no address; give local, auto, HOST:PORT or ray://HOST:PORT")
@@ -187,14 +199,7 @@ class _Done:
 
 
 class Cluster:
-    """The cluster that :func:`connected` reached.
-
-    Args:
-        address: where other processes of this machine reach it.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.address = address
+    """The cluster that :func:`connected` reached."""
 
     def transcribe(
         self, build: Build, utterances: Sequence[Numbered], seconds: Sequence[float]

@@ -38,6 +38,7 @@ def regenerate(
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
     checkpoint_format: options.CheckpointFormatOption = None,
+    ray: options.Ray = None,
     as_json: options.Json = False,
     graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
@@ -68,6 +69,7 @@ def regenerate(
             nemo_limit=nemo_limit,
             precision=precision.value,
             force=force,
+            ray=ray,
         )
     )
     return Result(report, lambda: tables(report), as_json, exit_code=exit_status(report["passed"]))

@@ -52,6 +52,7 @@ class Options:
     nemo_limit: int | None = None
     precision: str = "f32"
     force: bool = False
+    ray: str | None = None  # where folders transcribe for their verification
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
     arguments: list[str | Path] = ["--reference", reference, "--cache", plan.output / STAGES, *_audio(plan, name)]
     report = plan.output / REPORTS / f"{name}.json"
     arguments += ["--report", report, "--no-page"]  # one page at the end shows all
+    arguments += [] if plan.options.ray is None else ["--ray", plan.options.ray]
     arguments += [] if plan.score_text else ["--ignore-text"]
     if name != FP32:  # whose proof against NeMo is in f32
         arguments += ["--limits", plan.recipe_argument(name), "--precision", plan.options.precision]

@@ -38,6 +38,7 @@ class Options:
     repeats: int = 2
     threads: int | None = None
     runtime: Runtime | None = None
+    ray: str | None = None  # where folders transcribe for their comparison
     # rank
     reference_paths: int | None = None
     keep_worst: int | None = None

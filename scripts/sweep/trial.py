@@ -142,6 +142,7 @@ class Trial:
             ignore_text=not self.plan.score_text,
             cache=self.store.transcripts,
             report=self.report,
+            ray=self.plan.options.ray,
         )
         return run_task(task, stderr="show")
 
