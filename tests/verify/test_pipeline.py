@@ -125,7 +125,7 @@ def test_the_reference_decides_the_runtime(
 def test_foreign_references_are_refused_before_any_work(
     tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Generation1", None)
+    monkeypatch.setattr(runs, "transcribe_build", None)
     target = tiny_bundle(tmp_path / "a")
     foreign = tiny_bundle(tmp_path / "foreign", checkpoint={"sha256": "d" * 64})
     with pytest.raises(UserError, match="checkpoint dddddddddddd"):
