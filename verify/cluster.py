@@ -278,24 +278,25 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = ray.put((expected, audio))
-        checks = {
-            node.name: ray.remote(_check)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
-            .remote(there)
+        check = ray.remote(_check)
+        checks = [
+            check.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+                there
+            )
             for node in nodes
-        }
+        ]
         with task("ray: checking folders and recordings", total=len(checks)) as progress:
-            for name, check in checks.items():
+            for node, answer in zip(nodes, checks, strict=True):
                 try:
-                    problem = ray.get(check)
+                    problem = ray.get(answer)
                 except RayError as error:
                     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                     missing = next((line for line in lines if "No module named" in line), "")
                     if not missing:
                         raise
-                    raise UserError(f"--ray: machine {name}: {missing}; install nemotron-ov there") from error
+                    raise UserError(f"--ray: machine {node.name}: {missing}; install nemotron-ov there") from error
                 if problem is not None:
-                    raise UserError(f"--ray: machine {name}: {problem}")
+                    raise UserError(f"--ray: machine {node.name}: {problem}")
                 progress.advance()
 
 
