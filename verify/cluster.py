@@ -147,7 +147,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
                 options |= {"_temp_dir": str(folder)}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # what Ray raises where a machine is too busy to start in 30 s, for example
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(
                 f"--ray {address}: cannot be used ({reason}); give `{LOCAL}`, or the address of a running cluster"
@@ -265,16 +265,19 @@ class Cluster:
         if not alive:
             raise UserError("--ray: the cluster has no machine with a CPU for us; start some with `ray start`")
         return [
-            _Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", int(each))
+            _Node(
+                node["NodeID"],
+                f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+                int(node["Resources"]["CPU"]),
+            )
             for node in alive
-            for each in [node["Resources"]["CPU"]]
         ]
 
     @staticmethod
     def _check(nodes: Sequence[_Node], expected: Expected, audio: Mapping[Path, str]) -> None:
         """Ask every machine for what it has, before anything is transcribed."""
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = ray.put((expected, audio))
@@ -292,8 +295,12 @@ class Cluster:
                 except RayError as error:
                     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                     missing = next((line for line in lines if "No module named" in line), "")
-                    if not missing:
+                    if isinstance(error, RayTaskError) and not missing:  # a bug
                         raise
+                    if not missing:
+                        raise NemotronOVError(
+                            f"--ray: machine {node.name}: went while it was asked ({type(error).__name__}); run again"
+                        ) from error
                     raise UserError(f"--ray: machine {node.name}: {missing}; install nemotron-ov there") from error
                 if problem is not None:
                     raise UserError(f"--ray: machine {node.name}: {problem}")
