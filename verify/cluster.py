@@ -145,6 +145,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
             folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()) / "ray"))
             if len(os.fsencode(folder)) <= _LONGEST_SOCKET:  # else Ray takes /tmp/ray
                 options |= {"_temp_dir": str(folder)}
+        stack.callback(ray.shutdown)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # what Ray raises where a machine is too busy to start in 30 s, for example
@@ -152,7 +153,6 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
             raise UserError(
                 f"--ray {address}: cannot be used ({reason}); give `{LOCAL}`, or the address of a running cluster"
             ) from error
-        stack.callback(ray.shutdown)
         yield Cluster()
 
 
