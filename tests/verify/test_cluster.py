@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 from export.bundle import Bundle
-from export.errors import NOT_DECIDED, UserError
+from export.errors import NOT_DECIDED, NemotronOVError, UserError
 from tests.helpers.command import ROOT, assert_user_error, run_here, run_process
 from tests.helpers.tiny_bundle import speechlike, tiny_bundle
 from verify import cluster, shards
@@ -35,23 +35,22 @@ from verify.shards import Build, Numbered
 
 pytestmark = pytest.mark.xdist_group("ray")  # the cluster is started once
 
-CPUS = 2
-
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two machines, each with processes of its own and one CPU."""
+    """A cluster with processes of its own: a machine whose two CPUs are a worker each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as Processes
 
     folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path is short
-    options = {"num_cpus": 1, "object_store_memory": 80 << 20, "temp_dir": folder}
-    processes = Processes(initialize_head=True, head_node_args=options | {"include_dashboard": False})
-    for _ in range(CPUS - 1):
-        processes.add_node(wait=True, **options)
-    yield processes.address
-    processes.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    options = {"num_cpus": 2, "object_store_memory": 80 << 20, "temp_dir": folder, "include_dashboard": False}
+    processes = Processes()
+    try:
+        processes.add_node(**options)
+        yield processes.address
+    finally:
+        processes.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +90,11 @@ class KillingOnce(Cluster):
         self, build: Build, utterances: Sequence[Numbered], seconds: Sequence[float]
     ) -> Generator[tuple[int, Transcript]]:
         for found in super().transcribe(build, utterances, seconds):
-            for worker in of_workers("ray::_transcribe") if not self.killed else ():
-                worker.kill()
-                self.killed += 1
+            deadline = time.monotonic() + 10
+            while not self.killed and time.monotonic() < deadline:
+                for worker in of_workers("ray::_transcribe"):
+                    worker.kill()
+                    self.killed += 1
             yield found
 
 
@@ -127,6 +128,16 @@ def test_workers_that_are_killed_cost_a_shard_and_no_utterance(
     assert [row.target.seconds is None for row in report.rows] == [each.worker is not None for each in run.transcripts]
     report.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").speed == report.speed
+
+
+def test_workers_that_are_killed_again_and_again_are_an_error(
+    address: str, small_fp32: Bundle, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SHARD_SECONDS", 1.5)
+    monkeypatch.setattr(cluster, "RETRIES", 0)
+    utterances = [each.model_copy(update={"target_lang": "de"}) for each in spoken]
+    with connected(address), pytest.raises(NemotronOVError, match=r"wav and \d more were killed 1 times \(\w+\)"):
+        record_bundle(small_fp32, utterances, runtime="streaming", machines=KillingOnce())
 
 
 STARTED = """
@@ -189,7 +200,7 @@ def test_a_driver_that_is_killed_goes_on_here_or_there(
 def test_a_machine_that_lacks_a_recording_or_the_folder_is_named(
     address: str, manifest: Path, spoken: list[Utterance], tmp_path: Path
 ) -> None:
-    """A third machine in a mount namespace of its own, where the recordings' folder is empty."""
+    """A second machine in a mount namespace of its own, where the recordings' folder is empty."""
     hidden = manifest.parent
     cases = [(tiny_bundle(tmp_path / "a"), spoken[0].audio_filepath), (tiny_bundle(hidden / "b"), hidden / "b")]
     start = (
@@ -202,7 +213,7 @@ def test_a_machine_that_lacks_a_recording_or_the_folder_is_named(
     try:
         with connected(address) as machines:
             assert machines is not None
-            while len(Cluster._nodes()) == CPUS:
+            while len(Cluster._nodes()) == 1:
                 assert node.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.2)
             for bundle, missing in cases:
