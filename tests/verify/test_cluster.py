@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -223,8 +224,9 @@ def test_a_machine_that_lacks_a_recording_or_the_folder_is_named(
                 name = rf"--ray: machine \S+ \({re.escape(address.rpartition(':')[0])}\): "  # before any shard
                 assert re.match(rf"{name}{re.escape(str(missing))}\S*: cannot be read there \(No such file", line), line
     finally:
-        for each in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-            each.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # where it has ended by itself
+            for each in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+                each.kill()
         node.wait()
 
 
