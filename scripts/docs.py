@@ -6,9 +6,13 @@ from export.digest import ROOT
 from export.folders import write_atomically
 from quantize.recipe import allowance
 from quantize.recipes import RECIPES
+from scripts import scale
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md")
 """Documents with the recipes' table between two comments."""
+
+SCALE_DOCUMENT = ROOT / "docs" / "scale.md"
+SCALE_BEGIN, SCALE_END = "<!-- scale: made by python -m scripts.docs -->", "<!-- /scale -->"
 
 BEGIN, END = "<!-- recipes: made by python -m scripts.docs -->", "<!-- /recipes -->"
 
@@ -36,6 +40,15 @@ def updated(text: str) -> str:
     return with_content(text, recipes_table(), BEGIN, END)
 
 
+def with_scale(text: str) -> str:
+    """The document about many machines with today's table.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    return with_content(text, scale.load().table(), SCALE_BEGIN, SCALE_END)
+
+
 def with_content(text: str, content: str, begin: str, end: str) -> str:
     """A document with this content between two comments.
 
@@ -53,6 +66,7 @@ def main() -> None:
     """Write every document's table again."""
     for document in DOCUMENTS:
         write_atomically(document, updated(document.read_text(encoding="utf-8")))
+    write_atomically(SCALE_DOCUMENT, with_scale(SCALE_DOCUMENT.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

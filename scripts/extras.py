@@ -5,6 +5,7 @@ from __future__ import annotations
 _EXTRAS = {
     "bench": ("matplotlib", "onnx", "onnxruntime"),
     "data": ("datasets", "pyarrow"),
+    "ray": ("ray",),
     "report": ("altair", "vl_convert"),
     "nemo": ("fontTools", "lightning", "nemo", "nemo-toolkit", "nemo_toolkit"),
     "export": ("safetensors", "torch"),

@@ -17,9 +17,10 @@ from export.languages import prompt_language
 from export.progress import task
 from verify.compare import first_divergence
 from verify.data.manifest import Utterance, load_utterance
-from verify.runs import Runtime, open_runtime, prompt_of
 from verify.runtimes.graph import Graph, Observer
+from verify.runtimes.names import Runtime, open_runtime
 from verify.runtimes.transcript import MAX_SYMBOLS, Transcript
+from verify.shards import prompt_of
 
 Cell = tuple[int, int]
 """Encoder frame from the start of the stream, tokens before it."""

@@ -18,13 +18,9 @@ from verify.limits import Limits, limits_for
 from verify.margins import margins_at, parting_cell
 from verify.report import LogitDivergence, Output, Report, Row, Speed, Spent, scored, timed
 from verify.runs import (
-    MANIFEST_LANGUAGE,
-    RUNTIMES,
     Oracle,
     Run,
-    Runtime,
     Side,
-    best_runtime,
     bundle_side,
     checkpoint_side,
     record_bundle,
@@ -32,10 +28,12 @@ from verify.runs import (
     require_as_installed,
 )
 from verify.runtimes.graph import Config
+from verify.runtimes.names import RUNTIMES, Runtime, best_runtime
 from verify.runtimes.transcript import Timings, Transcript
 from verify.scoring.agreement import count_agreement
 from verify.scoring.divergence import divergence_between
 from verify.scoring.normalization import DEFAULT_NORMALIZER
+from verify.shards import MANIFEST_LANGUAGE, Machines
 
 
 def verify_bundle(
@@ -54,6 +52,7 @@ def verify_bundle(
     cache: Path | None = None,
     divergence: int = 0,
     normalizer: str = DEFAULT_NORMALIZER,
+    machines: Machines | None = None,
 ) -> Report:
     """Compare a folder with its reference on a manifest.
 
@@ -76,6 +75,7 @@ def verify_bundle(
         cache: folder where both runs are kept, for other targets of this reference and other references.
         divergence: on how many of the utterances the logits are compared too, along the reference folder's own path.
         normalizer: the form in which texts are compared, a name of :mod:`verify.scoring.normalization`.
+        machines: where folders transcribe; None for this process, as checkpoints, margins and logits always.
 
     Raises:
         UserError: the two sides do not belong together, the folder was calibrated with an utterance, or an input cannot
@@ -122,6 +122,7 @@ def verify_bundle(
             threads=threads,
             nemo_start=nemo_start,
             cache=cache,
+            machines=machines,
         )
     elif isinstance(reference, Checkpoint):
         lookahead = target.metadata.att_context_size[1]
@@ -154,6 +155,7 @@ def verify_bundle(
         config=config,
         nemo_start=nemo_start,
         cache=cache,
+        machines=machines,
     )
     require_same_audio(run, reference, utterances)
     margins = None
@@ -364,8 +366,9 @@ def require_comparable(target: Side, reference: Side) -> None:
 
 def speed(transcripts: Sequence[Transcript]) -> Speed:
     """Times of a run, and what follows from them; see :class:`verify.report.Speed`."""
-    alone = [each for each in transcripts if not each.together]
-    spent = sum((each.timings for each in alone or transcripts), start=Timings())
+    here = [each for each in transcripts if each.worker is None]
+    alone = [each for each in here if not each.together]
+    spent = sum((each.timings for each in alone or here), start=Timings())
     seconds = {"mel": spent.mel, "encoder": spent.encoder, "decoder": spent.decoder, "joint": spent.joint}
     calls = {
         "mel": spent.mel_calls,
@@ -375,7 +378,12 @@ def speed(transcripts: Sequence[Transcript]) -> Speed:
     }
     steps = spent.encoder_calls if alone else 0
     return Speed(
-        **timed([Spent(each.audio_seconds, each.timings.wall, _step_ms(each), each.together) for each in transcripts]),
+        **timed(
+            [
+                Spent(each.audio_seconds, each.timings.wall, _step_ms(each), each.together, each.worker)
+                for each in transcripts
+            ]
+        ),
         encoder_ms=1000.0 * spent.encoder / steps if steps and spent.encoder else None,
         step_ms=1000.0 * spent.wall / steps if steps else None,
         seconds=seconds,
@@ -397,9 +405,10 @@ def _output(transcript: Transcript) -> Output:
         frames=transcript.frames,
         text=transcript.text,
         language=transcript.language,
-        seconds=transcript.timings.wall,
+        seconds=transcript.timings.wall if transcript.worker is None else None,
         step_ms=_step_ms(transcript),
         together=transcript.together,
+        worker=transcript.worker,
     )
 
 

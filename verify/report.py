@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,8 +69,15 @@ class Throughput(BaseModel):
     rtfx: float
 
 
+class Elsewhere(BaseModel):
+    """Recordings that the machines of a cluster transcribed. They have no times: nobody knows what else ran there."""
+
+    audio_seconds: float
+    utterances: dict[str, int]  # by machine
+
+
 class Speed(BaseModel):
-    """How fast a side ran, one utterance after another and chunk by chunk.
+    """How fast a side ran on the machine of the report, one utterance after another and chunk by chunk.
 
     Of all utterances, or of those that ran so where others ran ``together``. Where none did, the ratios are those of
     ``together``, and there are no times of chunks.
@@ -83,6 +91,7 @@ class Speed(BaseModel):
     step_ms: float | None = None  # mean of everything a chunk costs
     latency: Latency | None = None  # of a chunk; None where chunks were not timed
     together: Throughput | None = None  # the utterances that ran with others at a time
+    elsewhere: Elsewhere | None = None  # those that a cluster transcribed, which no other figure counts
     seconds: dict[str, float] = Field(default_factory=dict)  # by graph
     calls: dict[str, int] = Field(default_factory=dict)
 
@@ -221,12 +230,11 @@ def agreement_summary(report: Report) -> str:
 
 def _timed(speed: Speed, rows: Sequence[Row], outputs: Sequence[Output]) -> Speed:
     """What the rows say of a side's speed; the stored values where they hold no times."""
-    seconds = [output.seconds for output in outputs if output.seconds is not None]
-    if not rows or len(seconds) < len(rows):
+    if not rows or any(output.seconds is None and output.worker is None for output in outputs):
         return speed
     spent = [
-        Spent(row.audio_seconds, wall, output.step_ms, output.together)
-        for row, wall, output in zip(rows, seconds, outputs, strict=True)
+        Spent(row.audio_seconds, output.seconds or 0.0, output.step_ms, output.together, output.worker)
+        for row, output in zip(rows, outputs, strict=True)
     ]
     return speed.model_copy(update=timed(spent))
 
@@ -238,14 +246,19 @@ class Spent(NamedTuple):
     wall_seconds: float
     step_ms: Sequence[float]
     together: bool
+    worker: str | None = None
 
 
 def timed(spent: Sequence[Spent]) -> dict[str, Any]:
     """The fields of :class:`Speed` that utterances' times give."""
-    alone, others = ([each for each in spent if each.together is kind] for kind in (False, True))
+    here = [each for each in spent if each.worker is None]
+    alone, others = ([each for each in here if each.together is kind] for kind in (False, True))
+    workers = Counter(each.worker for each in spent if each.worker is not None)
+    far = sum(each.audio_seconds for each in spent if each.worker is not None)
     return speed_ratios(alone or others) | {
         "latency": latency_of([ms for each in alone for ms in each.step_ms]),
         "together": None if not others else Throughput(utterances=len(others), **_sums(others)),
+        "elsewhere": Elsewhere(audio_seconds=far, utterances=dict(workers)) if workers else None,
     }
 
 

@@ -7,54 +7,35 @@ always kept, because NeMo or Transformers need hours for a large set.
 
 from __future__ import annotations
 
-import functools
-import gc
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.checkpoint.hub import checkpoint_facts
-from export.digest import code_sha256, digest, file_facts
+from export.digest import code_sha256, digest
 from export.errors import UserError
 from export.folders import write_atomically
 from export.host import machine
 from export.languages import prompt_language
-from export.progress import note, task
+from export.progress import note
 from export.vocabulary import vocabulary_sha256
-from verify.data.audio import audio_seconds
 from verify.data.fleurs import cache_folder
-from verify.data.manifest import Utterance, load_utterance
-from verify.data.selection import spread_seconds
-from verify.runtimes.generation1 import Generation1
-from verify.runtimes.generation2 import Generation2
+from verify.data.identity import manifest_sha256, require_unchanged, utterance_sha256
+from verify.data.manifest import Utterance
 from verify.runtimes.graph import Config, precision_of, properties
-from verify.runtimes.streaming import Recording, Recordings, Streaming
-from verify.runtimes.streaming.recording import whole
+from verify.runtimes.names import Runtime
 from verify.runtimes.transcript import Recognizer, Transcript
+from verify.shards import MANIFEST_LANGUAGE, Build, Machines, transcribe_build, transcribe_manifest
 from verify.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
-
-MANIFEST_LANGUAGE = "manifest"
-"""Instead of a language: prompt every utterance with its own ``target_lang``."""
-
-
-TIMED_SECONDS = 60.0
-"""Audio that is transcribed chunk by chunk where the rest is not, so that a report's times of chunks are a client's."""
-
-Runtime = Literal["generation1", "generation2", "streaming"]
-"""How a folder is run: the published clients' loops, or the runtime without their flaws."""
 
 RUNTIME_CODE = ("export/**/*.py", "verify/**/*.py", "quantize/recipe.py", "quantize/recipes.py")
 """What transcribes and judges, and all that it imports: edited code never reuses what older code gave."""
@@ -77,31 +58,6 @@ ORACLE_CODE = (
     "verify/runtimes/transcript.py",
 )  # fmt: skip
 """What an oracle's transcripts depend on of ours: edited runtimes and scores leave them as they are."""
-
-RUNTIMES: dict[Runtime, type[Generation1 | Streaming]] = {
-    "generation1": Generation1,
-    "generation2": Generation2,
-    "streaming": Streaming,
-}
-
-
-def open_runtime(bundle: Bundle, runtime: Runtime, *, nemo_start: bool = False, **options: Any) -> Recognizer:
-    """A folder under a runtime.
-
-    Args:
-        bundle: the folder.
-        runtime: a name of :data:`RUNTIMES`.
-        nemo_start: begin streams as NeMo does; only the streaming runtime can.
-        options: of every runtime.
-    """
-    if nemo_start:
-        options["nemo_start"] = True
-    return RUNTIMES[runtime](bundle, **options)
-
-
-def best_runtime(bundle: Bundle) -> Runtime:
-    """The streaming runtime where a folder's graph knows how streams begin, else the clients' loop."""
-    return "streaming" if bundle.metadata.lead_mel_frames else "generation1"
 
 
 class Side(BaseModel):
@@ -203,129 +159,6 @@ def checkpoint_side(
     )
 
 
-def transcribe_manifest(
-    recognizer: Recognizer,
-    utterances: Sequence[Utterance],
-    *,
-    sample_rate: int,
-    language: str = MANIFEST_LANGUAGE,
-    title: str = "transcribing",
-    unfinished: Unfinished | None = None,
-) -> list[Transcript]:
-    """Every utterance's transcript, in order, with progress.
-
-    Args:
-        recognizer: the runtime.
-        utterances: what to transcribe.
-        sample_rate: the model's, in Hz.
-        language: prompt for all of them, or :data:`MANIFEST_LANGUAGE` for each utterance's own.
-        title: what the progress says.
-        unfinished: what an earlier run got through, to which this run's transcripts are added.
-
-    Raises:
-        UserError: an audio file cannot be used.
-    """
-
-    def each(numbers: Sequence[int]) -> Generator[tuple[int, Transcript]]:
-        for number in numbers:
-            utterance = utterances[number]
-            yield number, recognizer.transcribe(load_utterance(utterance, sample_rate), prompt_of(utterance, language))
-
-    return _collected(each, utterances, title, unfinished)
-
-
-def transcribe_recordings(
-    bundle: Bundle,
-    utterances: Sequence[Utterance],
-    *,
-    language: str,
-    title: str,
-    unfinished: Unfinished | None = None,
-    **options: Any,
-) -> list[Transcript]:
-    """A folder's transcripts by the streaming runtime, as many audio seconds a second as it can.
-
-    Where there is much audio, :data:`TIMED_SECONDS` of it go one after another in one-chunk steps, since only so a
-    chunk's time means something; the others go together (:class:`Recordings`), the longest first. Other arguments as in
-    :func:`transcribe_manifest`; ``options`` are those of both runtimes.
-    """
-    rate = bundle.metadata.sample_rate
-    lengths = [each.duration or audio_seconds(each.audio_filepath) for each in utterances]
-    is_much = sum(lengths) >= 2 * TIMED_SECONDS
-    timed = spread_seconds(utterances, TIMED_SECONDS) if is_much else utterances
-    alone = {id(each) for each in timed}
-
-    def both(numbers: Sequence[int]) -> Generator[tuple[int, Transcript]]:
-        first = [number for number in numbers if id(utterances[number]) in alone]
-        others = sorted(set(numbers) - set(first), key=lambda number: -lengths[number])
-        if first:
-            recognizer = Streaming(bundle, **options)
-            for number in first:
-                audio = load_utterance(utterances[number], rate)
-                yield number, recognizer.transcribe(audio, prompt_of(utterances[number], language))
-            del recognizer
-            gc.collect()  # before the graphs are compiled anew
-        if others:
-            recordings = Recordings(bundle, [lengths[number] for number in others], **options)
-            waiting = (
-                (number, Recording(partial(_whole, utterances[number], rate), prompt_of(utterances[number], language)))
-                for number in others
-            )
-            with closing(recordings.transcribe(waiting)) as results:
-                for number, outcome in results:
-                    yield number, whole(outcome)
-
-    return _collected(both, utterances, title, unfinished)
-
-
-def _whole(utterance: Utterance, sample_rate: int) -> Iterator[NDArray[np.float32]]:
-    """An utterance in one block."""
-    yield load_utterance(utterance, sample_rate)
-
-
-def _collected(
-    transcribe: Callable[[Sequence[int]], Generator[tuple[int, Transcript]]],
-    utterances: Sequence[Utterance],
-    title: str,
-    unfinished: Unfinished | None,
-) -> list[Transcript]:
-    """Transcripts in the utterances' order, those of an earlier run and those that ``transcribe`` gives by number."""
-    if unfinished:
-        note(f"{title}: {len(unfinished)} transcripts of a run that was stopped are used")
-    identities = [] if unfinished is None else [utterance_sha256(each) for each in utterances]
-    found: dict[int, Transcript] = {}
-    for number, identity in enumerate(identities):
-        kept = unfinished.find(identity) if unfinished is not None else None
-        if kept is not None:
-            found[number] = kept
-    left = [number for number in range(len(utterances)) if number not in found]
-    with task(title, total=len(utterances)) as progress, closing(transcribe(left)) as transcripts:
-        progress.advance(len(found))
-        for number, transcript in transcripts:
-            if unfinished is not None:
-                _require_unchanged([utterances[number]], [identities[number]])
-                unfinished.add(identities[number], transcript)
-            found[number] = transcript
-            progress.advance()
-    return [found[number] for number in range(len(utterances))]
-
-
-def _require_unchanged(utterances: Sequence[Utterance], identities: Sequence[str]) -> None:
-    """Refuse to keep transcripts under the identities of audio that is no longer there.
-
-    Raises:
-        UserError: naming the first recording that changed.
-    """
-    for utterance, identity in zip(utterances, identities, strict=True):
-        if not utterance.audio_filepath.is_file() or utterance_sha256(utterance) != identity:
-            raise UserError(f"{utterance.audio_filepath}: changed while it was transcribed; run again when it is whole")
-
-
-def prompt_of(utterance: Utterance, language: str) -> str:
-    """The language that prompts an utterance: its own for :data:`MANIFEST_LANGUAGE`."""
-    return utterance.target_lang if language == MANIFEST_LANGUAGE else language
-
-
 def record_bundle(
     bundle: Bundle,
     utterances: Sequence[Utterance],
@@ -337,26 +170,36 @@ def record_bundle(
     config: Config | None = None,
     nemo_start: bool = False,
     cache: Path | None = None,
+    machines: Machines | None = None,
 ) -> Run:
-    """A folder's run under a runtime; ``cache`` is a folder of recorded runs to reuse and add to."""
+    """A folder's run under a runtime.
+
+    Args:
+        bundle: the folder.
+        utterances: the manifest.
+        runtime: a name of :data:`verify.runtimes.names.RUNTIMES`.
+        language: prompt for all of them, or :data:`verify.shards.MANIFEST_LANGUAGE`.
+        device: OpenVINO device.
+        threads: CPU threads.
+        config: OpenVINO properties.
+        nemo_start: see :class:`verify.runtimes.streaming.Streaming`.
+        cache: a folder of recorded runs to reuse and add to.
+        machines: where most of it is transcribed; None for this process.
+
+    Raises:
+        UserError: an input cannot be used.
+    """
     side = bundle_side(bundle, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
     side = side.model_copy(update={"files": bundle.hashes})
 
     def make(unfinished: Unfinished | None) -> list[Transcript]:
         prompt = prompt_language(language, bundle.metadata.prompt_dictionary)
-        title = f"transcribing with {bundle.path.name}"
-        options: dict[str, Any] = {"threads": threads, "config": config, "nemo_start": nemo_start}
-        if runtime == "streaming" and device == "CPU":
-            return transcribe_recordings(
-                bundle, utterances, language=prompt, title=title, unfinished=unfinished, **options
-            )
-        return transcribe_manifest(
-            open_runtime(bundle, runtime, device=device, **options),
+        return transcribe_build(
+            Build(bundle, runtime, prompt, device, threads, config, nemo_start),
             utterances,
-            sample_rate=bundle.metadata.sample_rate,
-            language=prompt,
-            title=title,
+            title=f"transcribing with {bundle.path.name}",
             unfinished=unfinished,
+            machines=machines,
         )
 
     def contents() -> Any:
@@ -455,7 +298,7 @@ def _record(
     folders = list(dict.fromkeys(each for each in (cache, home) if each is not None))
     if not folders:
         run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(None))
-        _require_unchanged(utterances, identities)
+        require_unchanged(utterances, identities)
         return run
     facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint", "files"})
     inputs = [facts, contents(), language, code_sha256(*code)]
@@ -466,7 +309,7 @@ def _record(
     if kept is None:
         unfinished = Unfinished(folders[0] / f"{digest(inputs)}.jsonl", asked=cache is not None)
         run = Run(side=side, manifest_sha256=audio, language=language, transcripts=make(unfinished))
-        _require_unchanged(utterances, identities)
+        require_unchanged(utterances, identities)
     else:
         run = kept
         note(f"{side.name}: transcripts reused from {next(file for file, each in found.items() if each is not None)}")
@@ -494,35 +337,6 @@ def _kept(file: Path, side: Side) -> Run | None:
         note(f"warning: {error}")
         return None
     return run.model_copy(update={"side": side})
-
-
-def manifest_sha256(utterances: Sequence[Utterance]) -> str:
-    """Identity of what is transcribed: every audio file's contents, the part meant, and language, in order.
-
-    Texts do not count, and an utterance that is all of its file is the same with and without a duration.
-    """
-    return digest([_identity(each) for each in utterances])
-
-
-def utterance_sha256(utterance: Utterance) -> str:
-    """Identity of one utterance, as :func:`manifest_sha256` of many."""
-    return digest(_identity(utterance))
-
-
-def _identity(utterance: Utterance) -> list[Any]:
-    status = utterance.audio_filepath.stat()
-    content = _audio_sha256(utterance.audio_filepath, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    try:
-        cut = utterance.cut
-    except UserError:  # no audio: it will be left out, and is the same file until it is mended
-        cut = utterance.offset, utterance.duration
-    return [content, utterance.target_lang, *(cut or ())]
-
-
-@functools.lru_cache(maxsize=100_000)
-def _audio_sha256(path: Path, *_state: int) -> str:
-    """Of a file in this state: a manifest may name a long recording a thousand times, for its parts."""
-    return str(file_facts(path)["sha256"])
 
 
 def save_transcripts(path: Path, run: Run) -> None:

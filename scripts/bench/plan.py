@@ -221,7 +221,7 @@ def _chosen_names(options: Options) -> set[str]:
 
 def _given_builds(options: Options) -> list[Build]:
     """The given folders; the runtime is empty where any will do."""
-    from verify.runs import best_runtime
+    from verify.runtimes.names import best_runtime
 
     builds: list[Build] = []
     for path in options.folders:

@@ -98,7 +98,7 @@ def measure(task: Task) -> Measurement:
 def _openvino(task: Task) -> dict[str, Any]:
     import openvino  # noqa: F401  # before the clock starts
 
-    from verify.runs import RUNTIMES
+    from verify.runtimes.names import RUNTIMES
 
     start = time.perf_counter()
     bundle = Bundle.open(task.path)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.checkpoint.hub import Format
     from verify.report import Report
-    from verify.runs import Run, Runtime
+    from verify.runs import Run
+    from verify.runtimes.names import Runtime
 
 
 @verb
@@ -84,6 +85,7 @@ def verify(
     ] = None,
     revision: options.Revision = None,
     checkpoint_format: options.CheckpointFormatOption = None,
+    ray: options.Ray = None,
     as_json: options.Json = False,
 ) -> Result:
     """Does a folder transcribe like its reference?
@@ -95,6 +97,7 @@ def verify(
     from export.errors import UserError
     from quantize.recipes import get_recipe
     from scripts.outputs import check_output
+    from verify.cluster import connected
     from verify.data.selection import choose_utterances, usable
     from verify.data.sets import choose_manifest
     from verify.limits import Limits
@@ -113,7 +116,7 @@ def verify(
         given |= {"--data": data, "--split": split}
         given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
         given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
-        given |= {"--run-by": run_by, "--checkpoint-format": checkpoint_format}
+        given |= {"--run-by": run_by, "--checkpoint-format": checkpoint_format, "--ray": ray}
         given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
         given |= {"--precision": None if precision is options.Precision.f32 else precision}
         _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
@@ -129,31 +132,33 @@ def verify(
     opened = _reference(reference, revision, options.layout_of(checkpoint_format))
     if run_by is not None and not isinstance(opened, Checkpoint):
         raise UserError(f"--run-by {run_by}: {reference} is no checkpoint; give one as --reference, or leave it out")
-    prompts = bundle.metadata.prompt_dictionary
-    chosen_data = options.data_set(data, split)
-    manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
-    utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
-    utterances, unusable = usable(utterances, bundle.metadata.sample_rate)
-    if precision is options.Precision.f32 and _graphs(opened) == _graphs(bundle):
-        raise UserError(
-            f"{reference}: has the graphs of {directory}, so nothing would be compared; give the folder or the "
-            "checkpoint that they were made from"
+    with connected(ray) as machines:
+        prompts = bundle.metadata.prompt_dictionary
+        chosen_data = options.data_set(data, split)
+        manifest = choose_manifest(manifest, chosen_data, prompts=prompts, text=not ignore_text)
+        utterances = choose_utterances(manifest, limit, prompts=prompts, ignore_text=ignore_text)
+        utterances, unusable = usable(utterances, bundle.metadata.sample_rate)
+        if precision is options.Precision.f32 and _graphs(opened) == _graphs(bundle):
+            raise UserError(
+                f"{reference}: has the graphs of {directory}, so nothing would be compared; give the folder or the "
+                "checkpoint that they were made from"
+            )
+        chosen: Runtime | None = None if runtime is None else runtime.value
+        result = verify_bundle(
+            bundle,
+            opened,
+            utterances,
+            oracles=(run_by or options.RunBy.nemo).oracles,
+            limits=chosen_limits,
+            runtime=chosen,
+            language=language,
+            config=options.config_of(precision),
+            nemo_start=nemo_start,
+            cache=cache,
+            divergence=divergence,
+            normalizer=normalizer or DEFAULT_NORMALIZER,
+            machines=machines,
         )
-    chosen: Runtime | None = None if runtime is None else runtime.value
-    result = verify_bundle(
-        bundle,
-        opened,
-        utterances,
-        oracles=(run_by or options.RunBy.nemo).oracles,
-        limits=chosen_limits,
-        runtime=chosen,
-        language=language,
-        config=options.config_of(precision),
-        nemo_start=nemo_start,
-        cache=cache,
-        divergence=divergence,
-        normalizer=normalizer or DEFAULT_NORMALIZER,
-    )
     return _judged(result.without(unusable), files, as_json)
 
 

@@ -259,6 +259,15 @@ Normalizer = Annotated[
         "a language's number is the mean of its utterances'), whisper, none. (default: nfkc, or the stored report's)",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="local|auto|HOST:PORT",
+        help="Transcribe with folders on a Ray cluster that sees the same files: the one that runs on this machine "
+        "(auto), its address, ray://HOST:PORT from outside of it, or one of this machine alone (local).",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder of ours that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 

@@ -47,6 +47,7 @@ def regenerate(
     force_lookahead: options.ForceLookahead = False,
     revision: options.Revision = None,
     checkpoint_format: options.CheckpointFormatOption = None,
+    ray: options.Ray = None,
     as_json: options.Json = False,
     graph: options.OldGraph = None,  # noqa: ARG001  # refused by its callback
 ) -> Result:
@@ -79,6 +80,7 @@ def regenerate(
             oracles=tuple((run_by or options.RunBy.nemo).oracles),
             folders_only=folders_only,
             force=force,
+            ray=ray,
         )
     )
     if folders_only:

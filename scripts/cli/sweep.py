@@ -72,6 +72,7 @@ def sweep(
         shared.RuntimeName | None,
         typer.Option(help="Loop. (default: generation1 for WER, streaming for times where the graph can)"),
     ] = None,
+    ray: shared.Ray = None,
     as_json: shared.Json = False,
 ) -> Result:
     """Try recipes on an FP32 folder: size, speed and memory against what each costs in accuracy.
@@ -100,6 +101,7 @@ def sweep(
         repeats=repeats,
         threads=threads,
         runtime=runtime.value if runtime else None,
+        ray=ray,
     )
     report = run_sweep(chosen)
     passed = False if report["failed"] else None if report["unusable"] else True

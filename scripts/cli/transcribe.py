@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from export.bundle import Bundle
     from scripts.transcribe.heard import Heard
     from scripts.transcribe.run import Outcome
-    from verify.runs import Runtime
     from verify.runtimes.generation1 import Generation1
     from verify.runtimes.graph import Config
+    from verify.runtimes.names import Runtime
     from verify.runtimes.streaming import Recordings, Streaming
 
 
@@ -99,8 +99,8 @@ def transcribe(
         from scripts.transcribe.printing import Printer
         from scripts.transcribe.run import Listener, transcribe_all
         from scripts.transcribe.sources import STANDARD_INPUT, find_sources
-        from verify.runs import best_runtime
         from verify.runtimes.graph import find_device
+        from verify.runtimes.names import best_runtime
 
         bundle = Bundle.open(directory, check="hashes" if check else "sizes")
         language = options.language_of(bundle, language)
@@ -138,7 +138,7 @@ def _recognizer(
     """Files go together where our runtime runs on the CPU; standard input is live, and goes chunk by chunk."""
     from scripts.transcribe.sources import STANDARD_INPUT
     from verify.data.sources import header_seconds
-    from verify.runs import RUNTIMES
+    from verify.runtimes.names import RUNTIMES
     from verify.runtimes.streaming import Recordings
 
     if runtime == "streaming" and device == "CPU" and STANDARD_INPUT not in recordings:

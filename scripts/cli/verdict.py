@@ -115,9 +115,12 @@ def _heard(side: str, confusion: dict[str, dict[str, int]]) -> str:
 
 def _timed(side: str, speed: Speed) -> str:
     """One line for how fast a side was."""
-    line = f"{side}{speed.rtfx:.1f} × real time"
+    line = f"{side}{speed.rtfx:.1f} × real time" if speed.rtfx else f"{side}no times"
     if speed.together is not None:
         line += f" one after another, {speed.together.rtfx:.1f} × together"
+    if speed.elsewhere is not None:
+        counted = speed.elsewhere.utterances
+        line += f" on this machine; {sum(counted.values())} utterances transcribed by {', '.join(counted)}, not timed"
     if speed.latency is None:
         return line
     found = speed.latency

@@ -20,9 +20,9 @@ from export.progress import note, task
 from export.removal import scratch_folder
 from scripts.compatibility.environments import NEWEST, check_version, environment
 from scripts.compatibility.table import Compatibility, Ran
+from verify.data.identity import manifest_sha256
 from verify.data.manifest import load_utterance
 from verify.data.selection import choose_utterances
-from verify.runs import manifest_sha256
 
 PRECISIONS = ("f32", "default")
 

@@ -237,8 +237,8 @@ def _loop(row: dict[str, Any], threads: int | None) -> str:
 @functools.cache
 def _demo_sha256(count: int, languages: frozenset[str]) -> str:
     """Hash of so many demo recordings, as a model that has these languages is given them."""
+    from verify.data.identity import manifest_sha256
     from verify.data.selection import choose_utterances
-    from verify.runs import manifest_sha256
 
     prompts = dict.fromkeys((*sorted(languages), DEFAULT_LANGUAGE), 0)
     return manifest_sha256(choose_utterances(None, count, prompts=prompts))

@@ -26,6 +26,10 @@ def regenerate(options: Options) -> dict[str, Any]:
         UserError: bad input, an output that is not ours to write, or too little disk; nothing was written.
         ChildError: a stage failed; what was finished before stays and the next run continues from there.
     """
+    if options.ray is not None:
+        from verify.cluster import require_ray
+
+        require_ray(options.ray)
     plan = make_plan(options)
     with claimed_output(plan) as state:
         made = make_folders(plan, state)

@@ -60,6 +60,7 @@ class Options:
     oracles: tuple[Oracle, ...] = ("nemo",)
     folders_only: bool = False
     force: bool = False
+    ray: str | None = None  # where folders transcribe for their verification
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def make_plan(options: Options) -> Plan:
         UserError: checkpoint, lookahead, chunk, recipe or manifest cannot be used.
     """
     from quantize.recipes import get_recipe
+    from verify.data.identity import manifest_sha256
     from verify.data.manifest import read_manifest
-    from verify.runs import manifest_sha256
 
     wanted = dict.fromkeys(options.recipes or DEFAULT_RECIPES)  # each once, in the order given
     recipes = tuple(get_recipe(name) for name in wanted if name != FP32)

@@ -124,6 +124,7 @@ def verify_folder(plan: Plan, state: State, name: str) -> Outcome:
     arguments: list[str | Path] = ["--reference", reference, "--cache", plan.output / STAGES, *_audio(plan, name)]
     report = plan.output / REPORTS / f"{name}.json"
     arguments += ["--report", report, "--no-page"]  # one page at the end shows all
+    arguments += [] if plan.options.ray is None else ["--ray", plan.options.ray]
     arguments += [] if plan.score_text else ["--ignore-text"]
     if name == FP32:
         arguments += _run_by(plan)

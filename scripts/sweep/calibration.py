@@ -21,8 +21,8 @@ from export.removal import remove_files, remove_folder
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError, run_module
 from verify.collect import CALIBRATION_SET, SAMPLES, default_utterances, heard
+from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance, read_manifest
-from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:
     from scripts.sweep.options import Options, Plan

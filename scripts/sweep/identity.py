@@ -13,9 +13,9 @@ from export.host import machine
 from quantize.groups import Group, step_for
 from quantize.recipe import Recipe, Tolerance, WeightCompression
 from quantize.samples import graph_hashes
+from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances, first_seconds, spread
-from verify.runs import manifest_sha256
 
 if TYPE_CHECKING:
     from scripts.sweep.options import Plan

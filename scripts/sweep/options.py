@@ -12,7 +12,7 @@ from quantize.recipe import Recipe
 from quantize.samples import CalibrationData
 from verify.data.manifest import Utterance
 from verify.data.sets import DataSet
-from verify.runs import Runtime
+from verify.runtimes.names import Runtime
 
 Keep = Literal["all", "front", "none"]
 
@@ -38,6 +38,7 @@ class Options:
     repeats: int = 2
     threads: int | None = None
     runtime: Runtime | None = None
+    ray: str | None = None  # where folders transcribe for their comparison
     # rank
     reference_paths: int | None = None
     keep_worst: int | None = None

@@ -17,6 +17,7 @@ from scripts.disk import SLACK, recipe_bytes, require_room
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
 from scripts.sweep.identity import source_identity
 from scripts.sweep.options import Options, Plan
+from verify.cluster import require_ray
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances, usable
 from verify.data.sets import choose_manifest
@@ -32,6 +33,8 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
     Raises:
         UserError: folder, recipe, grid, manifest or calibration cannot be used.
     """
+    if options.ray is not None:
+        require_ray(options.ray)
     source = Bundle.open(options.source)
     require_fp32(source)
     source.check_hashes()

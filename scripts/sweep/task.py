@@ -26,6 +26,7 @@ class Task(BaseModel):
     runtime: str | None = None
     threads: int | None = None
     cache: Path | None = None
+    ray: str | None = None  # where folders transcribe
     report: Path | None = None  # where a comparison is kept with its rows
     reference_paths: Path | None = None
     step: WeightCompression | None = None

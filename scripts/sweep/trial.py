@@ -21,7 +21,7 @@ from scripts.sweep.identity import measured_audio, recipe_identity, reference_pa
 from scripts.sweep.options import Plan
 from scripts.sweep.store import Store
 from scripts.sweep.task import Task
-from verify.runs import best_runtime
+from verify.runtimes.names import best_runtime
 
 Outcome = dict[str, Any]
 
@@ -142,6 +142,7 @@ class Trial:
             ignore_text=not self.plan.score_text,
             cache=self.store.transcripts,
             report=self.report,
+            ray=self.plan.options.ray,
         )
         return run_task(task, stderr="show")
 

@@ -45,26 +45,29 @@ VERIFIED = {
 
 
 def _verify(task: Task) -> dict[str, Any]:
+    from verify.cluster import connected
     from verify.data.selection import choose_utterances
     from verify.limits import IDENTICAL, Limits
     from verify.pipeline import verify_bundle
 
-    source = Bundle.open(task.source)
-    report = verify_bundle(
-        Bundle.open(task.folder),
-        source,
-        choose_utterances(
-            task.manifest,
-            task.limit,
-            prompts=source.metadata.prompt_dictionary,
-            ignore_text=task.ignore_text,
-            left_out=task.left_out,
-        ),
-        runtime=task.runtime,  # type: ignore[arg-type]  # one of verify.runs.Runtime
-        threads=task.threads,
-        cache=task.cache,
-        limits=Limits(IDENTICAL, "those of each recipe, later"),
-    )
+    with connected(task.ray) as machines:
+        source = Bundle.open(task.source)
+        report = verify_bundle(
+            Bundle.open(task.folder),
+            source,
+            choose_utterances(
+                task.manifest,
+                task.limit,
+                prompts=source.metadata.prompt_dictionary,
+                ignore_text=task.ignore_text,
+                left_out=task.left_out,
+            ),
+            runtime=task.runtime,  # type: ignore[arg-type]  # one of Runtime
+            threads=task.threads,
+            cache=task.cache,
+            limits=Limits(IDENTICAL, "those of each recipe, later"),
+            machines=machines,
+        )
     if task.report is not None:
         report.save(task.report)
     return report.model_dump(mode="json", include=VERIFIED) | {"runtime": report.target.runtime}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quantize.recipes import RECIPES
-from scripts import docs
+from scripts import docs, scale
 
 
 @pytest.mark.parametrize("document", docs.DOCUMENTS, ids=lambda path: path.name)
@@ -24,3 +24,13 @@ def test_a_new_or_changed_recipe_changes_the_table(monkeypatch: pytest.MonkeyPat
     assert "| `mine` |" in docs.updated(text)
     with pytest.raises(ValueError, match="no <!-- recipes"):
         docs.updated(text.replace(docs.END, ""))
+
+
+def test_the_table_of_core_hours_is_current_and_follows_from_its_measurements() -> None:
+    text = docs.SCALE_DOCUMENT.read_text(encoding="utf-8")
+    assert docs.with_scale(text) == text, "run `python -m scripts.docs`"
+    stored = scale.load()
+    int4 = stored.recipes["int4"].model_copy(update={"times_real_time": 10.0})
+    changed = stored.model_copy(update={"recipes": {"int4": int4}, "locales": 2, "hours_of_audio": 5.0})
+    assert changed.core_hours(int4, "1120ms") == pytest.approx(2 * 5.0 * stored.cores / 10.0)
+    assert "| `int4` | 19 | 10 | 5 | 3 | 2 | 39 | 10 |" in changed.table()

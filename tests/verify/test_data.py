@@ -31,10 +31,10 @@ from tests.helpers.serving import serving
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.data.fleurs import Split, language_tag, unpacked
 from verify.data.hub import _refusal
+from verify.data.identity import manifest_sha256
 from verify.data.layouts import folder_utterances, recordings_in
 from verify.data.manifest import Utterance, load_utterance, read_manifest
 from verify.data.sets import DataSet, choose_manifest, refuse_test_manifest
-from verify.runs import manifest_sha256
 
 PROMPTS = {"en-US": 0, "zh-CN": 1, "es-US": 2, "de-DE": 3, "auto": 4}
 ENGLISH = sorted(RECORDINGS["en_us"], key=lambda each: each.name)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from export.errors import UserError
 from tests.helpers.tiny_bundle import transcript
 from verify.data.audio import load_audio
+from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance, load_utterance, read_manifest
-from verify.runs import manifest_sha256, transcribe_manifest
 from verify.runtimes.transcript import Transcript
+from verify.shards import transcribe_manifest
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:

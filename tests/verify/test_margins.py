@@ -12,8 +12,9 @@ from tests.helpers.tiny_bundle import speech, tiny_bundle, transcript
 from verify.data.manifest import Utterance
 from verify.margins import Cell, MarginObserver, margins_at, parting_cell
 from verify.pipeline import verify_bundle
-from verify.runs import MANIFEST_LANGUAGE, RUNTIMES, Runtime
+from verify.runtimes.names import RUNTIMES, Runtime
 from verify.scoring.divergence import read_reference_paths, record_reference_paths
+from verify.shards import MANIFEST_LANGUAGE
 
 
 @pytest.mark.parametrize(

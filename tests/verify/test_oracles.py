@@ -28,7 +28,8 @@ from scripts.page.utterances import disagreements
 from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from tests.test_imports import module_imports
-from verify import runs
+from verify import runs, shards
+from verify.data.identity import utterance_sha256
 from verify.data.manifest import Utterance, default_manifest, load_utterance, read_manifest
 from verify.pipeline import compare_runs, verify_bundle
 from verify.references.nemo import NemoStreaming
@@ -204,7 +205,7 @@ def test_audio_that_changes_while_it_is_transcribed_is_kept_nowhere(tmp_path: Pa
                     soundfile.write(own[1].audio_filepath, speech(0.5, seed=7), 16_000)
                 yield number, whole.transcripts[number]
 
-        return runs._collected(each, own, "transcribing", unfinished)
+        return shards._collected(each, own, "transcribing", unfinished)
 
     for cache in (tmp_path / "cache", None):
         shutil.copyfile(spoken[1].audio_filepath, own[1].audio_filepath)
@@ -235,7 +236,7 @@ def test_a_home_that_is_full_costs_no_transcripts(
     def recorded_one_by_one(unfinished: Unfinished | None) -> list[Transcript]:
         assert unfinished is not None
         for each, transcript in zip(spoken, whole.transcripts, strict=True):
-            unfinished.add(runs.utterance_sha256(each), transcript)
+            unfinished.add(utterance_sha256(each), transcript)
         return whole.transcripts
 
     with monkeypatch.context() as disk:

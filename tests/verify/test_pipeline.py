@@ -126,7 +126,7 @@ def test_the_reference_decides_the_runtime(
 def test_foreign_references_are_refused_before_any_work(
     tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Generation1", None)
+    monkeypatch.setattr(runs, "transcribe_build", None)
     target = tiny_bundle(tmp_path / "a")
     foreign = tiny_bundle(tmp_path / "foreign", checkpoint={"sha256": "d" * 64})
     with pytest.raises(UserError, match="checkpoint dddddddddddd"):
@@ -139,7 +139,7 @@ def test_the_references_run_is_reused(tmp_path: Path, spoken: list[Utterance], m
     reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
     first = record_bundle(reference, spoken, cache=cache)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(runs, "transcribe_manifest", None)
+    monkeypatch.setattr(runs, "transcribe_build", None)
     assert record_bundle(reference, spoken, cache=cache) == first
     monkeypatch.undo()
     # Anything that may change the result makes a new run: the prompt, a graph, the manifest, the runtime's properties.

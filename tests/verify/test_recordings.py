@@ -16,7 +16,7 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.pipeline import export_checkpoint
 from tests.helpers.tiny_bundle import speechlike
-from verify import runs
+from verify import shards
 from verify.data.audio import load_audio
 from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.data.selection import spread
@@ -155,7 +155,7 @@ def test_much_audio_is_recorded_together_and_a_part_chunk_by_chunk(
     utterances = short_ones(6)
     before = record_bundle(small_fp32, utterances, runtime="streaming", threads=1)
     assert not any(each.together for each in before.transcripts), "so little audio is not worth another compilation"
-    monkeypatch.setattr(runs, "TIMED_SECONDS", 3.0)
+    monkeypatch.setattr(shards, "TIMED_SECONDS", 3.0)
     run = record_bundle(small_fp32, utterances, runtime="streaming", threads=1, cache=tmp_path)
     pairs = list(zip(run.transcripts, before.transcripts, strict=True))
     assert [(ours.tokens, ours.frames) for ours, _ in pairs] == [(theirs.tokens, theirs.frames) for _, theirs in pairs]
@@ -179,7 +179,7 @@ def test_much_audio_is_recorded_together_and_a_part_chunk_by_chunk(
 
 def test_a_stopped_run_goes_on_together(small_fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     utterances = short_ones(6)
-    monkeypatch.setattr(runs, "TIMED_SECONDS", 2.0)
+    monkeypatch.setattr(shards, "TIMED_SECONDS", 2.0)
     transcribe = Recordings.transcribe
 
     def breaking(self: Recordings, *args: object, **options: object) -> Iterator[object]:

@@ -58,6 +58,7 @@ class Transcript:
     audio_seconds: float
     timings: Timings = field(default_factory=Timings)
     together: bool = False  # in steps or at a time with others: timings are shares that add up, and no chunk was timed
+    worker: str | None = None  # machine of a cluster that transcribed it, where nobody knows what else it computed
 
 
 class Recognizer(Protocol):

@@ -28,9 +28,10 @@ class Output(BaseModel):
     frames: list[int] = Field(default_factory=list)
     text: str
     language: str | None = None
-    seconds: Measure | None = None  # of computing; None in reports of before
+    seconds: Measure | None = None  # of computing; None in reports of before, and where a cluster transcribed
     step_ms: list[Measure] = Field(default_factory=list)  # of each chunk, audio in to tokens out
     together: bool = False  # with others at a time: its seconds are its share, and no chunk was timed
+    worker: str | None = None  # machine of a cluster that transcribed it; it has no times
 
 
 class Row(BaseModel):

@@ -171,6 +171,26 @@ def test_an_oracle_that_is_not_installed_is_named_before_anything_is_made(
     assert calls == ["export fp32", "quantize fp16", "quantize int8"]
 
 
+def test_only_verifications_go_to_a_cluster_and_the_results_are_those_of_one_machine(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    stand_in, sent = stages.run_verb, set[str]()
+
+    def watched(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> dict[str, Any]:
+        if "--ray" in arguments:
+            assert arguments[arguments.index("--ray") + 1] == "local"
+            sent.add(f"{name} {Path(arguments[0]).name}")
+        return stand_in(state, name, *arguments, may_fail=may_fail)
+
+    monkeypatch.setattr(stages, "run_verb", watched)
+    report = regenerate(replace(options, ray="local"))
+    assert sent == {"verify fp32", "verify fp16", "verify int8"}
+    done = len(calls)
+    assert regenerate(options) == report
+    assert len(calls) == done
+
+
 def test_only_the_asked_recipes(options: Options, calls: Calls) -> None:
     regenerate(replace(options, recipes=("int8", "fp32", "int8")))
     assert calls == everything(("int8",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ def saved(recipe: Recipe, file: Path, **changes: Any) -> str:
 
 
 # Rows
+
+
+def test_only_comparisons_go_to_a_cluster_and_the_results_are_those_of_one_machine(
+    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended
+) -> None:
+    pytest.importorskip("ray")
+    options = Options(fp32.path, tmp_path / "out", ("int8",), manifest=manifest, repeats=1, ray="local")
+    sweep(options)
+    assert {task.kind for task in pretended.tasks if task.ray == "local"} == {"verify"}
+    assert all(task.ray == "local" for task in pretended.tasks if task.kind == "verify")
+    done = pretended.done.count("verify")
+    sweep(replace(options, ray=None))
+    assert pretended.done.count("verify") == done
 
 
 def test_recipe_of_the_same_content_has_a_row_with_its_own_limits(
