@@ -217,8 +217,10 @@ def _check_runtime_options(options: object) -> object:
     return options
 
 
+ACTIVATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+
 RUNTIME_OPTIONS = {
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "use the number of activations that share a scale, or 0 for none",
+    ACTIVATION_GROUP: "use the number of activations that share a scale, or 0 for none",
 }
 """Run-time options that a graph can carry, and what their values mean.
 
