@@ -22,7 +22,7 @@ from export.weight_types import Counts, count_constants
 from quantize import compression, pipeline
 from quantize.grid import expand, parse_axis
 from quantize.pipeline import quantize_bundle
-from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
 from quantize.samples import CalibrationData
 from tests.helpers import tiny_graphs
@@ -52,8 +52,20 @@ def test_groups_that_divide_no_row_are_said(tmp_path: Path, capfd: pytest.Captur
         made = quantize_bundle(source, tmp_path / str(size), variant.recipe)
         added = made.metadata.warnings[len(source.metadata.warnings) :]
         said = "no row of its weights divides into groups of 48; made instead: "
-        assert [said in each for each in added if "encoder" in each] == [True] * warned
+        assert [said in each for each in added if "floating point" not in each] == [True] * warned
     assert "warning: recipe int4" in capfd.readouterr().err
+
+
+def test_activation_groups_that_do_not_divide_the_weights_are_said(tmp_path: Path) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source", "rewritten")
+    for activations, warned in ((64, True), (32, False), (16, False)):
+        axes = ["encoder.group_size=32", f"encoder.runtime_options.{ACTIVATION_GROUP}={activations}"]
+        (variant,) = expand([RECIPES["int4"]], [parse_axis(axis) for axis in axes])
+        assert variant.recipe is not None
+        made = quantize_bundle(source, tmp_path / str(activations), variant.recipe)
+        said = [each for each in made.metadata.warnings if "products in floating point" in each]
+        assert len(said) == warned, said
+        assert all(f"set {ACTIVATION_GROUP} to 32" in each for each in said)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -242,7 +242,8 @@ def heard(targets: Sequence[str], reference: str = "one two three four five six 
     """Recordings of which the reference always hears the same."""
     said = Output(tokens=[1], text=reference)
     return [
-        Row(audio=f"{number}.wav", audio_seconds=1.0, language="en-US", text=f"text {number}", target=Output(tokens=[2], text=target), reference=said)
+        Row(audio=f"{number}.wav", audio_seconds=1.0, language="en-US", text=f"text {number}",
+            target=Output(tokens=[2], text=target), reference=said)
         for number, target in enumerate(targets)
     ]  # fmt: skip
 

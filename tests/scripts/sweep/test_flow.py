@@ -260,7 +260,7 @@ def test_default_set_is_collected_once(
     sweep(options(fp32, shorter, out, recipes=("w8a8",), keep="none"))
     assert len(collecting) == 3
     assert len(list((out / ".calibration").iterdir())) == 1
-    sweep(options(fp32, manifest, tmp_path / "plain", recipes=("int4", "int4-mixed"), keep="none"))
+    sweep(options(fp32, manifest, tmp_path / "plain", recipes=("int4", "int8"), keep="none"))
     assert len(collecting) == 3
 
 
