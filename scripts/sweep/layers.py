@@ -9,7 +9,7 @@ from typing import Any
 from export.errors import NemotronOVError, UserError
 from export.folders import write_atomically
 from export.progress import note
-from quantize.groups import Group, find_groups, is_compressed, whole
+from quantize.groups import Group, find_groups, for_groups, is_compressed, whole
 from quantize.ranking import Ranking, more_mb
 from quantize.recipe import Recipe
 from quantize.recipe_file import dump_recipe
@@ -41,6 +41,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
     plan = make_plan(options, default=("int8",))
     recipe = _single_recipe(plan)
     groups = find_groups(plan.source)
+    recipe = for_groups(recipe, groups)
     candidates = [group for group in groups if is_compressed(group, recipe, recipe.encoder.compression[0])]
     if options.keep_worst is not None and options.keep_worst > len(candidates):
         raise UserError(

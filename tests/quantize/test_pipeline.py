@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from export.contract import contract_problems
 from export.errors import ParityError, UserError
 from export.weight_types import Counts, count_constants
 from quantize import compression, pipeline
+from quantize.effect import weights
 from quantize.grid import expand, parse_axis
+from quantize.groups import with_layers
 from quantize.pipeline import quantize_bundle
 from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
@@ -66,6 +69,27 @@ def test_activation_groups_that_do_not_divide_the_weights_are_said(tmp_path: Pat
         said = [each for each in made.metadata.warnings if "products in floating point" in each]
         assert len(said) == warned, said
         assert all(f"set {ACTIVATION_GROUP} to 32" in each for each in said)
+
+
+def test_layers_of_an_ignored_scope_are_counted_in_the_graph(tmp_path: Path) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source", "rewritten")
+    last, missing = (
+        variant.recipe for variant in expand([RECIPES["int8"]], [parse_axis("encoder.ignored_scope.layers=[-1],[5]")])
+    )
+    assert last is not None
+    assert missing is not None
+    made = quantize_bundle(source, tmp_path / "last", last)
+    products = [weight for weight in weights(ov.Core().read_model(made.graph_path("encoder"))) if weight.elements > 16]
+    assert {weight.type for weight in products if "encoder.layers." in weight.operation} == {"f16"}
+    assert "i8" in {weight.type for weight in products}
+    with pytest.raises(
+        UserError, match="encoder.xml: ignored_scope layer 5: the graph has 1 conformer layers"
+    ):
+        quantize_bundle(source, tmp_path / "none", missing)
+    names = [f"__module.encoder.layers.{layer}.conv/MatMul" for layer in (0, 11, 2)]
+    scope = with_layers(last.encoder, names, "x").compression[0].ignored_scope
+    assert [re.match(scope.patterns[-1], name) is not None for name in names] == [False, True, False]
+    assert not scope.layers
 
 
 @pytest.mark.parametrize("name", RECIPES)
