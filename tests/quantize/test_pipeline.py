@@ -82,9 +82,7 @@ def test_layers_of_an_ignored_scope_are_counted_in_the_graph(tmp_path: Path) -> 
     products = [weight for weight in weights(ov.Core().read_model(made.graph_path("encoder"))) if weight.elements > 16]
     assert {weight.type for weight in products if "encoder.layers." in weight.operation} == {"f16"}
     assert "i8" in {weight.type for weight in products}
-    with pytest.raises(
-        UserError, match="encoder.xml: ignored_scope layer 5: the graph has 1 conformer layers"
-    ):
+    with pytest.raises(UserError, match=r"encoder\.xml: ignored_scope layer 5: the graph has 1 conformer layers"):
         quantize_bundle(source, tmp_path / "none", missing)
     names = [f"__module.encoder.layers.{layer}.conv/MatMul" for layer in (0, 11, 2)]
     scope = with_layers(last.encoder, names, "x").compression[0].ignored_scope
