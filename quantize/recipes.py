@@ -66,11 +66,17 @@ def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphReci
     )
 
 
-def _four_bits(**arguments: object) -> GraphRecipe:
+def _four_bits(*, gptq: bool | None = None) -> GraphRecipe:
     """An encoder in 4 bits, what suffers and what groups do not fit in INT8."""
-    scope = IgnoredScope(patterns=(SENSITIVE,))
-    wanted = {"group_size": 64, "group_size_fallback_mode": "adjust", "backup_mode": "none"} | arguments
-    first = WeightCompression.model_validate({"all_layers": True, "ignored_scope": scope} | wanted)
+    first = WeightCompression(
+        mode="int4_sym",
+        group_size=64,
+        group_size_fallback_mode="adjust",
+        all_layers=True,
+        backup_mode="none",
+        gptq=gptq,
+        ignored_scope=IgnoredScope(patterns=(SENSITIVE,), layers=(-1,)),
+    )
     return GraphRecipe(compression=(first, _INT8_ENCODER), runtime_options={ACTIVATION_GROUP: 64})
 
 
@@ -113,23 +119,17 @@ _BUILT_IN = (
     ),
     _small(
         "int4",
-        "encoder layers in INT4, symmetric, groups of 64; all other weights as int8-full",
+        "encoder layers but the last in INT4, symmetric, groups of 64; all other weights as int8-full",
         _IN_4_BITS,
-        _four_bits(mode="int4_sym"),
+        _four_bits(),
         version=2,
     ),
     _small(
         "int4-aware",
         "as int4; each weight rounded with regard to the errors of those before it (GPTQ), on calibration audio",
         _IN_4_BITS,
-        _four_bits(mode="int4_sym", gptq=True),
+        _four_bits(gptq=True),
         version=2,
-    ),
-    _small(
-        "nf4",
-        "as int4; 4-bit normal floats (NF4) in place of integers",
-        _IN_4_BITS,
-        _four_bits(mode="nf4"),
     ),
     _small(
         "w8a8",
