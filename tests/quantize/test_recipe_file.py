@@ -35,7 +35,7 @@ def test_files_hold_a_recipe_completely(name: str, tmp_path: Path) -> None:
         ("group_size = 64", 'group_size = "64"', ("compression.0.group_size '64'", "integer")),
         ("group_size = 64", "groupsize = 64", ("compression.0.groupsize 64", "correct its name or remove it")),
         ("group_size = 64", "ratio = 3", ("compression.0.ratio 3", "less than or equal to 1")),
-        ("version = 1", 'version = "1"', ("version '1'", "integer", "write a whole number without quotes")),
+        ("version = 2", 'version = "2"', ("version '2'", "integer", "write a whole number without quotes")),
         ("all_layers = true", 'all_layers = "yes"', ("compression.0.all_layers 'yes'", "write true or false without")),
         ("exact_match = 0.5", 'exact_match = "0.5"', ("tolerance.exact_match '0.5'", "write a number without quotes")),
         ("wer_delta = 1.0", "wer_delta = true", ("tolerance.wer_delta True", "write a number without quotes")),
@@ -81,7 +81,7 @@ def test_copies_replace_nothing_unasked(mine: Path, capfd: pytest.CaptureFixture
     assert mine.read_text(encoding="utf-8") == before
     assert run_here(capfd, "recipes", "copy", "int8", mine, "--force").returncode == 0
     assert load_recipe(mine).encoder == RECIPES["int8"].encoder
-    for name, what in (("mine.txt", "ends in .toml"), ("nf4.toml", "is a built-in"), ("My.toml", "lower-case")):
+    for name, what in (("mine.txt", "ends in .toml"), ("int4.toml", "is a built-in"), ("My.toml", "lower-case")):
         assert_user_error(run_here(capfd, "recipes", "copy", "int8", mine.with_name(name)), name, what)
     assert [file.name for file in mine.parent.iterdir()] == ["mine.toml"]
 
