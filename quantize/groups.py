@@ -65,8 +65,9 @@ def with_layers(part: GraphRecipe, names: Iterable[str], where: str) -> GraphRec
     Raises:
         UserError: the graph has no such layer.
     """
-    steps = [*part.compression, *([part.quantization] if part.quantization else [])]
-    if not any(step.ignored_scope.layers for step in steps):
+    scopes = [step.ignored_scope for step in part.compression]
+    scopes += [part.quantization.ignored_scope] if part.quantization else []
+    if not any(scope.layers for scope in scopes):
         return part
     numbers = [int(found[1]) for name in names if (found := _LAYER.match(name))]
     count = max(numbers, default=-1) + 1
