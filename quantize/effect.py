@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from export.errors import ParityError, UserError
 from export.weight_types import constants, elements, stored_type
 from quantize.modes import INTEGER_8
-from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, IgnoredScope, Quantization, WeightCompression
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -97,7 +97,9 @@ def check_scope(model: ov.Model, part: WeightCompression | Quantization, where: 
 
 
 def group_warnings(model: ov.Model, part: GraphRecipe, graph: str) -> list[str]:
-    """Says what was made where NNCF could divide no row by the groups that a compression asks for."""
+    """Says what was made where NNCF could divide no row by the groups that a compression asks for, and where groups
+    of activations keep OpenVINO from computing in INT8.
+    """
     found = []
     for step in part.compression:
         asked, types = step.group_size, step.kind.stored
@@ -106,6 +108,7 @@ def group_warnings(model: ov.Model, part: GraphRecipe, graph: str) -> list[str]:
             for node in constants(model)
             if stored_type(node) == types and elements(node) > SCALAR_ELEMENTS
         )
+        found += _unfit_activations(sizes, part, graph)
         if asked in (None, -1) or not sizes or asked in sizes:
             continue
         made = [
@@ -114,6 +117,17 @@ def group_warnings(model: ov.Model, part: GraphRecipe, graph: str) -> list[str]:
         ]
         found.append(f"{graph}: no row of its weights divides into groups of {asked}; made instead: {', '.join(made)}")
     return found
+
+
+def _unfit_activations(sizes: Mapping[int, int], part: GraphRecipe, graph: str) -> list[str]:
+    """OpenVINO computes in floating point where a scale of activations is shared across two groups of weights."""
+    activations = part.runtime_options.get(ACTIVATION_GROUP, 0)
+    unfit = {size: count for size, count in sizes.items() if size > 0 and activations and size % activations}
+    return [
+        f"{graph}: OpenVINO computes {count} products in floating point, because activations share scales in groups of "
+        f"{activations}, which do not divide the weights' groups of {size}; set {ACTIVATION_GROUP} to {size} or a part"
+        for size, count in sorted(unfit.items())
+    ]
 
 
 _GROUPED = 3

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from export.bundle import GRAPHS, Bundle
+from export.errors import UserError
 from quantize.effect import is_ignored, weights
 from quantize.modes import INTEGER_8
-from quantize.recipe import IgnoredScope, Recipe, WeightCompression
+from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS
 
 if TYPE_CHECKING:
     from quantize.effect import Weight
 
+_LAYER = re.compile(r".*encoder\.layers\.(\d+)\.")
 _MODULE = re.compile(r".*?encoder\.(?:(layers\.\d+)\.)?(\w+)")
 
 
@@ -50,6 +52,49 @@ def module_pattern(name: str) -> str:
     """The rule for a group or a whole conformer layer of the encoder."""
     prefix = r".*encoder\." if name.startswith("layers.") else ".*"
     return prefix + re.escape(name) + r"\..*"
+
+
+def with_layers(part: GraphRecipe, names: Iterable[str], where: str) -> GraphRecipe:
+    """A graph's part with the layers of its ignored scopes as patterns, which is how NNCF knows them.
+
+    Args:
+        part: of the recipe.
+        names: of the graph's operations, which say how many layers there are.
+        where: recipe and file, for messages.
+
+    Raises:
+        UserError: the graph has no such layer.
+    """
+    scopes = [step.ignored_scope for step in part.compression]
+    scopes += [part.quantization.ignored_scope] if part.quantization else []
+    if not any(scope.layers for scope in scopes):
+        return part
+    numbers = [int(found[1]) for name in names if (found := _LAYER.match(name))]
+    count = max(numbers, default=-1) + 1
+
+    def pattern(layer: int) -> str:
+        if not -count <= layer < count:
+            raise UserError(
+                f"{where}: ignored_scope layer {layer}: the graph has {count} conformer layers; correct it or leave it "
+                "out"
+            )
+        return module_pattern(f"layers.{layer % count}")
+
+    def resolved(scope: IgnoredScope) -> IgnoredScope:
+        patterns = (*scope.patterns, *map(pattern, scope.layers))
+        return scope.model_copy(update={"patterns": patterns, "layers": ()})
+
+    if part.quantization:
+        scope = resolved(part.quantization.ignored_scope)
+        return part.model_copy(update={"quantization": part.quantization.model_copy(update={"ignored_scope": scope})})
+    compression = [step.model_copy(update={"ignored_scope": resolved(step.ignored_scope)}) for step in part.compression]
+    return part.model_copy(update={"compression": tuple(compression)})
+
+
+def for_groups(recipe: Recipe, groups: Iterable[Group]) -> Recipe:
+    """A recipe with the layers of its encoder's ignored scopes as patterns, see :func:`with_layers`."""
+    names = [name for group in groups if group.graph == "encoder" for name in group.operations]
+    return recipe.model_copy(update={"encoder": with_layers(recipe.encoder, names, f"recipe {recipe.name}")})
 
 
 def find_groups(bundle: Bundle) -> list[Group]:

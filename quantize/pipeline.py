@@ -20,6 +20,7 @@ from export.progress import note, task
 from export.weight_types import Counts, count_constants
 from quantize.compression import Samples, compress, quantize
 from quantize.effect import check_effect, check_runtime_options, check_scope, group_warnings
+from quantize.groups import with_layers
 from quantize.recipe import GraphRecipe
 from quantize.source import require_fp32
 
@@ -152,6 +153,10 @@ def _quantize_graph(
     import openvino as ov
 
     core = ov.Core()
+    if part.changes_weights:
+        operations = _read_source(core, source).get_ops()
+        part = with_layers(part, [node.get_friendly_name() for node in operations], where)
+        del operations
     if part == GraphRecipe(precision="f32"):
         for suffix in (".xml", ".bin"):
             shutil.copyfile(source.with_suffix(suffix), target.with_suffix(suffix))

@@ -57,13 +57,15 @@ class IgnoredScope(_Frozen):
     """Nodes that stay in the graph's precision.
 
     ``names`` are those of operations. ``patterns`` are matched from the start of an operation's or a constant's name,
-    as ``re.match`` does, so most begin with ``.*``. ``types`` are OpenVINO's operation types. Every rule must match
+    as ``re.match`` does, so most begin with ``.*``. ``types`` are OpenVINO's operation types. ``layers`` are conformer
+    layers by number, −1 the last: a recipe knows no checkpoint's number of layers. Every rule must match
     something in the graph, unless ``must_match`` (NNCF's ``validate``) is false.
     """
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    layers: tuple[StrictInt, ...] = ()
     must_match: StrictBool = True
 
     @field_validator("patterns")
@@ -79,7 +81,7 @@ class IgnoredScope(_Frozen):
     @property
     def empty(self) -> bool:
         """Whether nothing is ignored."""
-        return not (self.names or self.patterns or self.types)
+        return not (self.names or self.patterns or self.types or self.layers)
 
 
 class WeightCompression(_Frozen):
@@ -217,8 +219,10 @@ def _check_runtime_options(options: object) -> object:
     return options
 
 
+ACTIVATION_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+
 RUNTIME_OPTIONS = {
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "use the number of activations that share a scale, or 0 for none",
+    ACTIVATION_GROUP: "use the number of activations that share a scale, or 0 for none",
 }
 """Run-time options that a graph can carry, and what their values mean.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from export.errors import UserError
 from quantize.recipe import (
+    ACTIVATION_GROUP,
     GraphRecipe,
     IgnoredScope,
     Quantization,
@@ -38,8 +39,9 @@ prompt kernel, and they are 2 % of the weights. One rule, because a checkpoint w
 ATTENTION_PRODUCTS = r".*self_attn/.*"
 """Scores and context, which multiply two activations: caches of all lengths share one scale there."""
 
-GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 128}
-"""Activations that share a scale where weights are compressed; steps are a fifth faster than with 32, the default."""
+GROUP = {ACTIVATION_GROUP: 128}
+"""Activations that share a scale where weights are in INT8; steps are a fifth faster than with 32, the default. Groups
+of 4-bit weights must be a multiple, see :func:`quantize.effect.group_warnings`."""
 
 _INT8 = WeightCompression(mode="int8_sym")
 _INT8_ENCODER = WeightCompression(mode="int8_sym", ignored_scope=_KEEP_POSITIONS)
@@ -50,11 +52,11 @@ _IN_8_BITS = Tolerance(exact_match=0.8, wer_delta=0.3, language_wer_delta=1.0, w
 _IN_4_BITS = Tolerance(exact_match=0.5, wer_delta=1.0, language_wer_delta=2.0, wer_between=6.0)
 
 
-def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphRecipe) -> Recipe:
+def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphRecipe, *, version: int = 1) -> Recipe:
     """INT8 decoder and joint, and an encoder of its own."""
     return Recipe(
         name=name,
-        version=1,
+        version=version,
         description=description,
         tolerance=tolerance,
         preprocessor=_F32,
@@ -64,12 +66,18 @@ def _small(name: str, description: str, tolerance: Tolerance, encoder: GraphReci
     )
 
 
-def _four_bits(**arguments: object) -> GraphRecipe:
+def _four_bits(*, gptq: bool | None = None) -> GraphRecipe:
     """An encoder in 4 bits, what suffers and what groups do not fit in INT8."""
-    scope = IgnoredScope(patterns=(SENSITIVE,))
-    wanted = {"group_size": 128, "group_size_fallback_mode": "adjust", "backup_mode": "none"} | arguments
-    first = WeightCompression.model_validate({"all_layers": True, "ignored_scope": scope} | wanted)
-    return GraphRecipe(compression=(first, _INT8_ENCODER), runtime_options=GROUP)
+    first = WeightCompression(
+        mode="int4_sym",
+        group_size=64,
+        group_size_fallback_mode="adjust",
+        all_layers=True,
+        backup_mode="none",
+        gptq=gptq,
+        ignored_scope=IgnoredScope(patterns=(SENSITIVE,), layers=(-1,)),
+    )
+    return GraphRecipe(compression=(first, _INT8_ENCODER), runtime_options={ACTIVATION_GROUP: 64})
 
 
 _BUILT_IN = (
@@ -111,27 +119,17 @@ _BUILT_IN = (
     ),
     _small(
         "int4",
-        "encoder layers in INT4, symmetric, groups of 128; all other weights as int8-full",
+        "encoder layers but the last in INT4, symmetric, groups of 64; all other weights as int8-full",
         _IN_4_BITS,
-        _four_bits(mode="int4_sym"),
-    ),
-    _small(
-        "int4-mixed",
-        "as int4; the fifth of the encoder's weights with the largest INT4 error stays in INT8",
-        _IN_4_BITS,
-        _four_bits(mode="int4_sym", ratio=0.8, sensitivity_metric="weight_quantization_error"),
+        _four_bits(),
+        version=2,
     ),
     _small(
         "int4-aware",
-        "as int4; scales fitted to the activations of calibration audio",
+        "as int4; each weight rounded with regard to the errors of those before it (GPTQ), on calibration audio",
         _IN_4_BITS,
-        _four_bits(mode="int4_sym", scale_estimation=True),
-    ),
-    _small(
-        "nf4",
-        "as int4; 4-bit normal floats (NF4) in place of integers",
-        _IN_4_BITS,
-        _four_bits(mode="nf4"),
+        _four_bits(gptq=True),
+        version=2,
     ),
     _small(
         "w8a8",

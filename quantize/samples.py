@@ -47,6 +47,7 @@ class Origin(BaseModel):
     runtime: str  # streaming or generation1
     prompt: str  # what the encoder was told: the language, or auto
     call: int  # how often the graph had run before in this stream
+    snr_db: float | None = None  # of noise that was added; None for the recording as it is
 
 
 class Shard(BaseModel):

@@ -7,12 +7,17 @@ from export.folders import write_atomically
 from quantize.recipe import allowance
 from quantize.recipes import RECIPES
 from scripts import scale
+from scripts.costs import costs_table, read
 
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md")
+RECIPES_PAGE = ROOT / "docs" / "recipes.md"
+
+DOCUMENTS = (ROOT / "README.md", RECIPES_PAGE)
 """Documents with the recipes' table between two comments."""
 
 SCALE_DOCUMENT = ROOT / "docs" / "scale.md"
 SCALE_BEGIN, SCALE_END = "<!-- scale: made by python -m scripts.docs -->", "<!-- /scale -->"
+
+COSTS_BEGIN, COSTS_END = "<!-- costs: made by python -m scripts.docs -->", "<!-- /costs -->"
 
 BEGIN, END = "<!-- recipes: made by python -m scripts.docs -->", "<!-- /recipes -->"
 
@@ -49,6 +54,15 @@ def with_scale(text: str) -> str:
     return with_content(text, scale.load().table(), SCALE_BEGIN, SCALE_END)
 
 
+def with_costs(text: str) -> str:
+    """A document with what it cost to make each recipe at full size.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    return with_content(text, costs_table(read()), COSTS_BEGIN, COSTS_END)
+
+
 def with_content(text: str, content: str, begin: str, end: str) -> str:
     """A document with this content between two comments.
 
@@ -65,7 +79,8 @@ def with_content(text: str, content: str, begin: str, end: str) -> str:
 def main() -> None:
     """Write every document's table again."""
     for document in DOCUMENTS:
-        write_atomically(document, updated(document.read_text(encoding="utf-8")))
+        text = updated(document.read_text(encoding="utf-8"))
+        write_atomically(document, with_costs(text) if document == RECIPES_PAGE else text)
     write_atomically(SCALE_DOCUMENT, with_scale(SCALE_DOCUMENT.read_text(encoding="utf-8")))
 
 

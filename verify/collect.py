@@ -57,6 +57,12 @@ SAMPLES = 96
 AUTO_EVERY = 3
 """One stream in three is prompted with ``auto``, the others with their language."""
 
+NOISY_EVERY = 4
+"""One stream in four has noise added: recordings with digital silence in their pauses say nothing about rooms."""
+
+NOISE_DB = (5.0, 30.0)
+"""Signal-to-noise ratios of the noise that is added; drawn evenly."""
+
 ENOUGH = 4
 """Recordings are run until a language has so many times the encoder steps that it shall give."""
 
@@ -84,6 +90,7 @@ def collect(
     samples: int = SAMPLES,
     seed: int = 0,
     exclude: Sequence[Path] = (),
+    noise: bool = True,
     threads: int | None = None,
     force: bool = False,
 ) -> CalibrationData:
@@ -97,6 +104,7 @@ def collect(
             where a language has too few.
         seed: of every choice; equal arguments give equal files.
         exclude: evaluation manifests, besides the demo set's. Their audio is never used, whatever file it is in.
+        noise: add some to one stream in :data:`NOISY_EVERY`.
         threads: CPU threads; None leaves the choice to OpenVINO.
         force: replace an existing set.
 
@@ -116,7 +124,7 @@ def collect(
         with new_directory(directory, force=force, kind=CALIBRATION_SET) as temporary:
             with tempfile.TemporaryDirectory(dir=temporary) as folder:
                 reservoirs = Reservoirs(Path(folder), languages, samples, seed)
-                _run(bundle, recordings, reservoirs, threads)
+                _run(bundle, recordings, reservoirs, seed=seed, noise=noise, threads=threads)
                 graphs = {graph: _store(temporary, graph, reservoirs) for graph in CALIBRATED}
             index = Index(
                 seed=seed,
@@ -236,7 +244,15 @@ def _choose(
     return chosen, len(excluded)
 
 
-def _run(bundle: Bundle, recordings: Sequence[Recording], reservoirs: Reservoirs, threads: int | None) -> None:
+def _run(
+    bundle: Bundle,
+    recordings: Sequence[Recording],
+    reservoirs: Reservoirs,
+    *,
+    seed: int,
+    noise: bool,
+    threads: int | None,
+) -> None:
     """Every recording through every runtime of the folder, one runtime in memory at a time."""
     runtimes: list[type[Streaming | Generation1]] = [Generation1]
     if bundle.metadata.lead_mel_frames:
@@ -250,11 +266,29 @@ def _run(bundle: Bundle, recordings: Sequence[Recording], reservoirs: Reservoirs
                 language = recording.utterance.target_lang
                 spoken = prompt_language(language, bundle.metadata.prompt_dictionary)
                 prompt = DEFAULT_LANGUAGE if (number + turn) % AUTO_EVERY == 0 else spoken
-                sampler.begin(Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0))
-                _recognize(recognizer, load_utterance(recording.utterance, bundle.metadata.sample_rate), prompt)
+                audio, snr_db = load_utterance(recording.utterance, bundle.metadata.sample_rate), None
+                if noise and number % NOISY_EVERY == turn:
+                    draw = generator(seed, "noise", name, str(number))
+                    snr_db = round(float(draw.uniform(*NOISE_DB)), 1)
+                    audio = with_noise(audio, snr_db, draw)
+                origin = Origin(language=language, audio=number, runtime=name, prompt=prompt, call=0, snr_db=snr_db)
+                sampler.begin(origin)
+                _recognize(recognizer, audio, prompt)
                 progress.advance()
         del recognizer, sampler
         gc.collect()
+
+
+def with_noise(audio: NDArray[np.float32], snr_db: float, draw: np.random.Generator) -> NDArray[np.float32]:
+    """A recording with white or pink noise, at a ratio of mean powers; digital silence stays what it is."""
+    spectrum = np.fft.rfft(draw.standard_normal(len(audio)))
+    if draw.random() < 0.5:
+        spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1.0))
+    noise = np.fft.irfft(spectrum, len(audio))
+    power = float(np.mean(np.square(audio, dtype=np.float64)))
+    gain = np.sqrt(power / max(float(np.mean(np.square(noise))), 1e-30)) * 10.0 ** (-snr_db / 20.0)
+    noisy: NDArray[np.float32] = (audio + gain * noise).astype(np.float32)
+    return noisy
 
 
 def _recognize(recognizer: Streaming | Generation1, audio: NDArray[np.float32], prompt: str) -> None:

@@ -206,6 +206,11 @@ class Report(Scores):
             raise UserError(f"{path}: is no verification report; give a report that verify wrote") from error
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a report that this version saved; nothing is computed from them."""
+    return [Row.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+
+
 def agreement_words(report: Report) -> dict[Agreeing, str]:
     """What each answer of :data:`verify.scoring.agreement.Agreeing` means with the names of a report's sides."""
     target, reference, witness = (

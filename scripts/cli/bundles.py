@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +52,7 @@ def quantize(
     from quantize.recipes import get_recipe
     from quantize.samples import CalibrationData
 
+    start = time.monotonic()
     chosen = get_recipe(recipe)
     refuse_existing(directory, kind=BUNDLE, force=force)
     bundle = quantize_bundle(
@@ -66,6 +68,8 @@ def quantize(
         "recipe": chosen.name,
         "bytes": bundle.size_bytes,
         "constants": bundle.metadata.constants,
+        "wall_s": round(time.monotonic() - start, 2),
+        "processor_s": round(time.process_time(), 2),
         "peak_rss_mb": peak_rss_mb(),
     }
     facts = {"recipe": chosen.name, "size": megabytes(bundle.size_bytes)}

@@ -40,6 +40,9 @@ def calibrate(
         list[Path] | None,
         typer.Option(metavar="MANIFEST", help="Never use audio of this evaluation manifest. (always: the demo set)"),
     ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise/--no-noise", help="Add noise of 5 to 30 dB SNR to one stream in four.")
+    ] = True,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> Result:
@@ -57,8 +60,16 @@ def calibrate(
         chosen = replace(chosen, default_split="validation", enough=ENOUGH * (samples or SAMPLES))
     utterances = _utterances(manifest, chosen, audio, bundle.metadata.prompt_dictionary)
     data_set = collect(
-        bundle, utterances, directory, samples=samples or SAMPLES, seed=seed, exclude=exclude or [], force=force
+        bundle,
+        utterances,
+        directory,
+        samples=samples or SAMPLES,
+        seed=seed,
+        exclude=exclude or [],
+        noise=noise,
+        force=force,
     )
+    steps = data_set.origins("encoder")
     languages = {
         graph: dict(sorted(Counter(origin.language for origin in data_set.origins(graph)).items()))
         for graph in CALIBRATED
@@ -69,6 +80,8 @@ def calibrate(
         "bytes": data_set.size_bytes,
         "samples": {graph: data_set.size(graph) for graph in CALIBRATED},
         "languages": languages,
+        "warm": sum(origin.call > 0 for origin in steps),
+        "noisy": sum(origin.snr_db is not None for origin in steps),
         "recordings": len(data_set.index.audio),
         "excluded": data_set.index.excluded,
         "seed": seed,
@@ -80,6 +93,7 @@ def calibrate(
         for graph in CALIBRATED
     }
     facts |= {
+        "encoder samples after a stream's first": f"{outcome['warm']}; with noise added: {outcome['noisy']}",
         "recordings": outcome["recordings"],
         "left out, evaluation audio": outcome["excluded"],
         "size": megabytes(data_set.size_bytes),

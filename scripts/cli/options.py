@@ -350,3 +350,30 @@ def escaped(lines: Sequence[str]) -> list[str]:
     from rich.markup import escape
 
     return [escape(line) for line in lines]
+
+
+KeepWorst = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Write a recipe that keeps the N worst groups in higher precision."),
+]
+KlBudget = Annotated[
+    float | None,
+    typer.Option(metavar="X", min=0, help="Write a recipe that keeps as many groups as leave a KL of X."),
+]
+ExtraMb = Annotated[
+    float | None,
+    typer.Option(metavar="MB", min=0, help="Write a recipe that keeps the groups that cost most a byte, for MB more."),
+]
+
+
+def one_choice(keep_worst: int | None, kl_budget: float | None, extra_mb: float | None) -> bool:
+    """Whether one of these was given.
+
+    Raises:
+        UserError: more than one.
+    """
+    named = {"--keep-worst": keep_worst, "--kl-budget": kl_budget, "--extra-mb": extra_mb}
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: each says how many groups are kept; give one")
+    return bool(given)

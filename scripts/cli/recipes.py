@@ -13,14 +13,14 @@ from scripts.cli.result import Result, facts_table, verb
 if TYPE_CHECKING:
     from quantize.recipe import Recipe
 
-app = typer.Typer(help="List, show, check and copy the recipes that `quantize` and `regenerate` know.")
+app = typer.Typer(help="List, show, check, copy and mix the recipes that `quantize` and `regenerate` know.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A built-in recipe, or a .toml file.")]
 
 
 @app.callback(invoke_without_command=True)
 def recipes(context: typer.Context, as_json: options.Json = False) -> None:
-    """List the recipes that `quantize` and `regenerate` know; its commands show, check and copy one."""
+    """List the recipes that `quantize` and `regenerate` know; its commands show, check, copy and mix one."""
     if context.invoked_subcommand is None:
         _listed(as_json=as_json)
 
@@ -92,6 +92,37 @@ def copy(
     save_recipe(recipe, file, force=force)
     facts = {"recipe": recipe.name, "copied from": name}
     return Result({"file": str(file), **_facts(recipe)}, lambda: [facts_table(str(file), facts)], as_json)
+
+
+@app.command("mix")
+@verb
+def mix(
+    ranking: Annotated[Path, typer.Argument(metavar="LAYERS_JSON", help="What `rank` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .toml file to write; its stem names the recipe.")],
+    keep_worst: options.KeepWorst = None,
+    kl_budget: options.KlBudget = None,
+    extra_mb: options.ExtraMb = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> Result:
+    """Write the recipe that keeps some groups of a ranking in higher precision; no model is needed."""
+    from export.errors import UserError
+    from quantize.ranking import read_ranking
+    from quantize.recipe_file import renamed, save_recipe
+    from quantize.recipes import check_name
+
+    if not options.one_choice(keep_worst, kl_budget, extra_mb):
+        raise UserError("nothing says how many groups are kept; give --extra-mb, --keep-worst or --kl-budget")
+    ranked = read_ranking(ranking)
+    kept = ranked.kept(keep_worst=keep_worst, kl_budget=kl_budget, extra_mb=extra_mb)
+    recipe = renamed(ranked.mixed(kept), file)
+    check_name(recipe, file)
+    save_recipe(recipe, file, force=force)
+    more = sum(row.more_mb for row in ranked.groups if row.name in kept)
+    facts = {"recipe": recipe.name, "mixed from": ranked.recipe.name, "kept": ", ".join(kept) or "none"}
+    facts["MB more"] = f"{more:.2f}"
+    outcome = {"file": str(file), "kept": kept, "more_mb": more, **_facts(recipe)}
+    return Result(outcome, lambda: [facts_table(str(file), facts)], as_json)
 
 
 def _facts(recipe: Recipe) -> dict[str, Any]:

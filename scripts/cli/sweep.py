@@ -120,14 +120,9 @@ def rank(
         int | None, typer.Option(metavar="N", min=1, help="Utterances along which logits are compared. (default: 8)")
     ] = None,
     calibration: Calibration = None,
-    keep_worst: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Write a recipe that keeps the N worst groups in higher precision."),
-    ] = None,
-    kl_budget: Annotated[
-        float | None,
-        typer.Option(metavar="X", min=0, help="Write a recipe that keeps as many groups as leave a KL of X."),
-    ] = None,
+    keep_worst: options.KeepWorst = None,
+    kl_budget: options.KlBudget = None,
+    extra_mb: options.ExtraMb = None,
     threads: Threads = None,
     as_json: shared.Json = False,
 ) -> Result:
@@ -136,13 +131,11 @@ def rank(
     Ends in a table and layers.json. A ranking that was stopped goes on when it is repeated. Exit status 1: some group
     could not be compressed.
     """
-    from export.errors import UserError
     from scripts.sweep import rank_layers
     from scripts.sweep.options import Options
     from scripts.sweep.report import render_layers
 
-    if keep_worst is not None and kl_budget is not None:
-        raise UserError("--keep-worst and --kl-budget: both say how many groups are kept; give one")
+    options.one_choice(keep_worst, kl_budget, extra_mb)
     report = rank_layers(
         Options(
             source=source,
@@ -155,6 +148,7 @@ def rank(
             reference_paths=limit,
             keep_worst=keep_worst,
             kl_budget=kl_budget,
+            extra_mb=extra_mb,
         )
     )
     return Result(report, lambda: render_layers(report), as_json, exit_code=1 if report["failed"] else 0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from export.errors import NemotronOVError, UserError
 from export.folders import write_atomically
 from export.progress import note
-from quantize.groups import Group, find_groups, is_compressed, whole, without
+from quantize.groups import Group, find_groups, for_groups, is_compressed, whole
+from quantize.ranking import Ranking, more_mb
 from quantize.recipe import Recipe
 from quantize.recipe_file import keep_recipe
 from scripts.processes import ChildError
@@ -41,6 +41,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
     plan = make_plan(options, default=("int8",))
     recipe = _single_recipe(plan)
     groups = find_groups(plan.source)
+    recipe = for_groups(recipe, groups)
     candidates = [group for group in groups if is_compressed(group, recipe, recipe.encoder.compression[0])]
     if options.keep_worst is not None and options.keep_worst > len(candidates):
         raise UserError(
@@ -52,8 +53,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
             plan = with_calibration(plan)
         found = _probe(plan, store, recipe, groups)
         report = _report(plan, recipe, groups, found)
-        kept = _kept(options, [group.name for group in candidates], report["groups"])
-        report |= {"kept": kept, "drawn": _draw(plan, recipe, [group for group in groups if group.name in kept])}
+        report |= _draw(options, Ranking(recipe=recipe, groups=report["groups"]))
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -67,8 +67,9 @@ def _single_recipe(plan: Plan) -> Recipe:
             f"--recipe {recipe.name}: compresses no weights of the encoder; rank layers with int8, int4 or another "
             "recipe of weight compression"
         )
-    if plan.options.keep_worst is None and plan.options.kl_budget is None:
-        note("no recipe is written without --keep-worst or --kl-budget")
+    options = plan.options
+    if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
+        note(f"no recipe is written; `nemotron-ov recipes mix {plan.output / REPORT} FILE` writes one from the ranking")
     return recipe
 
 
@@ -107,7 +108,14 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
     if "failed" in found[BASE]:
         raise NemotronOVError(f"{plan.source.path}: in f16, {found[BASE]['failed']}")
     ranked = [
-        {"name": group.name, "graph": group.graph, "elements": group.elements} | found[group.name]
+        {
+            "name": group.name,
+            "graph": group.graph,
+            "elements": group.elements,
+            "keepable": is_compressed(group, recipe, recipe.encoder.compression[0]),
+            "more_mb": more_mb(recipe, group),
+        }
+        | found[group.name]
         for group in groups
         if "failed" not in found[group.name]
     ]
@@ -117,6 +125,7 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
         "source": str(plan.source.path),
         "checkpoint": plan.source.metadata.checkpoint,
         "recipe": recipe.name,
+        "recipe_table": recipe.as_table(),
         "mode": recipe.encoder.compression[0].mode,
         "utterances": plan.reference_path_limit,
         "cells": found[BASE]["cells"],
@@ -126,34 +135,12 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
     }
 
 
-def _kept(options: Options, candidates: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The worst groups: so many, or so many that the KLs of the rest add up to no more than the budget."""
-    rows = [row for row in ranked if row["name"] in candidates]
-    if options.keep_worst is not None:
-        return [row["name"] for row in rows[: options.keep_worst]]
-    if options.kl_budget is None:
-        return []
-    left = sum(row["kl"] for row in rows)
-    kept = []
-    for row in rows:
-        if left <= options.kl_budget:
-            break
-        kept.append(row["name"])
-        left -= row["kl"]
-    return kept
-
-
-def _draw(plan: Plan, recipe: Recipe, kept: Sequence[Group]) -> str | None:
-    """Write the recipe that keeps these groups; its file, or None where nothing was to be drawn."""
-    if plan.options.keep_worst is None and plan.options.kl_budget is None:
-        return None
-    name = f"{recipe.name}-kept-{len(kept)}"
-    second = recipe.encoder.compression[1:]
-    higher = f"in {second[0].mode}" if second else "in f16"
-    names = ", ".join(group.name for group in kept) or "none"
-    drawn = without(
-        recipe, kept, name=name, description=f"{recipe.name}, the {len(kept)} groups that lose most {higher}: {names}"
-    )
-    file: Path = plan.output / f"{name}.toml"
+def _draw(options: Options, ranking: Ranking) -> dict[str, Any]:
+    """Write the recipe that was asked for: names of the groups that it keeps, and its file, or None."""
+    if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
+        return {"kept": [], "drawn": None}
+    kept = ranking.kept(keep_worst=options.keep_worst, kl_budget=options.kl_budget, extra_mb=options.extra_mb)
+    drawn = ranking.mixed(kept)
+    file = options.output / f"{drawn.name}.toml"
     keep_recipe(drawn, file)
-    return str(file)
+    return {"kept": kept, "drawn": str(file)}

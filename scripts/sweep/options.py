@@ -43,6 +43,7 @@ class Options:
     reference_paths: int | None = None
     keep_worst: int | None = None
     kl_budget: float | None = None
+    extra_mb: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
     columns = ["MB", "step ms", "× as fast", "× real time", "peak MB"]
     columns += ["WER %", "points"] if text else []
     columns += [
-        "from fp32 %",
+        "from fp32 % (95 %)",
+        "S / D / I %",
+        "farther than the nearest (95 %)",
         "same tokens %",
         *(["KL"] if any("kl" in row for row in report["rows"]) else []),
         "limits",
@@ -45,7 +47,12 @@ def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
         cells = [_number(row["mb"], ".1f"), _number(row["encoder_step_ms"], ".4g"), _number(row["step_ratio"], ".2f")]
         cells += [_number(row["times_real_time"], ".3g"), _number(row["peak_rss_mb"], ".0f")]
         cells += [f"{row['wer']:.2f}", f"{row['wer_delta']:+.2f}"] if text else []
-        cells += [f"{row['wer_between']:.2f}", f"{100 * row['exact_match']:.1f}"]
+        cells += [_with_interval(row["wer_between"], row["wer_between_interval"], ".2f")]
+        parts = row["between_errors"] or {}
+        cells += [" / ".join(f"{share:.2f}" for share in parts.values())]
+        paired = row.get("farther")
+        cells += [_with_interval(paired["points"], paired["interval"], "+.2f") if paired else ""]
+        cells += [f"{100 * row['exact_match']:.1f}"]
         cells += [_number(row.get("kl"), ".2e")] if "KL" in columns else []
         cells += [{True: "held", False: "missed", None: "not decided"}[row["within_limits"]], ", ".join(row["front"])]
         table.add_row(escape(row["name"]), *cells)
@@ -93,6 +100,11 @@ def _keep_whole(table: Table, names: Iterable[str]) -> None:
     for column in table.columns:
         column.min_width = len(str(column.header))
     table.columns[0].min_width = max(map(len, names), default=1)
+
+
+def _with_interval(value: float, interval: Sequence[float] | None, form: str) -> str:
+    between = "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+    return f"{value:{form}}{between}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -26,7 +26,9 @@ from scripts.sweep.options import Options, Plan
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
+from verify.report import read_rows
 from verify.scoring.normalization import DEFAULT_NORMALIZER
+from verify.scoring.rows import compare_distances
 from verify.verdict import Measured, judge, passed
 
 REPORT, PAGE, PICTURE, RECIPE_FILES = "sweep.json", "sweep.html", "sweep.png", "recipes"
@@ -81,6 +83,7 @@ def sweep(options: Options) -> dict[str, Any]:
             _drop_losers(plan, trials, rows)
         _mark(rows)
         _keep_winners(plan, trials, rows, failed)
+        _pair(trials, rows)
         report = _report(plan, rows, failed, {"seconds": round(time.monotonic() - start, 1), "load_average": load})
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         _draw(plan, report)
@@ -156,7 +159,7 @@ def _accuracy(plan: Plan, verified: Mapping[str, Any]) -> Row:
         "wer": verified["wer"] if text else None,
         "wer_delta": verified["wer_delta"] if text else None,
         "wer_delta_interval": verified["wer_delta_interval"] if text else None,
-        "wer_between": verified["wer_between"],
+        **{field: verified[field] for field in ("wer_between", "wer_between_interval", "between_errors")},
         "per_language": verified["per_language"] if text else {},
     }
 
@@ -168,6 +171,18 @@ def _mark(rows: Sequence[Row]) -> None:
     for panel, fields in PANELS.items():
         for row, best in zip(rows, pareto([[row[field] for field in fields] for row in rows]), strict=True):
             row["front"] += [panel] * best
+
+
+def _pair(trials: Sequence[Trial], rows: Sequence[Row]) -> None:
+    """Compare each recipe with the one nearest to FP32's text, on the same recordings: what noise cannot tell apart."""
+    if len(rows) < 2:
+        return
+    nearest = min(rows[1:], key=lambda row: float(row["wer_between"]))["name"]
+    reports = {trial.name: trial.report for trial in trials[1:]}
+    best = read_rows(reports[nearest])
+    for row in rows[1:]:
+        compared = compare_distances(read_rows(reports[row["name"]]), best)
+        row["farther"] = {"than": nearest} | compared.model_dump(mode="json")
 
 
 def _drop_losers(plan: Plan, trials: Sequence[Trial], rows: Sequence[Row]) -> None:

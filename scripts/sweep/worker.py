@@ -38,8 +38,8 @@ def _quantize(task: Task) -> dict[str, Any]:
 
 
 VERIFIED = {
-    "utterances", "exact_match", "wer", "reference_wer", "wer_delta", "wer_delta_interval", "wer_between", "checks",
-    "per_language",
+    "utterances", "exact_match", "wer", "reference_wer", "wer_delta", "wer_delta_interval", "wer_between",
+    "wer_between_interval", "between_errors", "checks", "per_language",
 }  # fmt: skip
 """What a sweep keeps of a report; the checks are repeated with each recipe's own limits."""
 

@@ -145,7 +145,7 @@ def valid(tmp_path: Path) -> Path:
     contents = {"config.yaml": yaml.safe_dump(tiny_config()).encode(), "tokenizer.model": demo_tokenizer()}
     contents |= {"weights.ckpt": saved_weights(), "pruned.json": PRUNED, "manifest.jsonl": MANIFEST}
     (tmp_path / "a.wav").touch()
-    contents |= {"recipe.toml": dump_recipe(RECIPES["int4-mixed"]).encode()}
+    contents |= {"recipe.toml": dump_recipe(RECIPES["int4-aware"]).encode()}
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path

@@ -51,7 +51,7 @@ def encoder(kind: str) -> ov.Model:
         _named(scores, "__module.encoder.layers.0.self_attn.linear_pos/aten::matmul/MatMul")
     mixed = ops.matmul(scores, hidden, False, False)
     _named(mixed, "__module.encoder.layers.0.self_attn/aten::matmul/MatMul_1")
-    encoded = product(mixed, _weights(generator, WIDTH, WIDTH), "encoder.layers.0.feed_forward1.linear1")
+    encoded = product(mixed, _weights(generator, WIDTH, WIDTH), "encoder.layers.1.feed_forward1.linear1")
     encoded.output(0).set_names({"encoded"})
     return ov.Model([encoded], [mel], "encoder")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from export.contract import contract_problems
 from export.errors import ParityError, UserError
 from export.weight_types import Counts, count_constants
 from quantize import compression, pipeline
+from quantize.effect import weights
 from quantize.grid import expand, parse_axis
+from quantize.groups import with_layers
 from quantize.pipeline import quantize_bundle
-from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, IgnoredScope, Recipe, WeightCompression
 from quantize.recipes import POSITIONS, RECIPES
 from quantize.samples import CalibrationData
 from tests.helpers import tiny_graphs
@@ -52,8 +55,40 @@ def test_groups_that_divide_no_row_are_said(tmp_path: Path, capfd: pytest.Captur
         made = quantize_bundle(source, tmp_path / str(size), variant.recipe)
         added = made.metadata.warnings[len(source.metadata.warnings) :]
         said = "no row of its weights divides into groups of 48; made instead: "
-        assert [said in each for each in added if "encoder" in each] == [True] * warned
+        assert [said in each for each in added if "floating point" not in each] == [True] * warned
     assert "warning: recipe int4" in capfd.readouterr().err
+
+
+def test_activation_groups_that_do_not_divide_the_weights_are_said(tmp_path: Path) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source", "rewritten")
+    for activations, warned in ((64, True), (32, False), (16, False)):
+        axes = ["encoder.group_size=32", f"encoder.runtime_options.{ACTIVATION_GROUP}={activations}"]
+        (variant,) = expand([RECIPES["int4"]], [parse_axis(axis) for axis in axes])
+        assert variant.recipe is not None
+        made = quantize_bundle(source, tmp_path / str(activations), variant.recipe)
+        said = [each for each in made.metadata.warnings if "products in floating point" in each]
+        assert len(said) == warned, said
+        assert all(f"set {ACTIVATION_GROUP} to 32" in each for each in said)
+
+
+def test_layers_of_an_ignored_scope_are_counted_in_the_graph(tmp_path: Path) -> None:
+    source = tiny_graphs.bundle(tmp_path / "source", "rewritten")
+    last, missing = (
+        variant.recipe for variant in expand([RECIPES["int8"]], [parse_axis("encoder.ignored_scope.layers=[-1],[5]")])
+    )
+    assert last is not None
+    assert missing is not None
+    made = quantize_bundle(source, tmp_path / "last", last)
+    products = [weight for weight in weights(ov.Core().read_model(made.graph_path("encoder"))) if weight.elements > 16]
+    stored = {weight.operation.split(".feed")[0].split(".self")[0]: weight.type for weight in products}
+    assert stored["__module.encoder.layers.1"] == "f16", stored
+    assert "i8" in stored.values()
+    with pytest.raises(UserError, match=r"encoder\.xml: ignored_scope layer 5: the graph has 2 conformer layers"):
+        quantize_bundle(source, tmp_path / "none", missing)
+    names = [f"__module.encoder.layers.{layer}.conv/MatMul" for layer in (0, 11, 2)]
+    scope = with_layers(last.encoder, names, "x").compression[0].ignored_scope
+    assert [re.match(scope.patterns[-1], name) is not None for name in names] == [False, True, False]
+    assert not scope.layers
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -149,9 +149,7 @@ def test_labels() -> None:
         "int8": "INT8",
         "int8-full": "INT8",
         "int4": "INT4",
-        "int4-mixed": "INT4",
         "int4-aware": "INT4",
-        "nf4": "NF4",
         "w8a8": "INT8",
     }
 

@@ -32,10 +32,10 @@ def test_files_hold_a_recipe_completely(name: str, tmp_path: Path) -> None:
     [
         ('mode = "int4_sym"', 'mode = "int5"', ("encoder.compression.0.mode 'int5'", "int4_sym", "correct")),
         ('mode = "int4_sym"', 'mode = "int8_sym"', ("encoder.compression.0", "takes no group_size", "leave them out")),
-        ("group_size = 128", 'group_size = "128"', ("compression.0.group_size '128'", "integer")),
-        ("group_size = 128", "groupsize = 128", ("compression.0.groupsize 128", "correct its name or remove it")),
-        ("group_size = 128", "ratio = 3", ("compression.0.ratio 3", "less than or equal to 1")),
-        ("version = 1", 'version = "1"', ("version '1'", "integer", "write a whole number without quotes")),
+        ("group_size = 64", 'group_size = "64"', ("compression.0.group_size '64'", "integer")),
+        ("group_size = 64", "groupsize = 64", ("compression.0.groupsize 64", "correct its name or remove it")),
+        ("group_size = 64", "ratio = 3", ("compression.0.ratio 3", "less than or equal to 1")),
+        ("version = 2", 'version = "2"', ("version '2'", "integer", "write a whole number without quotes")),
         ("all_layers = true", 'all_layers = "yes"', ("compression.0.all_layers 'yes'", "write true or false without")),
         ("exact_match = 0.5", 'exact_match = "0.5"', ("tolerance.exact_match '0.5'", "write a number without quotes")),
         ("wer_delta = 1.0", "wer_delta = true", ("tolerance.wer_delta True", "write a number without quotes")),
@@ -43,7 +43,7 @@ def test_files_hold_a_recipe_completely(name: str, tmp_path: Path) -> None:
         ("wer_delta = 1.0", "", ("tolerance.wer_delta", "required", "add it")),
         ("[joint]", "[vocoder]", ("vocoder", "correct its name or remove it")),
         ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "NUM_STREAMS", ("NUM_STREAMS", "set it where the graph is compiled")),
-        ('name = "mine"', 'name = "int4-mixed"', ("name 'int4-mixed' is a built-in recipe's", "choose a new name")),
+        ('name = "mine"', 'name = "int4-aware"', ("name 'int4-aware' is a built-in recipe's", "choose a new name")),
         ('name = "mine"', "name = ", ("no TOML", "line 1", "correct it there")),
     ],
 )
@@ -81,7 +81,7 @@ def test_copies_replace_nothing_unasked(mine: Path, capfd: pytest.CaptureFixture
     assert mine.read_text(encoding="utf-8") == before
     assert run_here(capfd, "recipes", "copy", "int8", mine, "--force").returncode == 0
     assert load_recipe(mine).encoder == RECIPES["int8"].encoder
-    for name, what in (("mine.txt", "ends in .toml"), ("nf4.toml", "is a built-in"), ("My.toml", "lower-case")):
+    for name, what in (("mine.txt", "ends in .toml"), ("int4.toml", "is a built-in"), ("My.toml", "lower-case")):
         assert_user_error(run_here(capfd, "recipes", "copy", "int8", mine.with_name(name)), name, what)
     assert [file.name for file in mine.parent.iterdir()] == ["mine.toml"]
 

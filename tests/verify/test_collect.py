@@ -22,7 +22,7 @@ from quantize.samples import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
 from tests.helpers.command import assert_user_error, run_here, run_process
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify import collect as calibration
-from verify.collect import audio_sha256, collect, default_utterances, heard
+from verify.collect import audio_sha256, collect, default_utterances, heard, with_noise
 from verify.data.audio import load_audio
 from verify.data.layouts import folder_utterances
 from verify.data.manifest import Utterance, read_manifest
@@ -83,6 +83,30 @@ def test_seed_decides(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> N
     assert same == again
     assert sets[0].sha256 == sets[1].sha256 != sets[2].sha256
     assert all(same[name] != other[name] for name in other if name.endswith(".npz"))
+
+
+def test_some_streams_have_noise(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
+    noisy, clean = (collect(tiny, audio, tmp_path / f"{noise}", samples=60, noise=noise) for noise in (True, False))
+    ratios = [origin.snr_db for origin in noisy.origins("encoder")]
+    met = {origin.audio for origin in noisy.origins("encoder") if origin.snr_db is not None}
+    assert 0.1 < sum(ratio is not None for ratio in ratios) / len(ratios) < 0.5
+    assert {ratio for ratio in ratios if ratio is not None} <= {round(0.1 * tenth, 1) for tenth in range(50, 301)}
+    assert all(origin.snr_db is None for origin in clean.origins("encoder"))
+    mels = [
+        {(origin.runtime, origin.audio, origin.call): sample["mel"] for origin, sample in paired(data, "encoder")}
+        for data in (noisy, clean)
+    ]
+    changed = {key[1] for key in mels[0].keys() & mels[1].keys() if not np.array_equal(mels[0][key], mels[1][key])}
+    assert changed == met
+
+
+def test_noise_has_the_ratio_that_it_is_said_to_have() -> None:
+    audio = speech(2.0, 1)
+    for snr_db in (5.0, 30.0):
+        noise = with_noise(audio, snr_db, np.random.default_rng(0)) - audio
+        assert 10 * np.log10(np.mean(audio**2) / np.mean(noise**2)) == pytest.approx(snr_db, abs=0.1)
+    silence = np.zeros(1000, np.float32)
+    assert not with_noise(silence, 5.0, np.random.default_rng(0)).any()
 
 
 def test_a_reservoir_is_a_fair_draw(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from tests.helpers.command import assert_user_error, run_here
 from verify.report import Output, Report, Row, Speed, latency_of, score_rows
 from verify.runs import Side
 from verify.scoring import normalization
+from verify.scoring.models import ErrorParts
 from verify.scoring.normalization import NORMALIZERS, get_normalizer
 from verify.scoring.rates import score_text
+from verify.scoring.rows import compare_distances
 
 LIMITS = Tolerance(exact_match=0.0, wer_delta=100.0)
 
@@ -234,6 +236,39 @@ def test_paired_differences_are_surer_than_their_sides() -> None:
     assert width["side"] > 10.0
     assert width["difference"] == width["mean"] == pytest.approx(2 * 3 * 100 / 600), "three words missed on each side"
     assert found.wer_delta == pytest.approx(10.0)
+
+
+def heard(targets: Sequence[str], reference: str = "one two three four five six seven eight nine ten") -> list[Row]:
+    """Recordings of which the reference always hears the same."""
+    said = Output(tokens=[1], text=reference)
+    return [
+        Row(audio=f"{number}.wav", audio_seconds=1.0, language="en-US", text=f"text {number}",
+            target=Output(tokens=[2], text=target), reference=said)
+        for number, target in enumerate(targets)
+    ]  # fmt: skip
+
+
+def test_two_targets_are_compared_on_the_same_recordings() -> None:
+    """Errors that both make cancel, however many they are; deletions are told apart from what else is wrong."""
+    both = ["one two three", "one two three four five six seven eight nine ten"] * 20  # every second loses seven words
+    more = [f"{text} more" if number % 4 == 0 else text for number, text in enumerate(both)]
+    less = [text.removesuffix(" ten") for text in both]
+    same, wrong, lost = (compare_distances(heard(texts), heard(both)) for texts in (both, more, less))
+    assert same.points == same.deletions == 0.0
+    assert same.interval is not None
+    assert same.interval[0] < 0.0 < same.interval[1]  # what so few recordings cannot show
+    assert wrong.points == 0.0, "a substitution in place of a deletion"
+    assert wrong.deletions == pytest.approx(-2.5)
+    assert lost.points == lost.deletions == pytest.approx(5.0)
+    assert lost.interval is not None
+    assert lost.interval[0] > 0.0
+    assert score_rows(heard(less), Tolerance(exact_match=0.0, wer_delta=0.0)).between_errors == ErrorParts(
+        substitutions=0.0, deletions=40.0, insertions=0.0
+    )
+    with pytest.raises(ValueError, match="same recordings"):
+        compare_distances(heard(both), heard(both[1:]))
+    with pytest.raises(ValueError, match="same recordings"):
+        compare_distances(heard(both), [row.model_copy(update={"reference": row.target}) for row in heard(both)])
 
 
 def test_confusion_of_languages() -> None:

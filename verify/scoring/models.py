@@ -89,6 +89,7 @@ class Rates(BaseModel):
     wer_delta_interval: Interval
     wer_between: float  # target against the reference's text
     wer_between_interval: Interval
+    between_errors: ErrorParts | None = None  # what wer_between is made of; None in reports of before
     wer_raw: float | None  # as wer, with case and punctuation
     reference_wer_raw: float | None
 
@@ -111,6 +112,15 @@ class Difference(BaseModel):
     corpus_interval: Interval
     mean: float
     mean_interval: Interval
+
+
+class Paired(BaseModel):
+    """Points by which one target is farther from the reference's text than another, averaged over languages."""
+
+    points: float
+    interval: Interval
+    deletions: float
+    deletions_interval: Interval
 
 
 class LanguageScore(Rates):

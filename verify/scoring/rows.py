@@ -24,6 +24,7 @@ from verify.scoring.models import (
     Example,
     Interval,
     LanguageScore,
+    Paired,
     Rate,
     Row,
     Scores,
@@ -52,27 +53,8 @@ def score_rows(
     chosen = NORMALIZERS[normalizer]
     divergences = [first_divergence(row.reference.tokens, row.target.tokens) for row in rows]
     tags = [scored_language(row) for row in rows]
-    metrics = [metric_for(tag) for tag in tags]
-    languages = _groups(rows, tags)
-    names = sorted(set(languages))
-    spoken = {language for language, row in zip(languages, rows, strict=True) if row.text}  # the others have no text
-    scored = [
-        _row_scores(row, chosen, tag, language in spoken)
-        for row, tag, language in zip(rows, tags, languages, strict=True)
-    ]
-    parts = {
-        name: _Part(
-            [row for language, row in zip(languages, rows, strict=True) if language == name],
-            [score for language, score in zip(languages, scored, strict=True) if language == name],
-            [position for language, position in zip(languages, divergences, strict=True) if language == name],
-            chosen.kind,
-            name,
-            name in spoken,
-        )
-        for name in names
-    }
-    alike = [name for name in names if name in spoken] or names
-    averaged = [name for name in alike if parts[name].is_enough] or alike
+    scored, parts = _in_parts(rows, tags, divergences, chosen)
+    alike, averaged = _averaged(parts)
     ties = sum(position is not None and row.is_tie for position, row in zip(divergences, rows, strict=True))
     same = exact_match(divergences)
     average = _average([parts[name] for name in averaged])
@@ -109,8 +91,68 @@ def score_rows(
         reference_language_confusion=_language_confusion(rows, "reference") if tag_ids else {},
         per_language={name: part.score() for name, part in parts.items()},
         first_divergences=_first_divergences(rows, divergences),
-        worst_examples=_worst_examples(rows, metrics, [each["between"] for each in scored]),
+        worst_examples=_worst_examples(rows, [metric_for(tag) for tag in tags], [each["between"] for each in scored]),
     )
+
+
+def compare_distances(ours: Sequence[Row], theirs: Sequence[Row], *, normalizer: str = DEFAULT_NORMALIZER) -> Paired:
+    """How much farther one target's text is from the reference's than another's, on the same recordings.
+
+    Args:
+        ours: utterances with the first target's output.
+        theirs: the same utterances and reference with the other's.
+        normalizer: a name of :data:`verify.scoring.normalization.NORMALIZERS`.
+
+    Raises:
+        ValueError: the rows are of different recordings or references.
+    """
+    if [(row.audio, row.offset, row.reference.tokens) for row in ours] != [
+        (row.audio, row.offset, row.reference.tokens) for row in theirs
+    ]:
+        raise ValueError("the two sets of rows have not the same recordings and reference")
+    sides: list[list[_Part]] = []
+    for rows in (ours, theirs):
+        nowhere = [None] * len(rows)
+        _, parts = _in_parts(rows, [scored_language(row) for row in rows], nowhere, NORMALIZERS[normalizer])
+        sides.append([parts[name] for name in _averaged(parts)[1]])
+
+    def points(name: str) -> tuple[float, Interval]:
+        (value, drawn), (other, other_drawn) = (_drawn(parts, name) for parts in sides)
+        found = None if drawn is None or other_drawn is None else drawn - other_drawn
+        return value - other, _interval(found, _error(sides[0], name), signed=True)
+
+    errors, deletions = points("between"), points("between deletions")
+    return Paired(points=errors[0], interval=errors[1], deletions=deletions[0], deletions_interval=deletions[1])
+
+
+def _in_parts(
+    rows: Sequence[Row], tags: Sequence[str], divergences: Sequence[int | None], normalizer: Normalizer
+) -> tuple[list[dict[str, Score]], dict[str, _Part]]:
+    """Each row's errors, and the rows of each language."""
+    languages = _groups(rows, tags)
+    spoken = {language for language, row in zip(languages, rows, strict=True) if row.text}  # the others have no text
+    scored = [
+        _row_scores(row, normalizer, tag, language in spoken)
+        for row, tag, language in zip(rows, tags, languages, strict=True)
+    ]
+    parts = {
+        name: _Part(
+            [row for language, row in zip(languages, rows, strict=True) if language == name],
+            [score for language, score in zip(languages, scored, strict=True) if language == name],
+            [position for language, position in zip(languages, divergences, strict=True) if language == name],
+            normalizer.kind,
+            name,
+            name in spoken,
+        )
+        for name in sorted(set(languages))
+    }
+    return scored, parts
+
+
+def _averaged(parts: Mapping[str, _Part]) -> tuple[list[str], list[str]]:
+    """Languages with text, or all where none has; of these the ones with enough speech, or all where none has."""
+    alike = [name for name, part in parts.items() if part.with_text] or list(parts)
+    return alike, [name for name in alike if parts[name].is_enough] or alike
 
 
 def _notes(parts: Mapping[str, _Part], judged: Sequence[_Part], checks: Sequence[Check]) -> list[str]:
@@ -138,7 +180,7 @@ def _measured(parts: Sequence[_Part], scope: str) -> Measured:
         limit_name="language_wer_delta" if by_text and scope != MACRO else name,
         scope=scope,
         value=value,
-        interval=_interval(distribution, _error(parts, name), signed=by_text),
+        interval=_interval(distribution, _error(parts, "target" if by_text else "between"), signed=by_text),
         resampled=_interval(distribution, 0.0, signed=by_text),
         units=sum(max(part.units(name), part.units("wer_delta") if part.with_text else 0) for part in parts),
         sentences=sum(part.sentences for part in parts),
@@ -169,7 +211,8 @@ def _row_scores(row: Row, normalizer: Normalizer, language: str, with_text: bool
     text, target, reference = (
         normalizer.words(each, language) for each in (row.text, row.target.text, row.reference.text)
     )
-    scores = {"between": score_words(reference, target, metric)}
+    between = score_words(reference, target, metric)
+    scores = {"between": between, "between deletions": Score(deletions=between.deletions, units=between.units)}
     for side, words in zip(SIDES, (target, reference), strict=True):
         scores |= {f"{side} {each}": score_words(text, words, each) for each in METRICS if with_text or each == metric}
         scores[side] = scores[f"{side} {metric}"]
@@ -292,17 +335,23 @@ def _mean(values: Iterable[float]) -> float:
 def _limited(parts: Sequence[_Part], name: _Limited) -> tuple[float, Array | None]:
     """What has a limit, averaged over languages, and what it could have been."""
     if name == "wer_delta":
-        found = [part.worse(part.kind) for part in parts]
-    else:
-        found = [(part.rate("between"), part.sample.drawn("between", part.kind)) for part in parts]
+        return _mean_of([part.worse(part.kind) for part in parts])
+    return _drawn(parts, "between")
+
+
+def _drawn(parts: Sequence[_Part], name: str) -> tuple[float, Array | None]:
+    """A rate averaged over languages, and what it could have been."""
+    return _mean_of([(part.rate(name), part.sample.drawn(name, part.kind)) for part in parts])
+
+
+def _mean_of(found: Sequence[tuple[float, Array | None]]) -> tuple[float, Array | None]:
     known = [drawn for _, drawn in found if drawn is not None]
     mean_drawn = np.mean(known, axis=0) if known and len(known) == len(found) else None
     return _mean(value for value, _ in found), mean_drawn
 
 
-def _error(parts: Sequence[_Part], name: _Limited) -> float:
+def _error(parts: Sequence[_Part], counted: str) -> float:
     """What one error more adds to the languages' average, where it adds most."""
-    counted = "target" if name == "wer_delta" else "between"
     return max((part.sample.error(counted, part.kind) for part in parts), default=0.0) / max(len(parts), 1)
 
 
@@ -311,7 +360,8 @@ def _average(parts: Sequence[_Part]) -> dict[str, Any]:
     distance, distances = _limited(parts, "wer_between")
     between = {
         "wer_between": distance,
-        "wer_between_interval": _interval(distances, _error(parts, "wer_between")),
+        "wer_between_interval": _interval(distances, _error(parts, "between")),
+        "between_errors": _error_parts([part.counted("between") for part in parts]),
     }
     if parts and not any(part.with_text for part in parts):
         return dict.fromkeys(_OF_TEXT) | between
@@ -322,7 +372,7 @@ def _average(parts: Sequence[_Part]) -> dict[str, Any]:
         "reference_wer": _mean(part.rate("reference") for part in parts),
         "reference_errors": _error_parts([part.counted("reference") for part in parts]),
         "wer_delta": worse,
-        "wer_delta_interval": _interval(worse_drawn, _error(parts, "wer_delta"), signed=True),
+        "wer_delta_interval": _interval(worse_drawn, _error(parts, "target"), signed=True),
         "wer_raw": _mean(part.rate("target raw") for part in parts),
         "reference_wer_raw": _mean(part.rate("reference raw") for part in parts),
     }

@@ -52,6 +52,14 @@ def bits(recipe: Recipe, group: Group) -> int:
     return 16 if recipe.graph(group.graph).precision == "f16" else 32
 
 
+def spoken(number: int, harm: float) -> dict[str, Any]:
+    """A row whose text of 1,000 words lost one word for each unit of harm."""
+    words = [f"w{place}" for place in range(1000)]
+    sides = {"target": words[round(harm) :], "reference": words}
+    outputs = {side: {"tokens": [len(kept)], "text": " ".join(kept)} for side, kept in sides.items()}
+    return {"audio": f"{number}.wav", "audio_seconds": 1.0, "language": "en-US", "text": "ab", **outputs}
+
+
 class Pretended:
     """Stands for making, comparing and measuring; counts what was asked for.
 
@@ -79,11 +87,13 @@ class Pretended:
         if task.kind == "diverge":
             return {"kl": harm / 1000.0, "agreement": 1.0, "agreed_until": 1.0, "cells": 1}
         if task.report is not None:
-            task.report.write_text("{}")
+            task.report.write_text(json.dumps({"rows": [spoken(number, harm) for number in range(2)]}))
         facts: dict[str, Any] = {
             "utterances": 2,
             "reference_wer": 10.0,
             "wer_between": harm / 20,
+            "wer_between_interval": None,
+            "between_errors": {"substitutions": harm / 20, "deletions": 0.0, "insertions": 0.0},
             "exact_match": 1 - harm / 500,
         }
         points = -3.0 if harm > 250 else harm / 300
@@ -264,7 +274,7 @@ def test_default_set_is_collected_once(
     sweep(options(fp32, shorter, out, recipes=("w8a8",), keep="none"))
     assert len(collecting) == 3
     assert len(list((out / ".calibration").iterdir())) == 1
-    sweep(options(fp32, manifest, tmp_path / "plain", recipes=("int4", "int4-mixed"), keep="none"))
+    sweep(options(fp32, manifest, tmp_path / "plain", recipes=("int4", "int8"), keep="none"))
     assert len(collecting) == 3
 
 

@@ -15,12 +15,13 @@ from rich.console import Console
 from export.errors import UserError
 from quantize.grid import expand, parse_axis
 from quantize.groups import Group, is_compressed, module_pattern, step_for, whole, without
+from quantize.ranking import Ranking, more_mb
 from quantize.recipe import WeightCompression
+from quantize.recipe_file import load_recipe
 from quantize.recipes import POSITIONS, RECIPES
 from scripts.pareto import pareto
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
-from scripts.sweep.layers import _kept
 from scripts.sweep.options import Options
 from scripts.sweep.report import render_sweep
 from scripts.sweep.rows import _mark
@@ -225,7 +226,8 @@ def test_step_of_one_group_chooses_nothing_by_itself() -> None:
     groups = groups_of("layers.0.conv", "layers.1.conv")
     plain = whole(RECIPES["int4"].encoder.compression[0])
     assert plain == RECIPES["int4"].encoder.compression[0]
-    alone = step_for(groups[0], groups, RECIPES["int4-mixed"].encoder.compression[0])
+    by_weights = plain.model_copy(update={"ratio": 0.8, "sensitivity_metric": "weight_quantization_error"})
+    alone = step_for(groups[0], groups, by_weights)
     assert alone == step_for(groups[0], groups, plain)
     by_activations = {"ratio": 0.5, "sensitivity_metric": "max_activation_variance", "subset_size": 8}
     mixed_step = WeightCompression.model_validate(plain.model_dump() | by_activations | {"all_layers": None})
@@ -277,13 +279,50 @@ def test_drawn_recipe_leaves_the_worst_to_the_second_compression() -> None:
     assert half.joint.compression == ()
 
 
-def test_kept_groups_are_the_worst_by_count_or_by_what_is_left() -> None:
-    ranked = [{"name": name, "kl": kl_} for name, kl_ in (("a", 4.0), ("b", 3.0), ("c", 2.0), ("d", 1.0))]
-    base = Options(Path(), Path())
-    assert _kept(base, ["a", "b", "c", "d"], ranked) == []
-    assert _kept(Options(Path(), Path(), keep_worst=2), ["b", "c", "d"], ranked) == ["b", "c"]
-    assert _kept(Options(Path(), Path(), kl_budget=3.0), ["a", "b", "c", "d"], ranked) == ["a", "b"]
-    assert _kept(Options(Path(), Path(), kl_budget=0.0), ["c", "d"], ranked) == ["c", "d"]
+def ranking(*rows: tuple[str, float, int]) -> Ranking:
+    """Of groups with their divergence and elements, as ``layers.json`` holds it."""
+    recipe = RECIPES["int4"]
+    groups = [
+        {"name": name, "graph": "encoder", "elements": elements, "kl": kl_, "keepable": name != "pre_encode",
+         "more_mb": more_mb(recipe, Group(name, "encoder", (), elements)), "agreement": 1.0}
+        for name, kl_, elements in rows
+    ]  # fmt: skip
+    return Ranking.model_validate({"recipe": recipe, "groups": groups})
+
+
+def test_kept_groups_are_the_worst_by_count_by_what_is_left_or_by_the_byte() -> None:
+    names = ("pre_encode", "layers.0.conv", "layers.1.conv", "layers.2.conv")
+    ranked = ranking(*zip(names, (4.0, 3.0, 2.5, 1.0), (10, 8_000_000, 2_000_000, 2_000_000), strict=True))
+    assert [row.more_mb for row in ranked.groups[1:]] == [4.0, 1.0, 1.0], "half a byte an element"
+    assert ranked.kept() == []
+    assert ranked.kept(keep_worst=2) == ["layers.0.conv", "layers.1.conv"]
+    assert ranked.kept(kl_budget=1.0) == ["layers.0.conv", "layers.1.conv"]
+    assert ranked.kept(kl_budget=7.0) == []
+    assert ranked.kept(extra_mb=2.0) == ["layers.1.conv", "layers.2.conv"], "the worst group costs least a byte"
+    assert ranked.kept(extra_mb=5.5) == ["layers.1.conv", "layers.2.conv"]
+    assert ranked.kept(extra_mb=6.0) == ["layers.1.conv", "layers.2.conv", "layers.0.conv"]
+
+
+def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ranked = ranking(("layers.0.conv", 3.0, 2_000_000), ("layers.1.conv", 2.0, 2_000_000))
+    table, groups = RECIPES["int4"].as_table(), [row.model_dump() for row in ranked.groups]
+    stored = tmp_path / "layers.json"
+    stored.write_text(json.dumps({"recipe_table": table, "groups": groups}))
+    file = tmp_path / "mine.toml"
+    done = run_here(capfd, "recipes", "mix", stored, file, "--extra-mb", "1.5", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["kept"] == ["layers.0.conv"]
+    mixed = load_recipe(file)
+    assert mixed.encoder.compression[0].ignored_scope.patterns[-1] == module_pattern("layers.0.conv")
+    for arguments, parts in (
+        ([stored, file, "--keep-worst", "1"], ("already exists",)),
+        ([stored, tmp_path / "a.toml"], ("give --extra-mb",)),
+        ([stored, tmp_path / "a.toml", "--extra-mb", "1", "--keep-worst", "1"], ("--keep-worst and --extra-mb",)),
+        ([tmp_path / "none.json", tmp_path / "a.toml", "--extra-mb", "1"], ("none.json", "rank")),
+        ([file, tmp_path / "a.toml", "--extra-mb", "1"], (file, "no ranking")),
+    ):
+        assert_user_error(run_here(capfd, "recipes", "mix", *arguments), *parts)
+    assert not (tmp_path / "a.toml").exists()
 
 
 def test_table_says_what_failed_and_that_the_machine_was_busy(small_report: dict[str, object]) -> None:
@@ -294,12 +333,18 @@ def test_table_says_what_failed_and_that_the_machine_was_busy(small_report: dict
     assert "machine busy" in text
     assert "int5 failed: no such mode" in text
     assert "size, step" in text
+    assert "1.50 (0.50 to 2.50)" in text
+    assert "0.25 / 1.25 / 0.00" in text
+    assert "+0.50 (-0.25 to +1.25)" in text
 
 
 @pytest.fixture
 def small_report() -> dict[str, object]:
     row = {"name": "fp32", "mb": 10.0, "encoder_step_ms": 9.0, "step_ratio": 1.0, "times_real_time": 20.0}
-    row |= {"peak_rss_mb": 100.0, "wer": 5.0, "wer_delta": 0.0, "wer_between": 0.0, "exact_match": 1.0}
+    row |= {"peak_rss_mb": 100.0, "wer": 5.0, "wer_delta": 0.0, "wer_between": 1.5, "exact_match": 1.0}
+    row |= {"wer_between_interval": [0.5, 2.5]}
+    row |= {"between_errors": {"substitutions": 0.25, "deletions": 1.25, "insertions": 0.0}}
+    row |= {"farther": {"than": "int8", "points": 0.5, "interval": [-0.25, 1.25]}}
     row |= {"within_limits": True, "front": ["size", "step"], "step_share": 1.0}
     return {
         "source": "fp32",

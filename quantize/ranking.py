@@ -1,0 +1,107 @@
+"""A stored ranking of groups of weights (``layers.json``), and the mixed recipe that is chosen from it.
+
+A ranking says what compressing each group alone costs. Choosing needs no model: how many groups a recipe keeps in
+higher precision can be decided again and again from one ranking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from export.errors import UserError
+from quantize.groups import Group, without
+from quantize.modes import Mode
+from quantize.recipe import Recipe
+
+HALF_BITS = 16
+
+
+class Ranked(BaseModel):
+    """A group and what compressing it alone costs."""
+
+    name: str
+    graph: str
+    elements: Annotated[int, Field(ge=0)]
+    kl: Annotated[float, Field(allow_inf_nan=False)]  # nats a cell
+    keepable: bool  # whether the recipe stores it by its first compression, so that it can be kept higher
+    more_mb: float  # what keeping it higher adds to the folder, 10⁶ bytes
+
+
+class Ranking(BaseModel):
+    """What is read of ``layers.json``; groups are sorted by their divergence, the largest first."""
+
+    recipe: Recipe
+    groups: list[Ranked]
+
+    def kept(
+        self, *, keep_worst: int | None = None, kl_budget: float | None = None, extra_mb: float | None = None
+    ) -> list[str]:
+        """Names of the groups that stay in higher precision.
+
+        Args:
+            keep_worst: the so many worst.
+            kl_budget: the worst, until the divergences of the rest add up to no more than this.
+            extra_mb: those that cost most divergence a byte, as many as fit in so many 10⁶ bytes more.
+        """
+        rows = [row for row in self.groups if row.keepable]
+        if keep_worst is not None:
+            return [row.name for row in rows[:keep_worst]]
+        kept: list[str] = []
+        if kl_budget is not None:
+            left = sum(row.kl for row in rows)
+            for row in rows:
+                if left <= kl_budget:
+                    break
+                kept.append(row.name)
+                left -= row.kl
+        elif extra_mb is not None:
+            room = extra_mb
+            for row in sorted(rows, key=lambda row: row.kl / row.more_mb, reverse=True):
+                if row.more_mb <= room:
+                    kept.append(row.name)
+                    room -= row.more_mb
+        return kept
+
+    def mixed(self, kept: Sequence[str], name: str | None = None) -> Recipe:
+        """The recipe that keeps these groups in its second compression, or in f16 where there is none."""
+        groups = [Group(row.name, row.graph, (), row.elements) for row in self.groups if row.name in kept]
+        second = self.recipe.encoder.compression[1:]
+        higher = f"in {second[0].mode}" if second else "in f16"
+        names = ", ".join(group.name for group in groups) or "none"
+        return without(
+            self.recipe,
+            groups,
+            name=name or f"{self.recipe.name}-kept-{len(groups)}",
+            description=f"{self.recipe.name}, {len(groups)} groups that lose most {higher}: {names}",
+        )
+
+
+def more_mb(recipe: Recipe, group: Group) -> float:
+    """What storing a group as the recipe's second compression does, or in f16, adds to a folder; scales not counted."""
+    first, *rest = recipe.graph(group.graph).compression or recipe.encoder.compression
+    bits = _bits(rest[0].kind if rest else None) - _bits(first.kind)
+    return group.elements * bits / 8 / 1e6
+
+
+def _bits(kind: Mode | None) -> int:
+    return kind.bits if kind else HALF_BITS
+
+
+def read_ranking(path: Path) -> Ranking:
+    """Read ``layers.json``.
+
+    Raises:
+        UserError: it is missing, or no ranking of this version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Ranking(recipe=content["recipe_table"], groups=content["groups"])
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the layers.json that `rank` wrote") from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: is no ranking of this version; write it again with `nemotron-ov rank`") from error
