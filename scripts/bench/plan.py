@@ -30,6 +30,9 @@ Loop = Literal["generation1", "generation2", "streaming", "recordings"]
 LOOPS: tuple[Loop, ...] = ("generation1", "streaming")
 """What folders run in where nothing is said: as the published clients run them, and as our runtime does."""
 
+STEADY = frozenset(("generation1", "generation2", "streaming"))
+"""Loops in which :class:`scripts.bench.speech.SteadySpeech` can say when a token comes."""
+
 BASELINE = "published-fp32"
 """What ratios are taken against, where it is among the builds; else the first one. It is what clients run today."""
 
@@ -63,6 +66,7 @@ class Options:
     runtimes: tuple[Loop, ...] = ()
     precisions: tuple[Precision, ...] = ("default",)
     batch: int = 1
+    tokens_per_second: float | None = None
     work: Path = Path("out/bench")
     picture: Path | None = None
     json_file: Path | None = None
@@ -149,6 +153,7 @@ def make_plan(options: Options) -> Plan:
         raise UserError("--checkpoint: nothing is made from it when folders are given; add --build, or leave it out")
     made = [build for name, build in catalogue().items() if name in names]
     builds = tuple(each for build in _unique([*given, *made]) for each in _variants(build, options))
+    _check_speech(options, builds)
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
     prompts = _prompts(checkpoint, given)
     manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=False)
@@ -163,6 +168,18 @@ def make_plan(options: Options) -> Plan:
     for utterance in utterances:
         load_utterance(utterance, ANY_RATE)  # one that cannot be used is found before minutes of work
     return Plan(options, builds, checkpoint, utterances, options.threads or physical_cores())
+
+
+def _check_speech(options: Options, builds: Sequence[Build]) -> None:
+    """Refuse a rate of tokens for loops that look at frames of several streams at a time, or that are not ours."""
+    if options.tokens_per_second is None:
+        return
+    other = next((build for build in builds if build.runtime not in STEADY or build.batch > 1), None)
+    if other is not None:
+        loop = f"{other.runtime}, batch {other.batch}" if other.batch > 1 else other.runtime
+        raise UserError(
+            f"--tokens-per-second: {other.shown} in the loop {loop} emits what it hears; leave one of the two out"
+        )
 
 
 def _prompts(checkpoint: Checkpoint | None, given: Sequence[Build]) -> Mapping[str, int] | None:

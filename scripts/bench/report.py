@@ -151,6 +151,7 @@ def _audio(plan: Plan, rounds: Sequence[Measurement]) -> dict[str, Any]:
         "manifest": "demo set" if manifest is None else str(manifest),
         "utterances": len(plan.utterances),
         "seconds": round(seconds, 2),
+        "tokens_per_second": plan.options.tokens_per_second,
     }
 
 
@@ -176,6 +177,8 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         found.append("the folders come from different checkpoints: sizes and times do not compare")
     if report["checkpoint"]["random"]:
         found.append("random weights: true size and speed, no sense in the text")
+        if report["audio"]["tokens_per_second"] is None:
+            found.append("random weights emit tokens by chance: compare audio to text with --tokens-per-second 2.5")
     return found
 
 
@@ -197,10 +200,15 @@ def header(report: Mapping[str, Any]) -> list[str]:
         f"{facts['cpu']}, {facts['cores']} cores ({' '.join(facts['flags'])}), threads: {facts['threads']}",
         versions,
         f"checkpoint {checkpoint['source']} ({str(checkpoint['sha256'])[:12]}{kind})",
-        f"audio {audio['manifest']}: {audio['utterances']} utterances, {audio['seconds']:g} s; "
+        f"audio {audio['manifest']}: {audio['utterances']} utterances, {audio['seconds']:g} s{_speech(audio)}; "
         f"median (smallest–largest) of {report['repeats']} rounds",
         *_property_lines(report),
     ]
+
+
+def _speech(audio: Mapping[str, Any]) -> str:
+    rate = audio["tokens_per_second"]
+    return "" if rate is None else f", {rate:g} tokens a second whatever is heard"
 
 
 def _property_lines(report: Mapping[str, Any]) -> list[str]:
@@ -245,10 +253,11 @@ def _figure_table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _detail_table(report: Mapping[str, Any]) -> RenderableType:
-    table = _table(*_PLACE, "load s", "encoder MB", "mel/enc/dec/joint %")
+    table = _table(*_PLACE, "load s", "tokens", "mel/enc/dec/joint %", "ms a call")
     for row in report["builds"].values():
-        encoder = "" if row["encoder_mb"] is None else f"{row['encoder_mb']:,.1f}"
-        table.add_row(_escape(row["label"]), *_place(row), _figure(row["load_s"]), encoder, _split(row))
+        table.add_row(
+            _escape(row["label"]), *_place(row), _figure(row["load_s"]), str(row["tokens"]), _split(row), _calls(row)
+        )
     return table
 
 
@@ -284,3 +293,10 @@ def _split(row: Mapping[str, Any]) -> str:
     whole = row["pipeline_seconds"]
     parts = [row["seconds"].get(name) for name in ("mel", "encoder", "decoder", "joint")]
     return "/".join("–" if part is None else f"{100 * part / whole:.0f}" for part in parts)
+
+
+def _calls(row: Mapping[str, Any]) -> str:
+    """Milliseconds of a call of each graph within the pipeline; a dash where the runtime does not count them."""
+    names = ("mel", "encoder", "decoder", "joint")
+    counted = [(row["seconds"].get(name), row["calls"].get(name)) for name in names]
+    return "/".join(f"{1000 * spent / calls:.2g}" if spent and calls else "–" for spent, calls in counted)

@@ -38,6 +38,7 @@ from scripts.bench.encoders import (
 )
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import Engine, Precision
+from scripts.bench.speech import SteadySpeech
 from scripts.extras import missing_extra
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import EncoderStep
@@ -66,6 +67,7 @@ class Task(BaseModel):
     utterances: list[Utterance]
     batch: int = 1
     precision: Precision = "f32"
+    tokens_per_second: float | None = None  # of audio, whatever is heard; None for what is heard
     steps: int = STEPS
 
 
@@ -107,7 +109,7 @@ def _openvino(task: Task) -> dict[str, Any]:
         return _recordings(task, bundle, wanted, start)
     runtime: Any = RUNTIMES[task.runtime]  # type: ignore[index]
     batch = {"batch": task.batch} if task.batch > 1 else {}
-    recognizer = runtime(bundle, threads=task.threads, config=wanted, **batch)
+    recognizer = runtime(bundle, threads=task.threads, config=wanted, observer=_speech(task, bundle.metadata), **batch)
     facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
     facts |= {"precision": precision_of(recognizer.config, "CPU")}
     facts |= _transcribe(recognizer, task, bundle.metadata.sample_rate, bundle.metadata.prompt_dictionary)
@@ -116,6 +118,13 @@ def _openvino(task: Task) -> dict[str, Any]:
     gc.collect()
     facts |= _time_folder(openvino_encoder(bundle, config, task.batch), bundle, task, config)
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
+
+
+def _speech(task: Task, metadata: Metadata) -> SteadySpeech | None:
+    """What makes a recognizer emit so many tokens a second, where that is asked for."""
+    if task.tokens_per_second is None:
+        return None
+    return SteadySpeech(metadata.blank_idx, task.tokens_per_second * metadata.subsampling_factor / 100)
 
 
 def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float) -> dict[str, Any]:
@@ -161,7 +170,7 @@ def _onnxruntime(task: Task) -> dict[str, Any]:
     metadata = Metadata.model_validate_json((task.path / METADATA).read_text(encoding="utf-8"))
     bundle = Bundle(task.path, metadata)
     encoder = OnnxEncoder(task.path / ENCODER, task.threads)
-    recognizer = Generation1(bundle, threads=task.threads, encoder=encoder)
+    recognizer = Generation1(bundle, threads=task.threads, encoder=encoder, observer=_speech(task, metadata))
     config = {"intra_op_num_threads": str(task.threads), "preprocessor, decoder, joint": recognizer.config}
     facts = {"load_s": time.perf_counter() - start, "config": config}
     facts |= _transcribe(recognizer, task, metadata.sample_rate, metadata.prompt_dictionary)

@@ -71,6 +71,16 @@ def bench(
     batch: Annotated[
         int, typer.Option(metavar="N", min=1, help="Streams that the streaming loop transcribes together.")
     ] = 1,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0.1,
+            max=12.0,
+            help="Let every build emit N tokens a second of audio, whatever it hears: random weights emit by chance, "
+            "and decoder and joint cost time for each. (default: what is heard)",
+        ),
+    ] = None,
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where builds are made and kept for the next run.")] = Path(
         "out/bench"
     ),
@@ -108,6 +118,7 @@ def bench(
             runtimes=tuple(each.value for each in dict.fromkeys(runtime or ())),
             precisions=tuple(each.value for each in dict.fromkeys(precision or (options.Precision.default,))),
             batch=batch,
+            tokens_per_second=tokens_per_second,
             work=work,
             picture=picture,
             json_file=file,

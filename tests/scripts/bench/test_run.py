@@ -160,3 +160,27 @@ def test_a_batch_of_more_than_all_is_refused(small_fp32: Bundle, capfd: pytest.C
     done = run_here(capfd, "bench", small_fp32.path, "--limit", 4, "--batch", 8)
     assert done.returncode == 2
     assert "--batch 8: only 4 utterances would be transcribed; raise --limit" in done.stderr
+
+
+def test_every_loop_has_as_many_tokens_as_are_asked_for(small_fp32: Bundle, small_nemo_fp32: Bundle) -> None:
+    """Random weights emit by chance; what is heard would be another number in each."""
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:3]
+    loops = [(small_nemo_fp32, "generation1"), (small_fp32, "generation1"), (small_fp32, "streaming")]
+    found = [
+        worker.measure(
+            worker.Task(
+                engine="openvino",
+                runtime=loop,
+                path=bundle.path,
+                threads=1,
+                utterances=utterances,
+                steps=2,
+                tokens_per_second=2.5,
+            )
+        )
+        for bundle, loop in loops
+    ]
+    frames = found[0].calls["encoder"] * 14
+    assert found[0].tokens == found[1].tokens == pytest.approx(frames / 5, abs=1), "one at every fifth frame of 80 ms"
+    assert found[0].calls["joint"] == found[1].calls["joint"] == frames + found[0].tokens
+    assert found[2].tokens == pytest.approx(2.5 * found[2].audio_s, abs=2)
