@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from verify.data.sets import DataSet
 
 Size = Literal["small", "full"]
-Engine = Literal["openvino", "onnxruntime", "nemo"]
+Engine = Literal["openvino", "onnxruntime", "nemo", "transformers"]
 Precision = Literal["default", "f32"]
 
 Loop = Literal["generation1", "generation2", "streaming", "recordings"]
@@ -30,11 +30,17 @@ Loop = Literal["generation1", "generation2", "streaming", "recordings"]
 LOOPS: tuple[Loop, ...] = ("generation1", "streaming")
 """What folders run in where nothing is said: as the published clients run them, and as our runtime does."""
 
-STEADY = frozenset(("generation1", "generation2", "streaming"))
-"""Loops in which :class:`scripts.bench.speech.SteadySpeech` can say when a token comes."""
-
 BASELINE = "published-fp32"
 """What ratios are taken against, where it is among the builds; else the first one. It is what clients run today."""
+
+ONNX_PRECISIONS = ("fp32", "int8", "int4")
+"""Of the ``onnxruntime-*`` builds."""
+
+TRANSFORMERS_PRECISIONS = ("fp32", "bf16")
+"""Of the ``transformers-*`` builds."""
+
+LOOKAHEAD = 13
+"""Of the ``transformers-*`` builds, whose chunk is lookahead + 1 frames: 1.12 s, as long as the others'."""
 
 NEMO = "nemo-pytorch"
 
@@ -79,14 +85,15 @@ class Build:
     Attributes:
         name: unique among the builds.
         engine: what computes the encoder.
-        runtime: the loop around it: one of :data:`Loop`, or ``nemo-streaming``.
+        runtime: the loop around it: one of :data:`Loop`, ``nemo-streaming`` or ``transformers-streaming``.
         encoder: what is exported for it, ``nemo`` or ``rewritten``; None where the folder is given or none is needed.
         cache: what the export's attention cache holds, ``channel`` or ``kv``.
-        recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
+        recipe: what is made of that export; of the builds that are not OpenVINO's, their precision.
         folder: the folder, where it is given.
         batch: streams that are transcribed together.
         precision: what OpenVINO computes in: FP32, or its own choice on this processor, as for the clients.
         label: what the table calls it, beside loop and precision; None for its name.
+        lookahead: frames of right context of a checkpoint that is run as it is.
     """
 
     name: str
@@ -99,6 +106,7 @@ class Build:
     batch: int = 1
     precision: Precision = "f32"
     label: str | None = None
+    lookahead: int = 0
 
     @property
     def shown(self) -> str:
@@ -171,10 +179,10 @@ def make_plan(options: Options) -> Plan:
 
 
 def _check_speech(options: Options, builds: Sequence[Build]) -> None:
-    """Refuse a rate of tokens for loops that look at frames of several streams at a time, or that are not ours."""
+    """Refuse a rate of tokens for loops that look at frames of several streams at a time."""
     if options.tokens_per_second is None:
         return
-    other = next((build for build in builds if build.runtime not in STEADY or build.batch > 1), None)
+    other = next((build for build in builds if build.runtime == "recordings" or build.batch > 1), None)
     if other is not None:
         loop = f"{other.runtime}, batch {other.batch}" if other.batch > 1 else other.runtime
         raise UserError(
@@ -204,8 +212,13 @@ def catalogue() -> dict[str, Build]:
             for name in RECIPES
             for cache, suffix in (("channel", ""), ("kv", KV))
         ),
-        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", recipe=name) for name in ("fp32", "int8")),
+        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", recipe=name) for name in ONNX_PRECISIONS),
         Build(NEMO, "nemo", "nemo-streaming"),
+        Build(f"{NEMO}-{LOOKAHEAD}", "nemo", "nemo-streaming", lookahead=LOOKAHEAD),
+        *(
+            Build(f"transformers-{name}", "transformers", "transformers-streaming", recipe=name, lookahead=LOOKAHEAD)
+            for name in TRANSFORMERS_PRECISIONS
+        ),
     ]
     return {build.name: build for build in builds}
 

@@ -51,6 +51,8 @@ def make_report(
     baseline = baseline_of(rows)
     for row in rows.values():
         row["ratios"] = ratios(row, rows[baseline or ""])
+    for name, row in rows.items():
+        row["same_tokens"] = _same_tokens(plan, measured, name)
     rounds = [each for found in measured.values() for each in found]
     others = statistics.median([each.other_cores for each in rounds]) if rounds else 0.0
     return {
@@ -68,6 +70,17 @@ def make_report(
         "audio": _audio(plan, rounds),
         "repeats": plan.options.repeats,
     }
+
+
+def _same_tokens(plan: Plan, measured: Measured, name: str) -> float | None:
+    """Share of the utterances on which a build has NeMo's tokens; None where NeMo was not measured at its lookahead."""
+    first = measured[name][0]
+    references = (measured[build.name][0] for build in plan.builds if build.engine == "nemo" and build.name in measured)
+    reference = next((each for each in references if each.lookahead == first.lookahead), None)
+    if reference is None or plan.options.tokens_per_second is not None:
+        return None
+    same = [one == other for one, other in zip(first.heard, reference.heard, strict=True)]
+    return _rounded(sum(same) / len(same))
 
 
 def baseline_of(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -95,6 +108,7 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
         "seconds": {name: _median(found) for name, found in seconds.items()},
         "calls": first.calls,
         "tokens": first.tokens,
+        "lookahead": first.lookahead,
         "label": build.shown,
         "precision": first.precision,
         "asked_precision": build.precision,
@@ -208,7 +222,7 @@ def header(report: Mapping[str, Any]) -> list[str]:
 
 def _speech(audio: Mapping[str, Any]) -> str:
     rate = audio["tokens_per_second"]
-    return "" if rate is None else f", {rate:g} tokens a second whatever is heard"
+    return "" if rate is None else f", {rate:g} tokens a second whatever is heard (not NeMo, Transformers)"
 
 
 def _property_lines(report: Mapping[str, Any]) -> list[str]:
@@ -253,11 +267,11 @@ def _figure_table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _detail_table(report: Mapping[str, Any]) -> RenderableType:
-    table = _table(*_PLACE, "load s", "tokens", "mel/enc/dec/joint %", "ms a call")
+    table = _table(*_PLACE, "load s", "tokens", "as NeMo", "mel/enc/dec/joint %", "ms a call")
     for row in report["builds"].values():
-        table.add_row(
-            _escape(row["label"]), *_place(row), _figure(row["load_s"]), str(row["tokens"]), _split(row), _calls(row)
-        )
+        same = "–" if row["same_tokens"] is None else f"{100 * row['same_tokens']:.0f} %"
+        figures = (_figure(row["load_s"]), f"{row['tokens']:,}", same, _split(row), _calls(row))
+        table.add_row(_escape(row["label"]), *_place(row), *figures)
     return table
 
 

@@ -68,6 +68,8 @@ class Task(BaseModel):
     batch: int = 1
     precision: Precision = "f32"
     tokens_per_second: float | None = None  # of audio, whatever is heard; None for what is heard
+    dtype: str = "fp32"  # of the weights of ``transformers``: fp32 or bf16
+    lookahead: int = 0  # of a checkpoint that is run as it is
     steps: int = STEPS
 
 
@@ -85,6 +87,8 @@ class Measurement(BaseModel):
     seconds: dict[str, float | None] = Field(default_factory=dict)  # of pipeline_s in each graph, where it is counted
     calls: dict[str, int] = Field(default_factory=dict)
     tokens: int = 0
+    heard: list[list[int]] = Field(default_factory=list)  # tokens of each utterance
+    lookahead: int = 0
     config: dict[str, Any] = Field(default_factory=dict)  # properties of the engine
     precision: str = "f32"  # that it computed in
     other_cores: float = 0.0  # cores that other processes used meanwhile, on average
@@ -93,7 +97,8 @@ class Measurement(BaseModel):
 def measure(task: Task) -> Measurement:
     """Load, transcribe, read the peak memory, time the encoder alone."""
     with _other_cores() as others:
-        facts = {"openvino": _openvino, "onnxruntime": _onnxruntime, "nemo": _nemo}[task.engine](task)
+        run = {"openvino": _openvino, "onnxruntime": _onnxruntime, "nemo": _nemo, "transformers": _transformers}
+        facts = run[task.engine](task)
     return Measurement(**facts, other_cores=others[0])
 
 
@@ -117,6 +122,7 @@ def _openvino(task: Task) -> dict[str, Any]:
     del recognizer
     gc.collect()
     facts |= _time_folder(openvino_encoder(bundle, config, task.batch), bundle, task, config)
+    facts |= {"lookahead": bundle.metadata.lookahead}
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
 
 
@@ -148,7 +154,8 @@ def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float)
             (number, Recording(partial(iter, [signals[number]]), prompt_language(language, prompts)))
             for number, language in ((each, task.utterances[each].target_lang) for each in numbers)
         )
-        return [whole(outcome) for _, outcome in together.transcribe(waiting)]
+        done = dict(together.transcribe(waiting))
+        return [whole(done[number]) for number in sorted(done)]
 
     run(order[-together.shape.requests :])
     start = time.perf_counter()
@@ -156,7 +163,7 @@ def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float)
     facts |= {"pipeline_s": time.perf_counter() - start, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
     chunk_ms = 10.0 * bundle.metadata.chunk_mel_frames * together.shape.chunks
     step_ms = 1000.0 * facts["seconds"]["encoder"] / facts["calls"]["encoder"]
-    facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms}
+    facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms, "lookahead": bundle.metadata.lookahead}
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
 
 
@@ -175,6 +182,7 @@ def _onnxruntime(task: Task) -> dict[str, Any]:
     facts = {"load_s": time.perf_counter() - start, "config": config}
     facts |= _transcribe(recognizer, task, metadata.sample_rate, metadata.prompt_dictionary)
     facts |= _time_folder(encoder, bundle, task, recognizer.config)
+    facts |= {"lookahead": metadata.lookahead}
     return facts | _sizes(task.path, f"{ENCODER}*")
 
 
@@ -192,7 +200,7 @@ def _nemo(task: Task) -> dict[str, Any]:
     start = time.perf_counter()
     checkpoint = open_checkpoint(task.path)
     model = load_model(checkpoint)
-    geometry, _ = checkpoint.geometry(0)
+    geometry, _ = checkpoint.geometry(task.lookahead)
     recognizer = NemoStreaming(checkpoint, geometry.lookahead, model, chunk_frames=geometry.chunk_frames)
     threads = recognizer.threads or task.threads
     facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(threads)}}
@@ -205,7 +213,46 @@ def _nemo(task: Task) -> dict[str, Any]:
     prompt = prompt_id_for(task.utterances[0].target_lang, prompts, checkpoint.default_prompt_id or 0)
     encoder = TorchEncoder(model, geometry)
     facts |= _timed(encoder, encoder_ports(model, geometry), mel.numpy(), geometry, prompt, task.steps)
+    return facts | {"folder_mb": checkpoint.size_bytes / 1e6, "lookahead": task.lookahead}
+
+
+def _transformers(task: Task) -> dict[str, Any]:
+    """Transformers' own streaming, eager. Compiling its encoder took longer than all else here takes."""
+    import torch
+    import transformers  # noqa: F401
+
+    from export.checkpoint import open_checkpoint
+    from verify.references.transformers import TransformersStreaming
+
+    torch.set_num_threads(task.threads)
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(task.path)
+    recognizer = TransformersStreaming(checkpoint, task.lookahead, threads=task.threads)
+    recognizer.model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[task.dtype])
+    facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(task.threads), "mode": "eager"}}
+    seconds = _timed_calls(recognizer.model.encoder)
+    facts |= _transcribe(recognizer, task, checkpoint.sample_rate, checkpoint.prompts)
+    seconds.clear()
+    recognizer.transcribe(_signal(task, checkpoint.sample_rate))
+    steps = seconds[WARM_UP_STEPS:] or seconds
+    chunk_ms = 10.0 * int(checkpoint.encoder["subsampling_factor"]) * (task.lookahead + 1)
+    facts |= {"encoder_step_ms": 1000.0 * statistics.median(steps), "chunk_ms": chunk_ms}
+    facts |= {"precision": {"fp32": "f32"}.get(task.dtype, task.dtype), "lookahead": task.lookahead}
     return facts | {"folder_mb": checkpoint.size_bytes / 1e6}
+
+
+def _timed_calls(module: Any) -> list[float]:
+    """Seconds of each call of a module from now on, as a list that grows."""
+    forward, seconds = module.forward, []
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        result = forward(*arguments, **named)
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    module.forward = timed
+    return seconds
 
 
 def _transcribe(recognizer: Any, task: Task, sample_rate: int, prompts: Mapping[str, int] | None) -> dict[str, Any]:
@@ -244,6 +291,7 @@ def _sums(transcripts: Sequence[Transcript]) -> dict[str, Any]:
     return {
         "audio_s": sum(each.audio_seconds for each in transcripts),
         "tokens": sum(len(each.tokens) for each in transcripts),
+        "heard": [each.tokens for each in transcripts],
         "seconds": {name: getattr(spent, name) or None for name in names},
         "calls": {name: getattr(spent, f"{name}_calls") for name in names},
     }

@@ -37,8 +37,8 @@ def bench(
         typer.Option(
             metavar="NAME",
             help="What to make and measure, repeatable: published-fp32, -fp16, -int8, a recipe (NAME-kv: with "
-            "kv cache), onnxruntime-fp32, -int8, nemo-pytorch, or all. (default: published-* and every recipe that "
-            "needs no calibration)",
+            "kv cache), onnxruntime-fp32, -int8, -int4, nemo-pytorch, nemo-pytorch-13 (lookahead 13), "
+            "transformers-fp32, -bf16, or all. (default: published-* and every recipe that needs no calibration)",
         ),
     ] = None,
     manifest: options.Manifest = None,
@@ -57,7 +57,7 @@ def bench(
     runtime: Annotated[
         list[Loop] | None,
         typer.Option(
-            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch, repeatable; 'recordings': the "
+            help="Loop for folders and recipes, repeatable; 'recordings': the "
             "streaming one with all audio together, as files are transcribed. (default: generation1 and streaming)"
         ),
     ] = None,

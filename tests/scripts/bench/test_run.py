@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from export.bundle import Bundle, graph_file, write_metadata
+from export.checkpoint import Checkpoint
 from scripts.bench import onnx_export, worker
 from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -74,6 +75,7 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
 ) -> None:
     """The plain export runs in the same loop to the same tokens, and INT8 weights are a fraction of its size."""
     pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
     heard: list[list[int]] = []
     transcribe = Generation1.transcribe
 
@@ -85,7 +87,7 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     monkeypatch.setattr(Generation1, "transcribe", listening)
     checkpoint = str(small_nemo_fp32.path.with_name("small.nemo"))
     onnx_export.export_encoder(checkpoint, small_nemo_fp32, tmp_path / "fp32")
-    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int8")
+    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int8", "int8")
     utterances = read_manifest(short_manifest)
 
     def measured(engine: str, path: Path) -> worker.Measurement:
@@ -108,6 +110,17 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     assert int8.encoder_mb
     assert fp32.encoder_mb
     assert int8.encoder_mb < fp32.encoder_mb
+    pytest.importorskip("onnx_ir")
+    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int4", "int4")
+    graph = onnx.load(tmp_path / "int4" / onnx_export.ENCODER, load_external_data=False).graph
+    packed = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert packed
+    settings = ({each.name: each.i for each in node.attribute} for node in packed)
+    assert all((each["bits"], each["block_size"], each["accuracy_level"]) == (4, 32, 4) for each in settings)
+    int4 = measured("onnxruntime", tmp_path / "int4")
+    assert int4.encoder_mb
+    assert int4.encoder_mb < fp32.encoder_mb
+    assert len(int4.heard) == len(utterances)
 
 
 def test_a_batch_shares_its_steps(small_fp32: Bundle) -> None:
@@ -184,3 +197,22 @@ def test_every_loop_has_as_many_tokens_as_are_asked_for(small_fp32: Bundle, smal
     assert found[0].tokens == found[1].tokens == pytest.approx(frames / 5, abs=1), "one at every fifth frame of 80 ms"
     assert found[0].calls["joint"] == found[1].calls["joint"] == frames + found[0].tokens
     assert found[2].tokens == pytest.approx(2.5 * found[2].audio_s, abs=2)
+
+
+def test_transformers_builds_hear_the_same_in_both_precisions(demo_checkpoint: Checkpoint) -> None:
+    pytest.importorskip("transformers")
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:1]
+
+    def measured(dtype: str) -> worker.Measurement:
+        task = {
+            "engine": "transformers", "runtime": "transformers-streaming", "path": demo_checkpoint.path, "threads": 1,
+            "utterances": utterances, "steps": 2, "dtype": dtype, "lookahead": 13,
+        }  # fmt: skip
+        return worker.measure(worker.Task.model_validate(task))
+
+    exact, half = measured("fp32"), measured("bf16")
+    assert (exact.precision, half.precision) == ("f32", "bf16")
+    assert exact.heard == half.heard
+    assert all(exact.heard)
+    assert exact.chunk_ms == half.chunk_ms == 1120.0
+    assert 0 < exact.encoder_step_ms < 1000 * exact.pipeline_s
