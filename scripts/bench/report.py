@@ -101,6 +101,7 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
         row[f"{name}_min"], row[f"{name}_max"] = _rounded(min(values[name])), _rounded(max(values[name]))
     seconds = {name: [each.seconds.get(name) for each in rounds] for name in first.seconds}
     row |= {
+        "anonymous_mb": _median([each.anonymous_mb for each in rounds]),
         "folder_mb": round(first.folder_mb, 1),
         "encoder_mb": None if first.encoder_mb is None else round(first.encoder_mb, 1),
         "chunk_ms": first.chunk_ms,

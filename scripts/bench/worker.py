@@ -82,6 +82,7 @@ class Measurement(BaseModel):
     encoder_step_ms: float  # median of the timed steps, each of the whole batch; of ``recordings`` a row's share
     chunk_ms: float  # new audio a step, of each stream
     peak_rss_mb: float
+    anonymous_mb: float | None = None  # resident after all audio and no page of a file: what the system cannot drop
     folder_mb: float
     encoder_mb: float | None = None  # weights of the encoder
     seconds: dict[str, float | None] = Field(default_factory=dict)  # of pipeline_s in each graph, where it is counted
@@ -160,7 +161,7 @@ def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float)
     run(order[-together.shape.requests :])
     start = time.perf_counter()
     transcripts = run(order)
-    facts |= {"pipeline_s": time.perf_counter() - start, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    facts |= {"pipeline_s": time.perf_counter() - start, **_memory()} | _sums(transcripts)
     chunk_ms = 10.0 * bundle.metadata.chunk_mel_frames * together.shape.chunks
     step_ms = 1000.0 * facts["seconds"]["encoder"] / facts["calls"]["encoder"]
     facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms, "lookahead": bundle.metadata.lookahead}
@@ -271,10 +272,17 @@ def _transcribe(recognizer: Any, task: Task, sample_rate: int, prompts: Mapping[
     start = time.perf_counter()
     transcripts = run(len(signals))
     wall = time.perf_counter() - start
-    facts = {"pipeline_s": wall, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    facts = {"pipeline_s": wall, **_memory()} | _sums(transcripts)
     # What a batch's utterances count are their rows; several have one step.
     steps = {name: calls - before[name] for name, calls in _steps(recognizer, task).items()}
     return facts | ({"calls": steps} if steps else {})
+
+
+def _memory() -> dict[str, float]:
+    """The largest memory so far, and of today's what is no page of a file, where the system tells them apart."""
+    now = psutil.Process().memory_info()
+    shared = getattr(now, "shared", None)
+    return {"peak_rss_mb": peak_rss_mb()} | ({} if shared is None else {"anonymous_mb": (now.rss - shared) / 1e6})
 
 
 def _steps(recognizer: Any, task: Task) -> dict[str, int]:

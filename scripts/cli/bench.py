@@ -87,6 +87,9 @@ def bench(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time against memory here: .png, .svg or .pdf.")
     ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print one table in Markdown in place of those for people.")
+    ] = False,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write everything here as one JSON object; '-': stdout, no table."),
@@ -96,7 +99,10 @@ def bench(
 
     Every measurement is a process of its own, and the builds take turns. Exit status 1: some build failed.
     """
+    from rich.markup import escape
+
     from export.folders import write_atomically
+    from scripts.bench.markdown import markdown
     from scripts.bench.picture import save_picture
     from scripts.bench.plan import Options
     from scripts.bench.report import render
@@ -128,4 +134,5 @@ def bench(
         write_atomically(file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     if picture is not None and report["builds"]:
         save_picture(report, picture)
-    return Result(report, lambda: render(report), to_stdout, exit_code=1 if report["failed"] else 0)
+    shown = (lambda: [escape(line) for line in markdown(report)]) if as_markdown else (lambda: render(report))
+    return Result(report, shown, to_stdout, exit_code=1 if report["failed"] else 0)

@@ -12,6 +12,7 @@ import soundfile
 from export.bundle import Bundle, graph_file, write_metadata
 from export.checkpoint import Checkpoint
 from scripts.bench import onnx_export, worker
+from scripts.bench.markdown import markdown
 from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.data.manifest import default_manifest, read_manifest
@@ -62,10 +63,15 @@ def test_folders_side_by_side_with_one_that_cannot_run(
         for figure in ("pipeline_rtfx", "encoder_step_ms", "peak_rss_mb", "load_s"):
             assert 0 < row[f"{figure}_min"] <= row[figure] <= row[f"{figure}_max"]
         assert sum(part for part in row["seconds"].values() if part) <= row["pipeline_seconds"]
+        assert 0 < row["anonymous_mb"] < row["peak_rss_mb_max"]
     assert report["baseline"] == f"{name}, generation1, f32"
     assert set(as_clients["ratios"].values()) == {1.0}
     assert as_clients["files"] == small_fp32.hashes
     assert report["checkpoint"]["sha256"] == small_fp32.metadata.checkpoint["sha256"]
+    lines = markdown(report)
+    assert f"| `{name}` | streaming | f32 | {ours['encoder_step_ms']:,.0f} |" in "\n".join(lines)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert lines[-1].startswith("broken: could not be measured")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
 
