@@ -218,7 +218,7 @@ def _nemo(task: Task) -> dict[str, Any]:
 
 
 def _transformers(task: Task) -> dict[str, Any]:
-    """Transformers' own streaming, eager. Compiling its encoder took longer than all else here takes."""
+    """Transformers' own streaming, eager: its caches change their shapes over the first steps of every stream."""
     import torch
     import transformers  # noqa: F401
 
