@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _EXTRAS = {
-    "bench": ("matplotlib", "onnx", "onnxruntime"),
+    "bench": ("matplotlib", "onnx", "onnx_ir", "onnxruntime"),
     "data": ("datasets", "pyarrow"),
     "ray": ("ray",),
     "report": ("altair", "vl_convert"),

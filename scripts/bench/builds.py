@@ -20,7 +20,6 @@ from export.folders import write_atomically
 from export.profiles import Settings
 from export.progress import note
 from export.removal import clear_leftovers, remove_folder
-from scripts.bench.make_onnx import EXPORT, QUANTIZE
 from scripts.bench.onnx_export import ENCODER, ONNX
 from scripts.bench.plan import KV, Build, Plan, recipe_of
 from scripts.claim import claimed_folder
@@ -40,7 +39,7 @@ VERBS = "scripts.cli"
 
 MAKE_ONNX = "scripts.bench.make_onnx"
 
-_TOOLS = ("nemotron-ov", "openvino", "nncf", "torch", "nemo-toolkit", "onnx", "onnxruntime")
+_TOOLS = ("nemotron-ov", "openvino", "nncf", "torch", "nemo-toolkit", "transformers", "onnx", "onnxruntime", "onnx-ir")
 
 Paths = dict[str, Path]
 Failures = dict[str, str]
@@ -72,7 +71,7 @@ _OF_A_CHECKPOINT = re.compile(r"[0-9a-f]{12}")
 def make_builds(plan: Plan) -> tuple[Paths, Failures]:
     """Where every build lies, those that were missing made first; and why some could not be made.
 
-    The path of ``nemo-pytorch`` is the checkpoint's.
+    The path of ``nemo-pytorch-*`` and ``transformers-*`` is the checkpoint's.
     """
     paths: Paths = {build.name: build.folder for build in plan.builds if build.folder is not None}
     failed: Failures = {}
@@ -115,7 +114,7 @@ class _Maker:
         Raises:
             ChildError: it, or what it is made from, could not be made.
         """
-        if build.engine == "nemo":
+        if build.engine in ("nemo", "transformers"):
             return self._checkpoint.path
         if build.engine == "onnxruntime":
             return self._onnx(build.recipe)
@@ -154,8 +153,7 @@ class _Maker:
         source = self._exported("nemo") if precision == "fp32" else self._onnx("fp32")
         target = self._folder / f"onnxruntime-{precision}"
         key = _key(_read_key(source), precision, code_sha256("scripts/bench/onnx_export.py"))
-        task = EXPORT if precision == "fp32" else QUANTIZE
-        command = [task, source, target, "--checkpoint", self._checkpoint.path]
+        command = [precision, source, target, "--checkpoint", self._checkpoint.path]
 
         def make() -> None:
             remove_folder(target, ONNX, self._folder)

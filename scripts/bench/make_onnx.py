@@ -1,4 +1,4 @@
-"""Makes one ONNX folder: ``python -m scripts.bench.make_onnx TASK SOURCE DIRECTORY``, so that its memory is freed."""
+"""Makes one ONNX folder in a process of its own: ``python -m scripts.bench.make_onnx PRECISION SOURCE DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from pathlib import Path
 from export.bundle import Bundle
 from export.errors import NemotronOVError
 from scripts.bench.onnx_export import export_encoder, quantize_encoder
+from scripts.bench.plan import ONNX_PRECISIONS
 from scripts.extras import missing_extra
-
-EXPORT, QUANTIZE = "export", "quantize"
 
 
 def main() -> None:
     """Parse the arguments, make the folder, print its place."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("task", choices=(EXPORT, QUANTIZE))
+    parser.add_argument("precision", choices=ONNX_PRECISIONS)
     parser.add_argument("source", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--checkpoint", required=True)
@@ -29,10 +28,10 @@ def main() -> None:
     logging.disable(logging.WARNING)
     output, sys.stdout = sys.stdout, sys.stderr  # the exporters print
     try:
-        if arguments.task == EXPORT:
+        if arguments.precision == "fp32":
             export_encoder(arguments.checkpoint, Bundle.open(arguments.source), arguments.directory)
         else:
-            quantize_encoder(arguments.source, arguments.directory)
+            quantize_encoder(arguments.source, arguments.directory, arguments.precision)
     except ModuleNotFoundError as error:
         sys.exit(f"error: {missing_extra(error) or error}")
     except NemotronOVError as error:

@@ -1,7 +1,9 @@
-"""The encoder exported plainly to ONNX, and its dynamic INT8 form: what sherpa-onnx users run.
+"""The encoder exported plainly to ONNX, and its smaller forms: what users of ONNX Runtime run.
 
-Source of the recipe: sherpa-onnx's export scripts for NeMo models (Apache-2.0), which export with
-``torch.onnx.export`` and quantize every weight with ``quantize_dynamic(weight_type=QuantType.QUInt8)``.
+Sources of the recipes: sherpa-onnx's export scripts for NeMo models (Apache-2.0), which export with
+``torch.onnx.export`` and quantize every weight with ``quantize_dynamic(weight_type=QuantType.QUInt8)``; Microsoft's
+for the English sibling, which rounds the matrix products' weights to 4 bits, symmetric, in blocks of 32, and computes
+them at accuracy level 4 (activations in INT8). Convolutions, pointwise ones included, stay in FP32 there.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ ONNX = FolderKind("an ONNX build", METADATA, re.compile(rf"{BUNDLE.files.pattern
 """What a folder of such a build holds."""
 
 OPSET = 17
+
+INT4 = {"bits": 4, "block_size": 32, "is_symmetric": True, "accuracy_level": 4}
+"""Arguments of ``MatMulNBitsQuantizer``."""
 
 
 def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
@@ -61,15 +66,32 @@ def export_encoder(checkpoint: str, source: Bundle, directory: Path) -> None:
         _copy_rest(source.path, target)
 
 
-def quantize_encoder(source: Path, directory: Path) -> None:
-    """Write a folder whose ONNX encoder is the source's in dynamic INT8."""
+def quantize_encoder(source: Path, directory: Path, precision: str) -> None:
+    """Write a folder whose ONNX encoder is the source's, smaller.
+
+    Args:
+        source: what :func:`export_encoder` wrote.
+        directory: the new folder; appears only when complete.
+        precision: ``int8`` for dynamic INT8, ``int4`` for weights of :data:`INT4`.
+    """
+    quantize = {"int8": _to_int8, "int4": _to_int4}[precision]
+    with new_directory(directory, kind=ONNX) as target:
+        quantize(source / ENCODER, target / ENCODER)
+        _copy_rest(source, target)
+
+
+def _to_int8(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with new_directory(directory, kind=ONNX) as target:
-        quantize_dynamic(
-            source / ENCODER, target / ENCODER, weight_type=QuantType.QUInt8, use_external_data_format=True
-        )
-        _copy_rest(source, target)
+    quantize_dynamic(source, target, weight_type=QuantType.QUInt8, use_external_data_format=True)
+
+
+def _to_int4(source: Path, target: Path) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(str(source), **INT4)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target), use_external_data_format=True)
 
 
 def _copy_rest(source: Path, target: Path) -> None:

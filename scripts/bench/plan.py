@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from verify.data.sets import DataSet
 
 Size = Literal["small", "full"]
-Engine = Literal["openvino", "onnxruntime", "nemo"]
+Engine = Literal["openvino", "onnxruntime", "nemo", "transformers"]
 Precision = Literal["default", "f32"]
 
 Loop = Literal["generation1", "generation2", "streaming", "recordings"]
@@ -32,6 +32,15 @@ LOOPS: tuple[Loop, ...] = ("generation1", "streaming")
 
 BASELINE = "published-fp32"
 """What ratios are taken against, where it is among the builds; else the first one. It is what clients run today."""
+
+ONNX_PRECISIONS = ("fp32", "int8", "int4")
+"""Of the ``onnxruntime-*`` builds."""
+
+TRANSFORMERS_PRECISIONS = ("fp32", "bf16")
+"""Of the ``transformers-*`` builds."""
+
+LOOKAHEAD = 13
+"""Of the ``transformers-*`` builds, whose chunk is lookahead + 1 frames: 1.12 s, as long as the others'."""
 
 NEMO = "nemo-pytorch"
 
@@ -63,6 +72,7 @@ class Options:
     runtimes: tuple[Loop, ...] = ()
     precisions: tuple[Precision, ...] = ("default",)
     batch: int = 1
+    tokens_per_second: float | None = None
     work: Path = Path("out/bench")
     picture: Path | None = None
     json_file: Path | None = None
@@ -75,14 +85,15 @@ class Build:
     Attributes:
         name: unique among the builds.
         engine: what computes the encoder.
-        runtime: the loop around it: one of :data:`Loop`, or ``nemo-streaming``.
+        runtime: the loop around it: one of :data:`Loop`, ``nemo-streaming`` or ``transformers-streaming``.
         encoder: what is exported for it, ``nemo`` or ``rewritten``; None where the folder is given or none is needed.
         cache: what the export's attention cache holds, ``channel`` or ``kv``.
-        recipe: what is made of that export; the ONNX builds know ``fp32`` and ``int8``.
+        recipe: what is made of that export; of the builds that are not OpenVINO's, their precision.
         folder: the folder, where it is given.
         batch: streams that are transcribed together.
         precision: what OpenVINO computes in: FP32, or its own choice on this processor, as for the clients.
         label: what the table calls it, beside loop and precision; None for its name.
+        lookahead: frames of right context of a checkpoint that is run as it is.
     """
 
     name: str
@@ -95,6 +106,7 @@ class Build:
     batch: int = 1
     precision: Precision = "f32"
     label: str | None = None
+    lookahead: int = 0
 
     @property
     def shown(self) -> str:
@@ -149,6 +161,7 @@ def make_plan(options: Options) -> Plan:
         raise UserError("--checkpoint: nothing is made from it when folders are given; add --build, or leave it out")
     made = [build for name, build in catalogue().items() if name in names]
     builds = tuple(each for build in _unique([*given, *made]) for each in _variants(build, options))
+    _check_speech(options, builds)
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
     prompts = _prompts(checkpoint, given)
     manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=False)
@@ -163,6 +176,18 @@ def make_plan(options: Options) -> Plan:
     for utterance in utterances:
         load_utterance(utterance, ANY_RATE)  # one that cannot be used is found before minutes of work
     return Plan(options, builds, checkpoint, utterances, options.threads or physical_cores())
+
+
+def _check_speech(options: Options, builds: Sequence[Build]) -> None:
+    """Refuse a rate of tokens for loops that look at frames of several streams at a time."""
+    if options.tokens_per_second is None:
+        return
+    other = next((build for build in builds if build.runtime == "recordings" or build.batch > 1), None)
+    if other is not None:
+        loop = f"{other.runtime}, batch {other.batch}" if other.batch > 1 else other.runtime
+        raise UserError(
+            f"--tokens-per-second: {other.shown} in the loop {loop} emits what it hears; leave one of the two out"
+        )
 
 
 def _prompts(checkpoint: Checkpoint | None, given: Sequence[Build]) -> Mapping[str, int] | None:
@@ -187,8 +212,13 @@ def catalogue() -> dict[str, Build]:
             for name in RECIPES
             for cache, suffix in (("channel", ""), ("kv", KV))
         ),
-        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", recipe=name) for name in ("fp32", "int8")),
+        *(Build(f"onnxruntime-{name}", "onnxruntime", "generation1", "nemo", recipe=name) for name in ONNX_PRECISIONS),
         Build(NEMO, "nemo", "nemo-streaming"),
+        Build(f"{NEMO}-{LOOKAHEAD}", "nemo", "nemo-streaming", lookahead=LOOKAHEAD),
+        *(
+            Build(f"transformers-{name}", "transformers", "transformers-streaming", recipe=name, lookahead=LOOKAHEAD)
+            for name in TRANSFORMERS_PRECISIONS
+        ),
     ]
     return {build.name: build for build in builds}
 

@@ -51,6 +51,8 @@ def make_report(
     baseline = baseline_of(rows)
     for row in rows.values():
         row["ratios"] = ratios(row, rows[baseline or ""])
+    for name, row in rows.items():
+        row["same_tokens"] = _same_tokens(plan, measured, name)
     rounds = [each for found in measured.values() for each in found]
     others = statistics.median([each.other_cores for each in rounds]) if rounds else 0.0
     return {
@@ -68,6 +70,17 @@ def make_report(
         "audio": _audio(plan, rounds),
         "repeats": plan.options.repeats,
     }
+
+
+def _same_tokens(plan: Plan, measured: Measured, name: str) -> float | None:
+    """Share of the utterances on which a build has NeMo's tokens; None where NeMo was not measured at its lookahead."""
+    first = measured[name][0]
+    references = (measured[build.name][0] for build in plan.builds if build.engine == "nemo" and build.name in measured)
+    reference = next((each for each in references if each.lookahead == first.lookahead), None)
+    if reference is None or plan.options.tokens_per_second is not None:
+        return None
+    same = [one == other for one, other in zip(first.heard, reference.heard, strict=True)]
+    return _rounded(sum(same) / len(same))
 
 
 def baseline_of(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -88,6 +101,7 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
         row[f"{name}_min"], row[f"{name}_max"] = _rounded(min(values[name])), _rounded(max(values[name]))
     seconds = {name: [each.seconds.get(name) for each in rounds] for name in first.seconds}
     row |= {
+        "anonymous_mb": _median([each.anonymous_mb for each in rounds]),
         "folder_mb": round(first.folder_mb, 1),
         "encoder_mb": None if first.encoder_mb is None else round(first.encoder_mb, 1),
         "chunk_ms": first.chunk_ms,
@@ -95,6 +109,7 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
         "seconds": {name: _median(found) for name, found in seconds.items()},
         "calls": first.calls,
         "tokens": first.tokens,
+        "lookahead": first.lookahead,
         "label": build.shown,
         "precision": first.precision,
         "asked_precision": build.precision,
@@ -151,6 +166,7 @@ def _audio(plan: Plan, rounds: Sequence[Measurement]) -> dict[str, Any]:
         "manifest": "demo set" if manifest is None else str(manifest),
         "utterances": len(plan.utterances),
         "seconds": round(seconds, 2),
+        "tokens_per_second": plan.options.tokens_per_second,
     }
 
 
@@ -176,6 +192,8 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         found.append("the folders come from different checkpoints: sizes and times do not compare")
     if report["checkpoint"]["random"]:
         found.append("random weights: true size and speed, no sense in the text")
+        if report["audio"]["tokens_per_second"] is None:
+            found.append("random weights emit tokens by chance: compare audio to text with --tokens-per-second 2.5")
     return found
 
 
@@ -197,10 +215,15 @@ def header(report: Mapping[str, Any]) -> list[str]:
         f"{facts['cpu']}, {facts['cores']} cores ({' '.join(facts['flags'])}), threads: {facts['threads']}",
         versions,
         f"checkpoint {checkpoint['source']} ({str(checkpoint['sha256'])[:12]}{kind})",
-        f"audio {audio['manifest']}: {audio['utterances']} utterances, {audio['seconds']:g} s; "
+        f"audio {audio['manifest']}: {audio['utterances']} utterances, {audio['seconds']:g} s{_speech(audio)}; "
         f"median (smallest–largest) of {report['repeats']} rounds",
         *_property_lines(report),
     ]
+
+
+def _speech(audio: Mapping[str, Any]) -> str:
+    rate = audio["tokens_per_second"]
+    return "" if rate is None else f", {rate:g} tokens a second whatever is heard (not NeMo, Transformers)"
 
 
 def _property_lines(report: Mapping[str, Any]) -> list[str]:
@@ -245,10 +268,11 @@ def _figure_table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _detail_table(report: Mapping[str, Any]) -> RenderableType:
-    table = _table(*_PLACE, "load s", "encoder MB", "mel/enc/dec/joint %")
+    table = _table(*_PLACE, "load s", "tokens", "as NeMo", "mel/enc/dec/joint %", "ms a call")
     for row in report["builds"].values():
-        encoder = "" if row["encoder_mb"] is None else f"{row['encoder_mb']:,.1f}"
-        table.add_row(_escape(row["label"]), *_place(row), _figure(row["load_s"]), encoder, _split(row))
+        same = "–" if row["same_tokens"] is None else f"{100 * row['same_tokens']:.0f} %"
+        figures = (_figure(row["load_s"]), f"{row['tokens']:,}", same, _split(row), _calls(row))
+        table.add_row(_escape(row["label"]), *_place(row), *figures)
     return table
 
 
@@ -284,3 +308,10 @@ def _split(row: Mapping[str, Any]) -> str:
     whole = row["pipeline_seconds"]
     parts = [row["seconds"].get(name) for name in ("mel", "encoder", "decoder", "joint")]
     return "/".join("–" if part is None else f"{100 * part / whole:.0f}" for part in parts)
+
+
+def _calls(row: Mapping[str, Any]) -> str:
+    """Milliseconds of a call of each graph within the pipeline; a dash where the runtime does not count them."""
+    names = ("mel", "encoder", "decoder", "joint")
+    counted = [(row["seconds"].get(name), row["calls"].get(name)) for name in names]
+    return "/".join(f"{1000 * spent / calls:.2g}" if spent and calls else "–" for spent, calls in counted)

@@ -62,5 +62,8 @@ def _measure(plan: Plan, build: Build, path: Path) -> Measurement:
         utterances=list(plan.utterances),
         batch=build.batch,
         precision=build.precision,
+        dtype=build.recipe,
+        lookahead=build.lookahead,
+        tokens_per_second=plan.options.tokens_per_second,
     )
     return Measurement.model_validate(run_module("scripts.bench.worker", [], text=task.model_dump_json()))

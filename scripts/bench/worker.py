@@ -38,6 +38,7 @@ from scripts.bench.encoders import (
 )
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import Engine, Precision
+from scripts.bench.speech import SteadySpeech
 from scripts.extras import missing_extra
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import EncoderStep
@@ -66,6 +67,9 @@ class Task(BaseModel):
     utterances: list[Utterance]
     batch: int = 1
     precision: Precision = "f32"
+    tokens_per_second: float | None = None  # of audio, whatever is heard; None for what is heard
+    dtype: str = "fp32"  # of the weights of ``transformers``: fp32 or bf16
+    lookahead: int = 0  # of a checkpoint that is run as it is
     steps: int = STEPS
 
 
@@ -78,11 +82,14 @@ class Measurement(BaseModel):
     encoder_step_ms: float  # median of the timed steps, each of the whole batch; of ``recordings`` a row's share
     chunk_ms: float  # new audio a step, of each stream
     peak_rss_mb: float
+    anonymous_mb: float | None = None  # resident after all audio and no page of a file: what the system cannot drop
     folder_mb: float
     encoder_mb: float | None = None  # weights of the encoder
     seconds: dict[str, float | None] = Field(default_factory=dict)  # of pipeline_s in each graph, where it is counted
     calls: dict[str, int] = Field(default_factory=dict)
     tokens: int = 0
+    heard: list[list[int]] = Field(default_factory=list)  # tokens of each utterance
+    lookahead: int = 0
     config: dict[str, Any] = Field(default_factory=dict)  # properties of the engine
     precision: str = "f32"  # that it computed in
     other_cores: float = 0.0  # cores that other processes used meanwhile, on average
@@ -91,7 +98,8 @@ class Measurement(BaseModel):
 def measure(task: Task) -> Measurement:
     """Load, transcribe, read the peak memory, time the encoder alone."""
     with _other_cores() as others:
-        facts = {"openvino": _openvino, "onnxruntime": _onnxruntime, "nemo": _nemo}[task.engine](task)
+        run = {"openvino": _openvino, "onnxruntime": _onnxruntime, "nemo": _nemo, "transformers": _transformers}
+        facts = run[task.engine](task)
     return Measurement(**facts, other_cores=others[0])
 
 
@@ -107,7 +115,7 @@ def _openvino(task: Task) -> dict[str, Any]:
         return _recordings(task, bundle, wanted, start)
     runtime: Any = RUNTIMES[task.runtime]  # type: ignore[index]
     batch = {"batch": task.batch} if task.batch > 1 else {}
-    recognizer = runtime(bundle, threads=task.threads, config=wanted, **batch)
+    recognizer = runtime(bundle, threads=task.threads, config=wanted, observer=_speech(task, bundle.metadata), **batch)
     facts = {"load_s": time.perf_counter() - start, "config": recognizer.config}
     facts |= {"precision": precision_of(recognizer.config, "CPU")}
     facts |= _transcribe(recognizer, task, bundle.metadata.sample_rate, bundle.metadata.prompt_dictionary)
@@ -115,7 +123,15 @@ def _openvino(task: Task) -> dict[str, Any]:
     del recognizer
     gc.collect()
     facts |= _time_folder(openvino_encoder(bundle, config, task.batch), bundle, task, config)
+    facts |= {"lookahead": bundle.metadata.lookahead}
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
+
+
+def _speech(task: Task, metadata: Metadata) -> SteadySpeech | None:
+    """What makes a recognizer emit so many tokens a second, where that is asked for."""
+    if task.tokens_per_second is None:
+        return None
+    return SteadySpeech(metadata.blank_idx, task.tokens_per_second * metadata.subsampling_factor / 100)
 
 
 def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float) -> dict[str, Any]:
@@ -139,15 +155,16 @@ def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float)
             (number, Recording(partial(iter, [signals[number]]), prompt_language(language, prompts)))
             for number, language in ((each, task.utterances[each].target_lang) for each in numbers)
         )
-        return [whole(outcome) for _, outcome in together.transcribe(waiting)]
+        done = dict(together.transcribe(waiting))
+        return [whole(done[number]) for number in sorted(done)]
 
     run(order[-together.shape.requests :])
     start = time.perf_counter()
     transcripts = run(order)
-    facts |= {"pipeline_s": time.perf_counter() - start, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    facts |= {"pipeline_s": time.perf_counter() - start, **_memory()} | _sums(transcripts)
     chunk_ms = 10.0 * bundle.metadata.chunk_mel_frames * together.shape.chunks
     step_ms = 1000.0 * facts["seconds"]["encoder"] / facts["calls"]["encoder"]
-    facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms}
+    facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms, "lookahead": bundle.metadata.lookahead}
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
 
 
@@ -161,11 +178,12 @@ def _onnxruntime(task: Task) -> dict[str, Any]:
     metadata = Metadata.model_validate_json((task.path / METADATA).read_text(encoding="utf-8"))
     bundle = Bundle(task.path, metadata)
     encoder = OnnxEncoder(task.path / ENCODER, task.threads)
-    recognizer = Generation1(bundle, threads=task.threads, encoder=encoder)
+    recognizer = Generation1(bundle, threads=task.threads, encoder=encoder, observer=_speech(task, metadata))
     config = {"intra_op_num_threads": str(task.threads), "preprocessor, decoder, joint": recognizer.config}
     facts = {"load_s": time.perf_counter() - start, "config": config}
     facts |= _transcribe(recognizer, task, metadata.sample_rate, metadata.prompt_dictionary)
     facts |= _time_folder(encoder, bundle, task, recognizer.config)
+    facts |= {"lookahead": metadata.lookahead}
     return facts | _sizes(task.path, f"{ENCODER}*")
 
 
@@ -183,7 +201,7 @@ def _nemo(task: Task) -> dict[str, Any]:
     start = time.perf_counter()
     checkpoint = open_checkpoint(task.path)
     model = load_model(checkpoint)
-    geometry, _ = checkpoint.geometry(0)
+    geometry, _ = checkpoint.geometry(task.lookahead)
     recognizer = NemoStreaming(checkpoint, geometry.lookahead, model, chunk_frames=geometry.chunk_frames)
     threads = recognizer.threads or task.threads
     facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(threads)}}
@@ -196,7 +214,46 @@ def _nemo(task: Task) -> dict[str, Any]:
     prompt = prompt_id_for(task.utterances[0].target_lang, prompts, checkpoint.default_prompt_id or 0)
     encoder = TorchEncoder(model, geometry)
     facts |= _timed(encoder, encoder_ports(model, geometry), mel.numpy(), geometry, prompt, task.steps)
+    return facts | {"folder_mb": checkpoint.size_bytes / 1e6, "lookahead": task.lookahead}
+
+
+def _transformers(task: Task) -> dict[str, Any]:
+    """Transformers' own streaming, eager: its caches change their shapes over the first steps of every stream."""
+    import torch
+    import transformers  # noqa: F401
+
+    from export.checkpoint import open_checkpoint
+    from verify.references.transformers import TransformersStreaming
+
+    torch.set_num_threads(task.threads)
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(task.path)
+    recognizer = TransformersStreaming(checkpoint, task.lookahead, threads=task.threads)
+    recognizer.model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[task.dtype])
+    facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(task.threads), "mode": "eager"}}
+    seconds = _timed_calls(recognizer.model.encoder)
+    facts |= _transcribe(recognizer, task, checkpoint.sample_rate, checkpoint.prompts)
+    seconds.clear()
+    recognizer.transcribe(_signal(task, checkpoint.sample_rate))
+    steps = seconds[WARM_UP_STEPS:] or seconds
+    chunk_ms = 10.0 * int(checkpoint.encoder["subsampling_factor"]) * (task.lookahead + 1)
+    facts |= {"encoder_step_ms": 1000.0 * statistics.median(steps), "chunk_ms": chunk_ms}
+    facts |= {"precision": {"fp32": "f32"}.get(task.dtype, task.dtype), "lookahead": task.lookahead}
     return facts | {"folder_mb": checkpoint.size_bytes / 1e6}
+
+
+def _timed_calls(module: Any) -> list[float]:
+    """Seconds of each call of a module from now on, as a list that grows."""
+    forward, seconds = module.forward, []
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        result = forward(*arguments, **named)
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    module.forward = timed
+    return seconds
 
 
 def _transcribe(recognizer: Any, task: Task, sample_rate: int, prompts: Mapping[str, int] | None) -> dict[str, Any]:
@@ -215,10 +272,17 @@ def _transcribe(recognizer: Any, task: Task, sample_rate: int, prompts: Mapping[
     start = time.perf_counter()
     transcripts = run(len(signals))
     wall = time.perf_counter() - start
-    facts = {"pipeline_s": wall, "peak_rss_mb": peak_rss_mb()} | _sums(transcripts)
+    facts = {"pipeline_s": wall, **_memory()} | _sums(transcripts)
     # What a batch's utterances count are their rows; several have one step.
     steps = {name: calls - before[name] for name, calls in _steps(recognizer, task).items()}
     return facts | ({"calls": steps} if steps else {})
+
+
+def _memory() -> dict[str, float]:
+    """The largest memory so far, and of today's what is no page of a file, where the system tells them apart."""
+    now = psutil.Process().memory_info()
+    shared = getattr(now, "shared", None)
+    return {"peak_rss_mb": peak_rss_mb()} | ({} if shared is None else {"anonymous_mb": (now.rss - shared) / 1e6})
 
 
 def _steps(recognizer: Any, task: Task) -> dict[str, int]:
@@ -235,6 +299,7 @@ def _sums(transcripts: Sequence[Transcript]) -> dict[str, Any]:
     return {
         "audio_s": sum(each.audio_seconds for each in transcripts),
         "tokens": sum(len(each.tokens) for each in transcripts),
+        "heard": [each.tokens for each in transcripts],
         "seconds": {name: getattr(spent, name) or None for name in names},
         "calls": {name: getattr(spent, f"{name}_calls") for name in names},
     }

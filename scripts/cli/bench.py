@@ -37,8 +37,8 @@ def bench(
         typer.Option(
             metavar="NAME",
             help="What to make and measure, repeatable: published-fp32, -fp16, -int8, a recipe (NAME-kv: with "
-            "kv cache), onnxruntime-fp32, -int8, nemo-pytorch, or all. (default: published-* and every recipe that "
-            "needs no calibration)",
+            "kv cache), onnxruntime-fp32, -int8, -int4, nemo-pytorch, nemo-pytorch-13 (lookahead 13), "
+            "transformers-fp32, -bf16, or all. (default: published-* and every recipe that needs no calibration)",
         ),
     ] = None,
     manifest: options.Manifest = None,
@@ -57,7 +57,7 @@ def bench(
     runtime: Annotated[
         list[Loop] | None,
         typer.Option(
-            help="Loop for everything but published-*, onnxruntime-* and nemo-pytorch, repeatable; 'recordings': the "
+            help="Loop for folders and recipes, repeatable; 'recordings': the "
             "streaming one with all audio together, as files are transcribed. (default: generation1 and streaming)"
         ),
     ] = None,
@@ -71,12 +71,25 @@ def bench(
     batch: Annotated[
         int, typer.Option(metavar="N", min=1, help="Streams that the streaming loop transcribes together.")
     ] = 1,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0.1,
+            max=12.0,
+            help="Let every build emit N tokens a second of audio, whatever it hears: random weights emit by chance, "
+            "and decoder and joint cost time for each. (default: what is heard)",
+        ),
+    ] = None,
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where builds are made and kept for the next run.")] = Path(
         "out/bench"
     ),
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time against memory here: .png, .svg or .pdf.")
     ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print one table in Markdown in place of those for people.")
+    ] = False,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write everything here as one JSON object; '-': stdout, no table."),
@@ -86,7 +99,10 @@ def bench(
 
     Every measurement is a process of its own, and the builds take turns. Exit status 1: some build failed.
     """
+    from rich.markup import escape
+
     from export.folders import write_atomically
+    from scripts.bench.markdown import markdown
     from scripts.bench.picture import save_picture
     from scripts.bench.plan import Options
     from scripts.bench.report import render
@@ -108,6 +124,7 @@ def bench(
             runtimes=tuple(each.value for each in dict.fromkeys(runtime or ())),
             precisions=tuple(each.value for each in dict.fromkeys(precision or (options.Precision.default,))),
             batch=batch,
+            tokens_per_second=tokens_per_second,
             work=work,
             picture=picture,
             json_file=file,
@@ -117,4 +134,5 @@ def bench(
         write_atomically(file, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     if picture is not None and report["builds"]:
         save_picture(report, picture)
-    return Result(report, lambda: render(report), to_stdout, exit_code=1 if report["failed"] else 0)
+    shown = (lambda: [escape(line) for line in markdown(report)]) if as_markdown else (lambda: render(report))
+    return Result(report, shown, to_stdout, exit_code=1 if report["failed"] else 0)

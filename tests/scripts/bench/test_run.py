@@ -10,7 +10,9 @@ import pytest
 import soundfile
 
 from export.bundle import Bundle, graph_file, write_metadata
+from export.checkpoint import Checkpoint
 from scripts.bench import onnx_export, worker
+from scripts.bench.markdown import markdown
 from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import tiny_bundle
 from verify.data.manifest import default_manifest, read_manifest
@@ -61,10 +63,15 @@ def test_folders_side_by_side_with_one_that_cannot_run(
         for figure in ("pipeline_rtfx", "encoder_step_ms", "peak_rss_mb", "load_s"):
             assert 0 < row[f"{figure}_min"] <= row[figure] <= row[f"{figure}_max"]
         assert sum(part for part in row["seconds"].values() if part) <= row["pipeline_seconds"]
+        assert 0 < row["anonymous_mb"] < row["peak_rss_mb_max"]
     assert report["baseline"] == f"{name}, generation1, f32"
     assert set(as_clients["ratios"].values()) == {1.0}
     assert as_clients["files"] == small_fp32.hashes
     assert report["checkpoint"]["sha256"] == small_fp32.metadata.checkpoint["sha256"]
+    lines = markdown(report)
+    assert f"| `{name}` | streaming | f32 | {ours['encoder_step_ms']:,.0f} |" in "\n".join(lines)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert lines[-1].startswith("broken: could not be measured")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
 
@@ -74,6 +81,7 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
 ) -> None:
     """The plain export runs in the same loop to the same tokens, and INT8 weights are a fraction of its size."""
     pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
     heard: list[list[int]] = []
     transcribe = Generation1.transcribe
 
@@ -85,7 +93,7 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     monkeypatch.setattr(Generation1, "transcribe", listening)
     checkpoint = str(small_nemo_fp32.path.with_name("small.nemo"))
     onnx_export.export_encoder(checkpoint, small_nemo_fp32, tmp_path / "fp32")
-    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int8")
+    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int8", "int8")
     utterances = read_manifest(short_manifest)
 
     def measured(engine: str, path: Path) -> worker.Measurement:
@@ -108,6 +116,17 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     assert int8.encoder_mb
     assert fp32.encoder_mb
     assert int8.encoder_mb < fp32.encoder_mb
+    pytest.importorskip("onnx_ir")
+    onnx_export.quantize_encoder(tmp_path / "fp32", tmp_path / "int4", "int4")
+    graph = onnx.load(tmp_path / "int4" / onnx_export.ENCODER, load_external_data=False).graph
+    packed = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert packed
+    settings = ({each.name: each.i for each in node.attribute} for node in packed)
+    assert all((each["bits"], each["block_size"], each["accuracy_level"]) == (4, 32, 4) for each in settings)
+    int4 = measured("onnxruntime", tmp_path / "int4")
+    assert int4.encoder_mb
+    assert int4.encoder_mb < fp32.encoder_mb
+    assert len(int4.heard) == len(utterances)
 
 
 def test_a_batch_shares_its_steps(small_fp32: Bundle) -> None:
@@ -160,3 +179,46 @@ def test_a_batch_of_more_than_all_is_refused(small_fp32: Bundle, capfd: pytest.C
     done = run_here(capfd, "bench", small_fp32.path, "--limit", 4, "--batch", 8)
     assert done.returncode == 2
     assert "--batch 8: only 4 utterances would be transcribed; raise --limit" in done.stderr
+
+
+def test_every_loop_has_as_many_tokens_as_are_asked_for(small_fp32: Bundle, small_nemo_fp32: Bundle) -> None:
+    """Random weights emit by chance; what is heard would be another number in each."""
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:3]
+    loops = [(small_nemo_fp32, "generation1"), (small_fp32, "generation1"), (small_fp32, "streaming")]
+    found = [
+        worker.measure(
+            worker.Task(
+                engine="openvino",
+                runtime=loop,
+                path=bundle.path,
+                threads=1,
+                utterances=utterances,
+                steps=2,
+                tokens_per_second=2.5,
+            )
+        )
+        for bundle, loop in loops
+    ]
+    frames = found[0].calls["encoder"] * 14
+    assert found[0].tokens == found[1].tokens == pytest.approx(frames / 5, abs=1), "one at every fifth frame of 80 ms"
+    assert found[0].calls["joint"] == found[1].calls["joint"] == frames + found[0].tokens
+    assert found[2].tokens == pytest.approx(2.5 * found[2].audio_s, abs=2)
+
+
+def test_transformers_builds_hear_the_same_in_both_precisions(demo_checkpoint: Checkpoint) -> None:
+    pytest.importorskip("transformers")
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:1]
+
+    def measured(dtype: str) -> worker.Measurement:
+        task = {
+            "engine": "transformers", "runtime": "transformers-streaming", "path": demo_checkpoint.path, "threads": 1,
+            "utterances": utterances, "steps": 2, "dtype": dtype, "lookahead": 13,
+        }  # fmt: skip
+        return worker.measure(worker.Task.model_validate(task))
+
+    exact, half = measured("fp32"), measured("bf16")
+    assert (exact.precision, half.precision) == ("f32", "bf16")
+    assert exact.heard == half.heard
+    assert all(exact.heard)
+    assert exact.chunk_ms == half.chunk_ms == 1120.0
+    assert 0 < exact.encoder_step_ms < 1000 * exact.pipeline_s
