@@ -228,9 +228,10 @@ def _transformers(task: Task) -> dict[str, Any]:
     torch.set_num_threads(task.threads)
     start = time.perf_counter()
     checkpoint = open_checkpoint(task.path)
-    recognizer = TransformersStreaming(checkpoint, task.lookahead, threads=task.threads)
+    recognizer = TransformersStreaming(checkpoint, task.lookahead)
+    threads = recognizer.threads or task.threads
     recognizer.model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[task.dtype])
-    facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(task.threads), "mode": "eager"}}
+    facts = {"load_s": time.perf_counter() - start, "config": {"torch_num_threads": str(threads), "mode": "eager"}}
     seconds = _timed_calls(recognizer.model.encoder)
     facts |= _transcribe(recognizer, task, checkpoint.sample_rate, checkpoint.prompts)
     seconds.clear()
