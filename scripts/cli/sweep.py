@@ -129,8 +129,9 @@ def rank(
     """Rank groups of an FP32 folder's weights by the divergence that compressing each group alone causes.
 
     Ends in a table and layers.json. A ranking that was stopped goes on when it is repeated. Exit status 1: some group
-    could not be compressed.
+    could not be compressed. Exit status 3: some recording could not be used.
     """
+    from export.errors import exit_status
     from scripts.sweep import rank_layers
     from scripts.sweep.options import Options
     from scripts.sweep.report import render_layers
@@ -151,4 +152,5 @@ def rank(
             extra_mb=extra_mb,
         )
     )
-    return Result(report, lambda: render_layers(report), as_json, exit_code=1 if report["failed"] else 0)
+    passed = False if report["failed"] else None if report["unusable"] else True
+    return Result(report, lambda: render_layers(report), as_json, exit_code=exit_status(passed))

@@ -131,6 +131,7 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
         "cells": found[BASE]["cells"],
         "f16": found[BASE],
         "groups": ranked,
+        "unusable": plan.unusable,
         "failed": {group.name: found[group.name]["failed"] for group in groups if "failed" in found[group.name]},
     }
 

@@ -92,6 +92,7 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
     ]
     after = [f"recipe written to {escape(report['drawn'])}"] if report["drawn"] else []
     after += [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
+    after += [f"[bold]left out:[/] {escape(reason)}" for reason in report["unusable"].values()]
     return [*lines, table, *after]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,18 @@ def test_a_recording_that_cannot_be_used_is_left_out_and_said(
     assert {tuple(task.left_out) for task in pretended.tasks} == {(str(tmp_path / "bad.wav"),)}
     (left,) = choose_utterances(manifest, 2, prompts=None, left_out=report["unusable"])[1:]
     assert left.audio_filepath.name == "1.wav"
+
+
+def test_rank_says_what_was_left_out(
+    fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.wav").write_text("no audio")
+    with manifest.open("a") as file:
+        file.write('{"audio_filepath": "bad.wav", "text": "ab", "target_lang": "en-US"}\n')
+    found = {"kl": 0.1, "cells": 5, "agreement": 1.0, "agreed_until": 1.0, "compressed": 1.0, "elements": 10}
+    monkeypatch.setattr("scripts.sweep.layers._probe", lambda *_: defaultdict(lambda: dict(found)))
+    arguments = ["rank", fp32.path, "--output", tmp_path / "out", "--manifest", manifest, "--keep-worst", "1"]
+    done = run_here(capfd, *arguments)
+    assert done.returncode == NOT_DECIDED
+    assert "bad.wav" in done.stdout
+    assert list(json.loads((tmp_path / "out" / "layers.json").read_text())["unusable"]) == [str(tmp_path / "bad.wav")]
