@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import Bundle
+from export.errors import NOT_DECIDED
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("export", "quantize", "verify", "scripts")
@@ -146,11 +147,11 @@ def test_finished_folders_need_neither_torch_nor_nemo(demo_fp32: Bundle, demo_fp
     for arguments in (
         ["inspect", demo_fp16.path],
         ["transcribe", demo_fp16.path, first_audio()],
-        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "60"],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "1"],
         ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
     ):
         done = run_and_list_modules([str(argument) for argument in arguments])
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == (NOT_DECIDED if arguments[0] == "verify" else 0), done.stderr
         assert not heavy_modules(done) & {"torch", "nemo", "transformers"}, arguments[0]
         if arguments[0] == "transcribe":
             assert "scipy" not in heavy_modules(done), "60 MB"
@@ -173,13 +174,13 @@ def test_finished_folders_work_where_torch_and_nemo_are_not_installed(
     for arguments in (
         ["inspect", demo_fp16.path],
         ["transcribe", demo_fp16.path, first_audio()],
-        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "60"],
+        ["verify", demo_fp16.path, "--reference", demo_fp32.path, "--limit", "1"],
         ["quantize", demo_fp32.path, tmp_path / "int8", "--recipe", "int8"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", block, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
         )
-        assert done.returncode == 0, (arguments, done.stderr)
+        assert done.returncode == (NOT_DECIDED if arguments[0] == "verify" else 0), (arguments, done.stderr)
 
 
 def run_and_list_modules(arguments: list[str]) -> subprocess.CompletedProcess[str]:

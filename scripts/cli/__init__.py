@@ -82,7 +82,7 @@ def _memory_error() -> str:
 
     free = psutil.virtual_memory().available
     return (
-        f"not enough memory: {free / 1e9:.1f} GB are available now, and the full-size export takes 7.2 GB; close other "
+        f"not enough memory: {free / 1e9:.1f} GB are available now, and the full-size export takes 4.7 GB; close other "
         "programs, or raise the limit of this process (ulimit -v, the container's)"
     )
 

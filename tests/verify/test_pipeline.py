@@ -258,14 +258,16 @@ def test_resources() -> None:
     assert tiny_metadata().has_prompt
 
 
-def test_demo_fp16_is_fp32_token_for_token(demo_fp16: Bundle, demo_fp32: Bundle) -> None:
-    report = verify_bundle(demo_fp16, demo_fp32, read_manifest(default_manifest()))
+@pytest.mark.xdist_group("demo runs")  # FP32 is transcribed once for both
+def test_demo_fp16_is_fp32_token_for_token(demo_fp16: Bundle, demo_fp32: Bundle, shared: Path) -> None:
+    report = verify_bundle(demo_fp16, demo_fp32, read_manifest(default_manifest()), cache=shared / "runs")
     assert report.passed, report.reasons
     assert report.exact_match == 1.0
 
 
-def test_demo_int8_is_within_its_limits(demo_int8: Bundle, demo_fp32: Bundle) -> None:
-    report = verify_bundle(demo_int8, demo_fp32, read_manifest(default_manifest()))
+@pytest.mark.xdist_group("demo runs")  # FP32 is transcribed once for both
+def test_demo_int8_is_within_its_limits(demo_int8: Bundle, demo_fp32: Bundle, shared: Path) -> None:
+    report = verify_bundle(demo_int8, demo_fp32, read_manifest(default_manifest()), cache=shared / "runs")
     assert report.passed, report.reasons
     assert report.wer_delta is not None
     assert report.wer_delta <= 0.3
