@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 """Instruction sets that decide which kernels OpenVINO's CPU plugin takes."""
+
+
+def installed_version(name: str) -> str | None:
+    """A distribution's version; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def peak_rss_mb() -> float:

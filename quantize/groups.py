@@ -59,7 +59,7 @@ def with_layers(part: GraphRecipe, names: Iterable[str], where: str) -> GraphRec
 
     Args:
         part: of the recipe.
-        names: of the graph's operations, which say how many layers there are.
+        names: of the graph's operations, which say how many layers there are; asked for only where a scope has layers.
         where: recipe and file, for messages.
 
     Raises:

@@ -153,10 +153,7 @@ def _quantize_graph(
     import openvino as ov
 
     core = ov.Core()
-    if part.changes_weights:
-        operations = _read_source(core, source).get_ops()
-        part = with_layers(part, [node.get_friendly_name() for node in operations], where)
-        del operations
+    part = with_layers(part, _operation_names(core, source), where)
     if part == GraphRecipe(precision="f32"):
         for suffix in (".xml", ".bin"):
             shutil.copyfile(source.with_suffix(suffix), target.with_suffix(suffix))
@@ -198,6 +195,12 @@ def _with_changed_weights(model: ov.Model, part: GraphRecipe, where: str, sample
         check_scope(model, part.quantization, where)
         model = quantize(model, part.quantization, where, samples)
     return model
+
+
+def _operation_names(core: ov.Core, source: Path) -> Iterator[str]:
+    """Names of a graph's operations; the graph is read when the first name is asked for."""
+    for operation in _read_source(core, source).get_ops():
+        yield operation.get_friendly_name()
 
 
 def _read_source(core: ov.Core, file: Path) -> ov.Model:

@@ -28,7 +28,6 @@ from scripts.processes import run_module
 
 FIGURES = ROOT / "docs" / "recipes-full-size.json"
 
-
 SPENT = ("wall_s", "processor_s", "peak_rss_mb")
 
 
@@ -89,7 +88,7 @@ def costs_table(found: dict[str, Any]) -> str:
         constants = ", ".join(f"{kind} {size:.1f}" for size, kind in shown)
         figures = [
             f"{row['bytes'] / 1e6:.1f}",
-            *(f"{row[key]:,.0f}" for key in ("wall_s", "processor_s", "peak_rss_mb")),
+            *(f"{row[key]:,.0f}" for key in SPENT),
         ]
         steps = row["calibration_steps"] or ""
         lines.append(f"| `{name}` | {' | '.join(figures)} | {steps} | {constants} |")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ from export.checkpoint.hub import checkpoint_facts
 from export.digest import code_sha256, digest
 from export.errors import UserError
 from export.folders import write_atomically
-from export.host import machine
+from export.host import installed_version, machine
 from export.languages import prompt_language
 from export.progress import note
 from export.vocabulary import vocabulary_sha256
@@ -269,12 +269,9 @@ def require_as_installed(run: Run) -> None:
         UserError: naming the package and both versions.
     """
     for name in ORACLE_PACKAGES[run.side.oracle] if run.side.oracle else ():
-        try:
-            here = version(name)
-        except PackageNotFoundError:
-            continue
+        here = installed_version(name)
         there = run.side.versions.get(name, "an unknown version")
-        if there != here:
+        if here is not None and there != here:
             raise UserError(
                 f"{run.side.name}: was recorded with {name} {there}, and {here} is installed; give the checkpoint as "
                 "--reference, so that it is recorded again"

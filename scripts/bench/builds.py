@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from export.bundle import Bundle
 from export.digest import code_sha256, digest
 from export.errors import UserError
 from export.folders import write_atomically
+from export.host import installed_version
 from export.profiles import Settings
 from export.progress import note
 from export.removal import clear_leftovers, remove_folder
@@ -197,13 +197,7 @@ def _key(*facts: str) -> str:
 
 def installed_versions() -> dict[str, str]:
     """Versions of the tools that are installed."""
-    found = {}
-    for tool in _TOOLS:
-        try:
-            found[tool] = version(tool)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {tool: found for tool in _TOOLS if (found := installed_version(tool)) is not None}
 
 
 def _check_disk(plan: Plan) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from scripts.cli import options
-from scripts.cli import options as shared
 from scripts.cli.result import Result, verb
 
 
@@ -48,10 +48,10 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="KEY=V,V", help="Values of a recipe's field: encoder.group_size=32,64,128; repeatable."),
     ] = None,
-    manifest: shared.Manifest = None,
-    data: shared.Data = None,
-    split: shared.SplitOption = None,
-    limit: shared.Limit = None,
+    manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
+    limit: options.Limit = None,
     ignore_text: Annotated[
         bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
     ] = False,
@@ -69,11 +69,11 @@ def sweep(
     ] = 2,
     threads: Threads = None,
     runtime: Annotated[
-        shared.RuntimeName | None,
+        options.RuntimeName | None,
         typer.Option(help="Loop. (default: generation1 for WER, streaming for times where the graph can)"),
     ] = None,
-    ray: shared.Ray = None,
-    as_json: shared.Json = False,
+    ray: options.Ray = None,
+    as_json: options.Json = False,
 ) -> Result:
     """Try recipes on an FP32 folder: size, speed and memory against what each costs in accuracy.
 
@@ -92,7 +92,7 @@ def sweep(
         recipes=tuple(recipe or ()),
         grid=tuple(grid or ()),
         manifest=manifest,
-        data=shared.data_set(data, split),
+        data=options.data_set(data, split),
         limit=limit,
         ignore_text=ignore_text,
         calibration=calibration,
@@ -104,8 +104,7 @@ def sweep(
         ray=ray,
     )
     report = run_sweep(chosen)
-    passed = False if report["failed"] else None if report["unusable"] else True
-    return Result(report, lambda: render_sweep(report), as_json, exit_code=exit_status(passed))
+    return Result(report, lambda: render_sweep(report), as_json, exit_code=exit_status(_passed(report)))
 
 
 @verb
@@ -115,7 +114,7 @@ def rank(
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="The recipe, or its .toml file, whose first compression is tried.")
     ] = "int8",
-    manifest: shared.Manifest = None,
+    manifest: options.Manifest = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Utterances along which logits are compared. (default: 8)")
     ] = None,
@@ -124,7 +123,7 @@ def rank(
     kl_budget: options.KlBudget = None,
     extra_mb: options.ExtraMb = None,
     threads: Threads = None,
-    as_json: shared.Json = False,
+    as_json: options.Json = False,
 ) -> Result:
     """Rank groups of an FP32 folder's weights by the divergence that compressing each group alone causes.
 
@@ -152,5 +151,9 @@ def rank(
             extra_mb=extra_mb,
         )
     )
-    passed = False if report["failed"] else None if report["unusable"] else True
-    return Result(report, lambda: render_layers(report), as_json, exit_code=exit_status(passed))
+    return Result(report, lambda: render_layers(report), as_json, exit_code=exit_status(_passed(report)))
+
+
+def _passed(report: Mapping[str, Any]) -> bool | None:
+    """Whether everything could be tried, on all recordings."""
+    return False if report["failed"] else None if report["unusable"] else True

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.hub import Format
 from export.digest import digest
 from export.errors import UserError
+from export.host import installed_version
 from export.profiles import Asked, Settings
 from export.vocabulary import prune_vocabulary
 from scripts.disk import SLACK, checkpoint_weights, recipe_bytes, require_room
@@ -154,17 +154,9 @@ def make_plan(options: Options) -> Plan:
         "score_text": score_text,
         "oracle": settings.oracle,
         "run_by": list(options.oracles),
-        "tools": {name: _version(name) for name in (*_TOOLS, *_packages(options.oracles))},
+        "tools": {name: installed_version(name) for name in (*_TOOLS, *_packages(options.oracles))},
     }
     return Plan(options, settings, checkpoint, recipes, manifest, limit, score_text, pruning.record, inputs)
-
-
-def _version(name: str) -> str | None:
-    """A distribution's version; None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _packages(oracles: Sequence[Oracle]) -> list[str]:
@@ -183,7 +175,7 @@ def _require_oracles(oracles: Sequence[Oracle]) -> None:
     from verify.runs import ORACLE_NAMES, ORACLE_PACKAGES
 
     for oracle in oracles:
-        if any(_version(name) is None for name in ORACLE_PACKAGES[oracle]):
+        if any(installed_version(name) is None for name in ORACLE_PACKAGES[oracle]):
             other = next(name for name in ORACLE_PACKAGES if name != oracle)
             raise UserError(
                 f"{ORACLE_NAMES[oracle]}, which {FP32} is compared with, is not installed; pip install "

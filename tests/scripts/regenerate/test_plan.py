@@ -15,6 +15,7 @@ import pytest
 from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED, UserError
+from export.host import installed_version
 from export.profiles import Asked
 from quantize.recipes import get_recipe
 from scripts.disk import SLACK
@@ -162,8 +163,8 @@ def test_the_oracle_may_be_transformers(options: Options, calls: Calls, monkeypa
 def test_an_oracle_that_is_not_installed_is_named_before_anything_is_made(
     options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = plans._version
-    monkeypatch.setattr(plans, "_version", lambda name: None if "nemo_t" in name else installed(name))
+    absent = "scripts.regenerate.plan.installed_version"
+    monkeypatch.setattr(absent, lambda name: None if "nemo_t" in name else installed_version(name))
     with pytest.raises(UserError, match=r"NeMo, which fp32 is compared with, is not installed; pip install"):
         regenerate(options)
     assert not options.output.exists()
