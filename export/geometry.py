@@ -48,7 +48,7 @@ class Geometry:
     def clean_chunk_frames(self) -> int:
         """Encoder frames of the shortest step, not below this one's, that NeMo's own streaming begins cleanly.
 
-        A shorter step leaves frames of the lead in the second window, where NeMo's convolutions hear them as zeros.
+        A shorter step leaves frames of the lead in the second window, where NeMo's convolutions see them as zeros.
         """
         return clean_frames(self.chunk_frames, self.lookahead, self.drop_extra_pre_encoded)
 

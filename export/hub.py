@@ -187,9 +187,9 @@ def reason(error: BaseException) -> str:
     """Why the client failed, in one line without tokens or signed addresses."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return f"{_first_line(error).removesuffix('.')}: {reason(error.__cause__)}"
-    code, said = status(error), getattr(error, "server_message", None)
-    if code is not None and said:
-        return without_secrets(f"{code}: {' '.join(str(said).split())}")
+    code, message = status(error), getattr(error, "server_message", None)
+    if code is not None and message:
+        return without_secrets(f"{code}: {' '.join(str(message).split())}")
     text = without_secrets(_first_line(error))
     return f"{text}; HF_HUB_DISABLE_XET=1 sends by Git LFS instead" if "/xet-" in text else text
 

@@ -82,9 +82,9 @@ def export_checkpoint(
     pruning = prune_vocabulary(checkpoint, languages=languages, scripts=scripts)
     warnings += [*tier_warnings(checkpoint, geometry.lookahead, geometry.chunk_ms, cache), *pruning.warnings]
     if encoder == "rewritten":
-        unheard = (geometry.lead_mel_frames - geometry.pre_encode_cache) * geometry.hop_ms
+        missed = (geometry.lead_mel_frames - geometry.pre_encode_cache) * geometry.hop_ms
         warnings.append(
-            f"the clients' loop does not hear the last {unheard:g} ms of a recording that fits in one chunk; end "
+            f"the clients' loop does not transcribe the last {missed:g} ms of a recording that fits in one chunk; end "
             "recordings with silence, or use the streaming runtime"
         )
     refuse_existing(directory, kind=BUNDLE, force=force)

@@ -1,4 +1,4 @@
-"""The door to NNCF: a recipe's arguments in its own types, and its output kept off the screen."""
+"""All calls of NNCF: a recipe's arguments in NNCF's types, and NNCF's output kept off the screen."""
 
 from __future__ import annotations
 

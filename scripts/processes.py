@@ -79,7 +79,7 @@ def run_module(
     listener = threading.Thread(target=_listen, args=(child.stderr or (), lines, stderr == "show"), daemon=True)
     try:
         listener.start()
-        with contextlib.suppress(BrokenPipeError):  # it ended early and has said why
+        with contextlib.suppress(BrokenPipeError):  # it ended early, with its reason on stderr
             stdin.write(text)
             stdin.close()
         output = stdout.read()

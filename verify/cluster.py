@@ -355,7 +355,7 @@ def _check(wanted: tuple[Expected, Mapping[Path, str]]) -> str | None:
 
 
 def _transcribe(job: _Job, shard: Sequence[Numbered], audio: Mapping[Path, str]) -> _Done | UserError:
-    """A shard's transcripts, or what an error said; the files are compared again, for machines that came later."""
+    """A shard's transcripts, or the text of an error; the files are compared again, for machines that came later."""
     name = socket.gethostname()
     try:
         listener = _opened(job)

@@ -180,7 +180,7 @@ def utterance_hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int
     return {audio_sha256(audio)} if part is audio else {audio_sha256(audio), audio_sha256(part)}
 
 
-def heard(hashes: Collection[str], utterances: Sequence[Utterance], rate: int) -> str:
+def matching_recordings(hashes: Collection[str], utterances: Sequence[Utterance], rate: int) -> str:
     """The utterances that one of these hashes is of, as a message names them; empty where there are none.
 
     Raises:

@@ -69,7 +69,7 @@ class Deviations(Observer):
 def flawed(bundle: Bundle, flaws: Flaws, *, batch: int = 1, threads: int | None = None) -> Streaming:
     """The streaming runtime with flaws.
 
-    What begins otherwise is said by the bundle's ``lead_mel_frames``. Every row of a batch has to be in every step, as
+    The bundle's ``lead_mel_frames`` say how a stream begins. Every row of a batch has to be in every step, as
     in :meth:`Streaming.transcribe_all`: what a row carries is changed with each.
     """
     return Streaming(bundle, batch=batch, threads=threads, observer=Deviations(bundle, flaws))

@@ -11,7 +11,7 @@ from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.geometry import clean_frames, dropped_frames
 from export.vocabulary import checkpoint_ids
-from verify.collect import heard
+from verify.collect import matching_recordings
 from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
@@ -61,8 +61,8 @@ def verify_bundle(
         reference: a folder (FP32, usually), a checkpoint to be run by NeMo at the target's lookahead and in its
             chunks, or a recorded run.
         utterances: the manifest.
-        oracles: who runs a checkpoint: the first gives the reference, a second one is a witness, which the verdict
-            does not ask. Transformers runs it in chunks of R + 1 encoder frames.
+        oracles: who runs a checkpoint: the first gives the reference, a second one is only compared with,
+            and does not count in the verdict. Transformers runs it in chunks of R + 1 encoder frames.
         limits: None takes what :func:`verify.limits.limits_for` finds.
         runtime: how the folders are run; None takes what the reference calls for (:func:`runtime_for`).
         language: prompt each utterance with its own language (``manifest``), or all with one (``auto``, ``de-DE``).
@@ -99,7 +99,7 @@ def verify_bundle(
     if isinstance(reference, Run):
         _require_same_steps(target, reference, nemo_start=nemo_start)
         require_as_installed(reference)
-    check_unheard(target, utterances)
+    check_not_calibrated_with(target, utterances)
     logits: LogitDivergence | None = None
     if divergence:
         if not isinstance(reference, Bundle):
@@ -185,7 +185,7 @@ def _is_fp32(bundle: Bundle) -> bool:
     return not bundle.metadata.recipe.get("hash") and bundle.metadata.precision.upper() == "FP32"
 
 
-def check_unheard(target: Bundle, utterances: Sequence[Utterance]) -> None:
+def check_not_calibrated_with(target: Bundle, utterances: Sequence[Utterance]) -> None:
     """Refuse to judge a folder by audio that it was calibrated with, in whatever file that lies.
 
     Raises:
@@ -197,7 +197,7 @@ def check_unheard(target: Bundle, utterances: Sequence[Utterance]) -> None:
             f"{target.path}: its metadata name calibration audio by something else than hashes, so nobody can tell "
             "whether the folder would be judged by it; quantize it again"
         )
-    seen = heard(set(hashes), utterances, target.metadata.sample_rate)
+    seen = matching_recordings(set(hashes), utterances, target.metadata.sample_rate)
     if seen:
         raise UserError(
             f"{target.path}: was calibrated with audio that it would be judged by, {seen}; "
@@ -237,7 +237,7 @@ def nemo_chunk_frames(target: Bundle, checkpoint: Checkpoint, *, nemo_start: boo
 
 
 def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime:
-    """How a folder is run where nothing is said.
+    """How a folder is run by default.
 
     Against an oracle by the streaming runtime, where its graph allows that; against a recorded run as that was made;
     else by the generation-1 loop, which is what clients run.

@@ -136,7 +136,7 @@ class Report(Scores):
     limits_of: str = "the stored report"  # whose limits these are
     target: Side
     reference: Side
-    witness: Side | None = None  # a second reference, which the verdict does not ask
+    witness: Side | None = None  # a second reference, which does not count in the verdict
     agreement: Agreement | None = None  # of the three
     language: str  # "manifest", "auto", or the language that was forced
     manifest_sha256: str
@@ -229,8 +229,8 @@ def agreement_words(report: Report) -> dict[Agreeing, str]:
 def agreement_summary(report: Report) -> str:
     """The utterances of each answer, those with none left out; empty without a witness."""
     counted = {} if report.agreement is None else report.agreement.model_dump()
-    said = [(words, counted.get(name, 0), name == "all") for name, words in agreement_words(report).items()]
-    return "; ".join(f"{words} {count}" for words, count, always in said if counted and (count or always))
+    counts = [(words, counted.get(name, 0), name == "all") for name, words in agreement_words(report).items()]
+    return "; ".join(f"{words} {count}" for words, count, always in counts if counted and (count or always))
 
 
 def _timed(speed: Speed, rows: Sequence[Row], outputs: Sequence[Output]) -> Speed:

@@ -29,7 +29,7 @@ ENOUGH_ALIKE = 59
 If 59 of 59 do, :data:`IDENTITY` of all do with 95 % confidence (0.95⁵⁹ < 0.05).
 """
 
-UNHEARD = 80.0
+UNRECOGNIZED = 80.0
 """Percent of errors of the reference itself from which on its text has nothing left to lose."""
 
 NOISE = 0.02

@@ -70,7 +70,7 @@ def load_tensors(checkpoint: Checkpoint, file: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        # Said aloud, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
+        # Given explicitly, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         unwanted = re.search(r"GLOBAL ([\w.]+)", str(error))

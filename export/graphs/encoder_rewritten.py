@@ -22,7 +22,7 @@ graph therefore moves their first window back to that lead. What this pushes out
 is in no frame of the first step; the next one still carries most of it. That costs far less.
 
 A lead shorter than that belongs to the second step of a stream in chunks shorter than the lead: what NeMo's
-convolutions then hear as eight frames of zeros stays padding, and the encoder frames that the first step made
+convolutions then see as eight frames of zeros stays padding, and the encoder frames that the first step made
 count as cached.
 
 The false frame. The clients' second generation ends every chunk's mel with a frame of exact zeros and carries it

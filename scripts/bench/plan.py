@@ -28,7 +28,7 @@ Loop = Literal["generation1", "generation2", "streaming", "recordings"]
 """A runtime, or the streaming one with all recordings together, as `verify` and `transcribe` run it on files."""
 
 LOOPS: tuple[Loop, ...] = ("generation1", "streaming")
-"""What folders run in where nothing is said: as the published clients run them, and as our runtime does."""
+"""What folders run in by default: as the published clients run them, and as our runtime does."""
 
 BASELINE = "published-fp32"
 """What ratios are taken against, where it is among the builds; else the first one. It is what clients run today."""
@@ -48,7 +48,7 @@ KV = "-kv"
 """Ends the names of builds whose attention cache holds keys and values."""
 
 ENOUGH_SECONDS = 60.0
-"""Audio that is transcribed at least, where the manifest has so much and nothing is said."""
+"""Audio that is transcribed at least, by default, where the manifest has so much."""
 
 ANY_RATE = 16_000
 """Hz at which audio is read to see that it can be."""
@@ -186,7 +186,7 @@ def _check_speech(options: Options, builds: Sequence[Build]) -> None:
     if other is not None:
         loop = f"{other.runtime}, batch {other.batch}" if other.batch > 1 else other.runtime
         raise UserError(
-            f"--tokens-per-second: {other.shown} in the loop {loop} emits what it hears; leave one of the two out"
+            f"--tokens-per-second: {other.shown} in the loop {loop} emits what it recognizes; leave one of the two out"
         )
 
 

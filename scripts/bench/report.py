@@ -79,7 +79,7 @@ def _same_tokens(plan: Plan, measured: Measured, name: str) -> float | None:
     reference = next((each for each in references if each.lookahead == first.lookahead), None)
     if reference is None or plan.options.tokens_per_second is not None:
         return None
-    same = [one == other for one, other in zip(first.heard, reference.heard, strict=True)]
+    same = [one == other for one, other in zip(first.utterance_tokens, reference.utterance_tokens, strict=True)]
     return _rounded(sum(same) / len(same))
 
 
@@ -223,7 +223,7 @@ def header(report: Mapping[str, Any]) -> list[str]:
 
 def _speech(audio: Mapping[str, Any]) -> str:
     rate = audio["tokens_per_second"]
-    return "" if rate is None else f", {rate:g} tokens a second whatever is heard (not NeMo, Transformers)"
+    return "" if rate is None else f", {rate:g} tokens a second whatever the audio (not NeMo, Transformers)"
 
 
 def _property_lines(report: Mapping[str, Any]) -> list[str]:

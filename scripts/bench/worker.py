@@ -67,7 +67,7 @@ class Task(BaseModel):
     utterances: list[Utterance]
     batch: int = 1
     precision: Precision = "f32"
-    tokens_per_second: float | None = None  # of audio, whatever is heard; None for what is heard
+    tokens_per_second: float | None = None  # of audio, whatever is recognized; None for what is recognized
     dtype: str = "fp32"  # of the weights of ``transformers``: fp32 or bf16
     lookahead: int = 0  # of a checkpoint that is run as it is
     steps: int = STEPS
@@ -88,7 +88,7 @@ class Measurement(BaseModel):
     seconds: dict[str, float | None] = Field(default_factory=dict)  # of pipeline_s in each graph, where it is counted
     calls: dict[str, int] = Field(default_factory=dict)
     tokens: int = 0
-    heard: list[list[int]] = Field(default_factory=list)  # tokens of each utterance
+    utterance_tokens: list[list[int]] = Field(default_factory=list)
     lookahead: int = 0
     config: dict[str, Any] = Field(default_factory=dict)  # properties of the engine
     precision: str = "f32"  # that it computed in
@@ -300,7 +300,7 @@ def _sums(transcripts: Sequence[Transcript]) -> dict[str, Any]:
     return {
         "audio_s": sum(each.audio_seconds for each in transcripts),
         "tokens": sum(len(each.tokens) for each in transcripts),
-        "heard": [each.tokens for each in transcripts],
+        "utterance_tokens": [each.tokens for each in transcripts],
         "seconds": {name: getattr(spent, name) or None for name in names},
         "calls": {name: getattr(spent, f"{name}_calls") for name in names},
     }

@@ -77,8 +77,8 @@ def bench(
             metavar="N",
             min=0.1,
             max=12.0,
-            help="Let every build emit N tokens a second of audio, whatever it hears: random weights emit by chance, "
-            "and decoder and joint cost time for each. (default: what is heard)",
+            help="Let every build emit N tokens a second of audio, whatever it recognizes: random weights emit by "
+            "chance, and decoder and joint cost time for each. (default: what is recognized)",
         ),
     ] = None,
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where builds are made and kept for the next run.")] = Path(

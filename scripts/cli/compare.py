@@ -1,4 +1,4 @@
-"""``verify``: does a folder hear what its reference hears; ``record``, a stage of it."""
+"""``verify``: does a folder transcribe like its reference; ``record``, a stage of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def verify(
     no_page: Annotated[bool, typer.Option("--no-page", help="Write no page beside --report.")] = False,
     limit: options.Limit = None,
     ignore_text: Annotated[
-        bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
+        bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should recognize.")
     ] = False,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep both sides' transcripts here, for other folders.")

@@ -37,7 +37,7 @@ class RunBy(StrEnum):
 
     @property
     def oracles(self) -> list[Oracle]:
-        """The one that gives the reference, and the witness where there is one."""
+        """The oracle that gives the reference, and the second oracle where there is one."""
         return ["nemo", "transformers"] if self is RunBy.both else [self.value]  # type: ignore[list-item]
 
 

@@ -53,7 +53,7 @@ def sweep(
     split: options.SplitOption = None,
     limit: options.Limit = None,
     ignore_text: Annotated[
-        bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should hear.")
+        bool, typer.Option("--ignore-text", help="The manifest's text is not what this model should recognize.")
     ] = False,
     calibration: Calibration = None,
     keep: Annotated[

@@ -16,8 +16,8 @@ from scripts.cli.result import Result, chatter_on_stderr
 
 if TYPE_CHECKING:
     from export.bundle import Bundle
-    from scripts.transcribe.heard import Heard
     from scripts.transcribe.run import Outcome
+    from scripts.transcribe.sentences import RecordingTranscript
     from verify.runtimes.generation1 import Generation1
     from verify.runtimes.graph import Config
     from verify.runtimes.names import Runtime
@@ -86,8 +86,8 @@ def transcribe(
 ) -> None:
     """Transcribe recordings with a finished folder, chunk by chunk.
 
-    A recording that cannot be used is named, and the others are transcribed; exit status 2. Ctrl-C ends with what was
-    heard so far.
+    A recording that cannot be used is named, and the others are transcribed; exit status 2. Ctrl-C ends with what
+    was recognized until then.
     """
     form = _form(form, as_json)
     with chatter_on_stderr() as out:
@@ -97,7 +97,7 @@ def transcribe(
         from export.progress import note
         from scripts.transcribe.finished import Finished
         from scripts.transcribe.printing import Printer
-        from scripts.transcribe.run import Listener, transcribe_all
+        from scripts.transcribe.run import Transcriber, transcribe_all
         from scripts.transcribe.sources import STANDARD_INPUT, find_sources
         from verify.runtimes.graph import find_device
         from verify.runtimes.names import best_runtime
@@ -113,7 +113,7 @@ def transcribe(
             facts = {"language": language, "runtime": name, "flush": flush, "channel": channel}
             kept = Finished(output, bundle, device=device, precision=precision.value, **facts)
         with kept or nullcontext():
-            listener = Listener(
+            transcriber = Transcriber(
                 bundle,
                 _recognizer(bundle, name, recordings, device, options.config_of(precision)),
                 language,
@@ -122,11 +122,13 @@ def transcribe(
                 rate=rate,
                 standard_input=FileIO(0, closefd=False) if STANDARD_INPUT in recordings else None,
             )
-            outcome = transcribe_all(listener, recordings, Printer(bundle, recordings, form, out, channel or 1), kept)
+            outcome = transcribe_all(
+                transcriber, recordings, Printer(bundle, recordings, form, out, channel or 1), kept
+            )
     if form is Format.json:
         Result(_facts(bundle, name, outcome), list, as_json=True).show()
     if outcome.interrupted:
-        note("interrupted; what was heard until then is printed")
+        note("interrupted; what was recognized until then is printed")
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(UserError.exit_code)
@@ -174,7 +176,7 @@ def _facts(bundle: Bundle, runtime: str, outcome: Outcome) -> dict[str, Any]:
     return {
         "folder": str(bundle.path),
         "runtime": runtime,
-        "transcripts": [_transcript(heard) for heard in outcome.heard],
+        "transcripts": [_transcript(recording) for recording in outcome.transcripts],
         "failed": [{"audio": audio, "error": reason} for audio, reason in outcome.failed],
         "interrupted": outcome.interrupted,
         "speed": speed(outcome.fresh).model_dump(),
@@ -182,22 +184,22 @@ def _facts(bundle: Bundle, runtime: str, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _transcript(heard: Heard) -> dict[str, Any]:
+def _transcript(recording: RecordingTranscript) -> dict[str, Any]:
     from scripts.transcribe.formats import row
-    from scripts.transcribe.heard import sentences
+    from scripts.transcribe.sentences import sentences
 
-    transcript = heard.transcript
+    transcript = recording.transcript
     return {
-        "audio": heard.audio,
+        "audio": recording.audio,
         "text": transcript.text,
         "language": transcript.language,
         "tokens": transcript.tokens,
         "frames": transcript.frames,
         "seconds": transcript.audio_seconds,
-        "time": heard.seconds,
-        "words": row(heard)["words"],
+        "time": recording.seconds,
+        "words": row(recording)["words"],
         "segments": [
             {"start": each.start, "end": each.end, "text": each.text, "language": each.language}
-            for each in sentences(heard.words)
+            for each in sentences(recording.words)
         ],
     }

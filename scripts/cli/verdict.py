@@ -39,7 +39,7 @@ def comparison(report: Report) -> list[RenderableType]:
             f"logits on {found.utterances} utterances, {found.cells} cells: KL {found.kl:.2g}, best token the same in "
             f"{100 * found.agreement:.2f} %"
         )
-    lines += [_heard(side, confusion) for side, confusion in _confusions(report)]
+    lines += [_confused_languages(side, confusion) for side, confusion in _confusions(report)]
     lines += [_timed(side, speed) for side, speed in (("", report.speed), ("reference: ", report.reference_speed))]
     lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
     lines += [_parted(each) for each in report.first_divergences[:_SHOWN]]
@@ -103,7 +103,7 @@ def _confusions(report: Report) -> list[tuple[str, dict[str, dict[str, int]]]]:
     ]
 
 
-def _heard(side: str, confusion: dict[str, dict[str, int]]) -> str:
+def _confused_languages(side: str, confusion: dict[str, dict[str, int]]) -> str:
     """One line for the languages that a side found: how many of each were right, and as what the others were taken."""
     spoken = []
     for language, tagged in confusion.items():

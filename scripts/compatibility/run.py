@@ -49,7 +49,7 @@ def run(folders: Sequence[Path], output: Path, versions: Sequence[str], limit: i
     facts = [(bundle.metadata.sample_rate, bundle.metadata.prompt_dictionary) for bundle in bundles]
     if any(each != facts[0] for each in facts):
         raise UserError(
-            f"{', '.join(map(str, folders))}: hear other languages or rates; give folders of one checkpoint"
+            f"{', '.join(map(str, folders))}: take other languages or rates; give folders of one checkpoint"
         )
     rate, prompts = facts[0]
     chosen = choose_utterances(None, limit, prompts=prompts)

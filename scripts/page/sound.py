@@ -52,7 +52,7 @@ class Sound:
     missing: int = 0
 
     def player(self, utterance: Utterance) -> Player:
-        """How an utterance is heard."""
+        """The audio of an utterance."""
         path = Path(utterance.audio_filepath or "")
         if not path.is_absolute() or not os.path.isfile(path):  # pathlib's raises where a folder cannot be entered
             self.missing += 1

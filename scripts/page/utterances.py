@@ -21,7 +21,7 @@ KINDS = {
     "substitution": "substitutions",
     "deletion": "deletions",
     "insertion": "insertions",
-    "nothing": "nothing heard",
+    "nothing": "no text recognized",
     "worse": "more errors than its reference",
     "better": "fewer errors than its reference",
     "language": "wrong language tag",

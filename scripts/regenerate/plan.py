@@ -42,7 +42,7 @@ class Options:
     """What the user asked for; names as on the command line.
 
     Attributes:
-        oracles: who runs the checkpoint that FP32 is compared with, and the witness where there is one (``--run-by``).
+        oracles: who runs the checkpoint that FP32 is compared with; a second oracle, if any, after it (``--run-by``).
         folders_only: make the folders and transcribe nothing.
     """
 

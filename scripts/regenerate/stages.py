@@ -32,7 +32,7 @@ Outcome = dict[str, Any]
 
 
 def make_folders(plan: Plan, state: State) -> dict[str, Outcome]:
-    """Export the FP32 folder and derive the others; for each, what export or quantize said."""
+    """Export the FP32 folder and derive the others; for each, the result of export or quantize."""
     return {name: make_folder(plan, state, name) for name in plan.folders}
 
 

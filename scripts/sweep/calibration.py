@@ -20,7 +20,7 @@ from export.progress import note
 from export.removal import remove_files, remove_folder
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError, run_module
-from verify.collect import CALIBRATION_SET, SAMPLES, default_utterances, heard
+from verify.collect import CALIBRATION_SET, SAMPLES, default_utterances, matching_recordings
 from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance, read_manifest
 
@@ -49,7 +49,7 @@ def check_apart(given: CalibrationData, source: Bundle, utterances: Sequence[Utt
     Raises:
         UserError: naming the recordings.
     """
-    seen = heard({each["sha256"] for each in given.index.audio}, utterances, source.metadata.sample_rate)
+    seen = matching_recordings({each["sha256"] for each in given.index.audio}, utterances, source.metadata.sample_rate)
     if seen:
         remedy = f"nemotron-ov calibrate {source.path} DIR" + (f" --exclude {manifest}" if manifest else "")
         raise UserError(

@@ -17,7 +17,7 @@ from verify.runtimes.names import Runtime
 Keep = Literal["all", "front", "none"]
 
 REFERENCE_PATHS = 8
-"""Utterances of teacher-forced decoding, where nothing is said."""
+"""Utterances of teacher-forced decoding, by default."""
 
 
 @dataclass(frozen=True)

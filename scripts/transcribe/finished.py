@@ -19,7 +19,7 @@ from export.locks import try_lock
 from export.progress import note
 from scripts.disk import existing_parent
 from scripts.transcribe.formats import row
-from scripts.transcribe.heard import Heard, words_of
+from scripts.transcribe.sentences import RecordingTranscript, words_of
 from verify.runtimes.transcript import Transcript
 
 _BEGINNING = b'{"audio_filepath": "'
@@ -94,7 +94,7 @@ class Finished:
         """Let the file go."""
         self._close()
 
-    def find(self, audio: str) -> Heard | None:
+    def find(self, audio: str) -> RecordingTranscript | None:
         """A recording's transcript, if it is there and the recording has not changed since.
 
         Raises:
@@ -104,31 +104,32 @@ class Finished:
         if line is None or line.sha256 != file_facts(Path(audio))["sha256"]:
             return None
         transcript = Transcript(line.tokens, line.frames, line.pred_text, line.language, line.duration)
-        return Heard(audio, transcript, words_of(self._bundle, line.tokens, line.frames), line.time)
+        return RecordingTranscript(audio, transcript, words_of(self._bundle, line.tokens, line.frames), line.time)
 
     def begin(self, audio: str) -> None:
         """Remember how a recording is, before it is opened."""
         self._begun[audio] = _state(audio)
 
-    def add(self, heard: Heard) -> None:
+    def add(self, recording: RecordingTranscript) -> None:
         """Keep a transcript; it is on its way to the disk when this returns.
 
-        Of a recording that has changed since :meth:`begin` nobody knows what was heard, so that it is not kept.
+        The transcript of a recording that has changed since :meth:`begin` is not kept, because nobody knows of which
+        audio it is.
 
         Raises:
             OSError: it cannot be written.
         """
-        transcript = heard.transcript
-        facts = row(heard) | {"tokens": transcript.tokens, "frames": transcript.frames, "run": self._run}
-        begun = self._begun.get(heard.audio)
-        if begun is not None and begun == _state(heard.audio):
-            facts["sha256"] = file_facts(Path(heard.audio))["sha256"]
-        if begun is None or begun != _state(heard.audio):
-            note(f"warning: {heard.audio}: changed while it was read; its transcript is not kept in {self._path}")
+        transcript = recording.transcript
+        facts = row(recording) | {"tokens": transcript.tokens, "frames": transcript.frames, "run": self._run}
+        begun = self._begun.get(recording.audio)
+        if begun is not None and begun == _state(recording.audio):
+            facts["sha256"] = file_facts(Path(recording.audio))["sha256"]
+        if begun is None or begun != _state(recording.audio):
+            note(f"warning: {recording.audio}: changed while it was read; its transcript is not kept in {self._path}")
             return
-        if heard.audio in self._lines:  # of the recording as it was
-            del self._lines[heard.audio]
-            self._write_again(without=heard.audio)
+        if recording.audio in self._lines:  # of the recording as it was
+            del self._lines[recording.audio]
+            self._write_again(without=recording.audio)
         line = json.dumps(facts, ensure_ascii=False) + "\n"
         text = line.encode(errors="backslashreplace")  # as JSON escapes a name that is no text
         try:
@@ -136,7 +137,7 @@ class Finished:
                 text = text[os.write(self._descriptor, text) :]
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        self._lines[heard.audio] = _Line.model_validate(facts)
+        self._lines[recording.audio] = _Line.model_validate(facts)
 
     def _open(self) -> None:
         while True:

@@ -11,61 +11,62 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from scripts.transcribe.heard import Heard, SpokenWord, joined, sentences
+from scripts.transcribe.sentences import RecordingTranscript, SpokenWord, joined, sentences
 
 LINE_CELLS, LINES, CUE_SECONDS, SHORTEST_SECONDS = 42, 2, 7.0, 1.0
 """Of a subtitle, as broadcasters ask: columns (two for a Chinese character), lines, how long and how short it stays."""
 
 
-def row(heard: Heard) -> dict[str, Any]:
+def row(recording: RecordingTranscript) -> dict[str, Any]:
     """A line of ``jsonl``, in NeMo's and the Open ASR leaderboard's words; ``text``, the reference, is unknown."""
     return {
-        "audio_filepath": heard.audio,
-        "duration": round(heard.transcript.audio_seconds, 3),
-        "time": round(heard.seconds, 3),
+        "audio_filepath": recording.audio,
+        "duration": round(recording.transcript.audio_seconds, 3),
+        "time": round(recording.seconds, 3),
         "text": None,
-        "pred_text": heard.transcript.text,
-        "language": heard.transcript.language,
+        "pred_text": recording.transcript.text,
+        "language": recording.transcript.language,
         "words": [
-            {"word": word.text, "start": word.start, "end": word.end, "language": word.language} for word in heard.words
+            {"word": word.text, "start": word.start, "end": word.end, "language": word.language}
+            for word in recording.words
         ],
     }
 
 
-def jsonl(heard: Heard) -> str:
+def jsonl(recording: RecordingTranscript) -> str:
     """One line."""
-    return json.dumps(row(heard), ensure_ascii=False) + "\n"
+    return json.dumps(row(recording), ensure_ascii=False) + "\n"
 
 
-def srt(heard: Heard) -> str:
+def srt(recording: RecordingTranscript) -> str:
     """SubRip: numbered subtitles."""
     return "".join(
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{_lines(words)}\n\n"
-        for number, (start, end, words) in enumerate(_cues(heard.words), 1)
+        for number, (start, end, words) in enumerate(_cues(recording.words), 1)
     )
 
 
-def vtt(heard: Heard) -> str:
+def vtt(recording: RecordingTranscript) -> str:
     """WebVTT; each cue says its language."""
     cues = ["WEBVTT\n\n"]
-    for start, end, words in _cues(heard.words):
+    for start, end, words in _cues(recording.words):
         text, language = html.escape(_lines(words), quote=False), words[0].language
         spoken = f"<lang {language}>{text}</lang>" if language else text
         cues.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{spoken}\n\n")
     return "".join(cues)
 
 
-def ctm(heard: Heard, name: str, channel: int) -> str:
+def ctm(recording: RecordingTranscript, name: str, channel: int) -> str:
     """NIST's time-marked words: recording, channel, start, duration, word.
 
     Args:
-        heard: the transcript.
+        recording: the transcript.
         name: of the recording; see :func:`ctm_names`.
         channel: of the recording, from 1.
     """
     return "".join(
         f"{name} {channel} {word.start:.3f} {word.end - word.start:.3f} {_unspaced(word.text)}\n"
-        for word in heard.words
+        for word in recording.words
     )
 
 

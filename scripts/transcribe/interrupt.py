@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a step of the recognizer to end, so that what was heard before it is not lost."""
+"""Ctrl-C that waits for a step of the recognizer to end, so that the tokens before it are not lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transcripts on stdout as they come, and on a terminal what is being said now."""
+"""Transcripts on stdout as they come, and on a terminal the sentence that goes on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.cells import cell_len
 from export.bundle import Bundle
 from export.progress import Task, console
 from scripts.transcribe.formats import ctm, ctm_names, jsonl, srt, vtt
-from scripts.transcribe.heard import Heard, sentences, words_of
+from scripts.transcribe.sentences import RecordingTranscript, sentences, words_of
 from scripts.transcribe.sources import STANDARD_INPUT
 from verify.runtimes.streaming import Stream
 
 _BAR_CELLS = 60
-"""Of a progress bar beside what is being said."""
+"""Of a progress bar beside that sentence."""
 
 
 class Printer:
@@ -42,7 +42,7 @@ class Printer:
         self._written = 0  # words on stdout
 
     def growing(self, audio: str, stream: Stream, progress: Task) -> None:
-        """Write what standard input has said, sentence by sentence, and show the one that goes on."""
+        """Write the text of standard input, sentence by sentence, and show the one that goes on."""
         if audio != STANDARD_INPUT:
             return
         tokens, frames = stream.tokens[self._closed :], stream.frames[self._closed :]
@@ -58,24 +58,24 @@ class Printer:
         if current and progress.on_terminal:
             progress.rename(_tail(current[0].text, console.width - _BAR_CELLS))
 
-    def done(self, heard: Heard) -> None:
+    def done(self, recording: RecordingTranscript) -> None:
         """Write a transcript, or what is not written of it."""
-        if self._form == "text" and heard.audio == STANDARD_INPUT and not self._several:
-            self._write("".join(f"{each.text}\n" for each in sentences(heard.words[self._written :])))
+        if self._form == "text" and recording.audio == STANDARD_INPUT and not self._several:
+            self._write("".join(f"{each.text}\n" for each in sentences(recording.words[self._written :])))
         elif self._form == "text":
-            self._write(self._line(heard))
+            self._write(self._line(recording))
         elif self._form == "ctm":
-            self._write(ctm(heard, self._names[heard.audio], self._channel))
+            self._write(ctm(recording, self._names[recording.audio], self._channel))
         elif self._form != "json":
-            self._write({"jsonl": jsonl, "srt": srt, "vtt": vtt}[self._form](heard))
+            self._write({"jsonl": jsonl, "srt": srt, "vtt": vtt}[self._form](recording))
 
-    def _line(self, heard: Heard) -> str:
+    def _line(self, recording: RecordingTranscript) -> str:
         """The text, after the file's name and language where there are several files."""
         if not self._several:
-            return f"{heard.transcript.text}\n"
-        name = typer.style(heard.audio, bold=True) if self._out.isatty() else heard.audio
-        language = f" [{heard.transcript.language}]" if heard.transcript.language else ""
-        return f"{name}{language} {heard.transcript.text}\n"
+            return f"{recording.transcript.text}\n"
+        name = typer.style(recording.audio, bold=True) if self._out.isatty() else recording.audio
+        language = f" [{recording.transcript.language}]" if recording.transcript.language else ""
+        return f"{name}{language} {recording.transcript.text}\n"
 
     def _close(self, tokens: Sequence[int], frames: Sequence[int]) -> None:
         """Look no more at tokens whose words are all on stdout: a stream of hours costs no more than its end."""

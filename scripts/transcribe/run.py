@@ -1,4 +1,4 @@
-"""A run over recordings: each is heard block by block, and one that cannot be used does not keep others from it."""
+"""A run over recordings, block by block; a recording that cannot be used does not end it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from export.bundle import Bundle
 from export.errors import UserError
 from export.progress import Task, note, task
 from scripts.transcribe.finished import Finished
-from scripts.transcribe.heard import Heard, words_of
 from scripts.transcribe.interrupt import Interrupt
+from scripts.transcribe.sentences import RecordingTranscript, words_of
 from scripts.transcribe.sources import STANDARD_INPUT
 from verify.data.audio import Audio, audio_blocks
 from verify.data.pcm import Readable, pcm_blocks
@@ -27,17 +27,17 @@ from verify.runtimes.generation1 import Generation1
 from verify.runtimes.streaming import Recording, Recordings, Stream, Streaming
 from verify.runtimes.transcript import Transcript
 
-Grown = Callable[[Audio, Stream | None], None]
-"""Told of a block of a recording and of the stream that has taken it."""
+OnBlock = Callable[[Audio, Stream | None], None]
+"""Called with a block of a recording and the stream that has taken it."""
 
 
-class Reader(Protocol):
-    """Who is told of a run as it goes."""
+class Observer(Protocol):
+    """What observes a run."""
 
     def growing(self, audio: str, stream: Stream, progress: Task) -> None:
         """A recording's stream has taken another block."""
 
-    def done(self, heard: Heard) -> None:
+    def done(self, recording: RecordingTranscript) -> None:
         """A recording's transcript is there."""
 
 
@@ -46,20 +46,20 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        heard: the transcripts, in the order of the recordings; those of an earlier run included.
+        transcripts: in the order of the recordings; those of an earlier run included.
         fresh: those that were made in this run.
         failed: recordings that could not be used, and why.
-        interrupted: whether Ctrl-C ended it; the last of ``heard`` may then be of recordings' beginnings.
+        interrupted: whether Ctrl-C ended it; the last of ``transcripts`` may then be of recordings' beginnings.
     """
 
-    heard: list[Heard] = field(default_factory=list)
+    transcripts: list[RecordingTranscript] = field(default_factory=list)
     fresh: list[Transcript] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     interrupted: bool = False
 
 
 @dataclass(frozen=True)
-class Listener:
+class Transcriber:
     """A folder under one of the runtimes, and how recordings go into it.
 
     Attributes:
@@ -81,30 +81,32 @@ class Listener:
     rate: int | None = None
     standard_input: Readable | None = None
 
-    def hear(self, audio: str, interrupt: Interrupt, grown: Grown) -> Heard:
+    def transcribe(self, audio: str, interrupt: Interrupt, on_block: OnBlock) -> RecordingTranscript:
         """A recording's transcript, alone; after Ctrl-C, that of what came before it.
 
         Args:
             audio: path, or ``-``.
             interrupt: who knows of a Ctrl-C.
-            grown: told of every block.
+            on_block: called with every block.
 
         Raises:
             UserError: the recording cannot be used.
-            KeyboardInterrupt: Ctrl-C came before anything was heard.
+            KeyboardInterrupt: Ctrl-C came before the first block.
         """
         start = time.perf_counter()
         blocks = self.blocks(audio)
         if isinstance(self.recognizer, Streaming):
-            transcript = self._stream(self.recognizer, blocks, interrupt, grown)
+            transcript = self._stream(self.recognizer, blocks, interrupt, on_block)
         else:
-            assert isinstance(self.recognizer, Generation1)  # noqa: S101  # the third kind hears several together
-            transcript = self._whole(self.recognizer, blocks, interrupt, grown)
-        return self.heard(audio, transcript, time.perf_counter() - start)
+            assert isinstance(self.recognizer, Generation1)  # noqa: S101  # the third kind takes several together
+            transcript = self._whole(self.recognizer, blocks, interrupt, on_block)
+        return self.with_words(audio, transcript, time.perf_counter() - start)
 
-    def heard(self, audio: str, transcript: Transcript, seconds: float) -> Heard:
+    def with_words(self, audio: str, transcript: Transcript, seconds: float) -> RecordingTranscript:
         """The transcript with its words."""
-        return Heard(audio, transcript, words_of(self.bundle, transcript.tokens, transcript.frames), seconds)
+        return RecordingTranscript(
+            audio, transcript, words_of(self.bundle, transcript.tokens, transcript.frames), seconds
+        )
 
     def blocks(self, audio: str) -> Iterator[Audio]:
         """The audio at the folder's rate, block by block as it is read."""
@@ -114,13 +116,13 @@ class Listener:
         return audio_blocks(Path(audio), rate, channel=self.channel)
 
     def _whole(
-        self, recognizer: Generation1, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown
+        self, recognizer: Generation1, blocks: Iterator[Audio], interrupt: Interrupt, on_block: OnBlock
     ) -> Transcript:
         signal: list[Audio] = []
         try:
             for block in blocks:
                 signal.append(block)
-                grown(block, None)
+                on_block(block, None)
         except KeyboardInterrupt:
             if not signal:
                 raise
@@ -129,16 +131,18 @@ class Listener:
             transcripts.append(recognizer.transcribe(np.concatenate(signal), self.language))
         return transcripts[0]
 
-    def _stream(self, recognizer: Streaming, blocks: Iterator[Audio], interrupt: Interrupt, grown: Grown) -> Transcript:
+    def _stream(
+        self, recognizer: Streaming, blocks: Iterator[Audio], interrupt: Interrupt, on_block: OnBlock
+    ) -> Transcript:
         stream, wall, begun = recognizer.stream(self.language), 0.0, False
         try:
             for block in blocks:
                 start = time.perf_counter()
                 begun = True
-                with interrupt.held():  # a step that is cut short costs the stream all that it has heard
+                with interrupt.held():  # a step that is cut short costs the stream all that it has recognized
                     stream.push(block)
                     wall += time.perf_counter() - start
-                    grown(block, stream)
+                    on_block(block, stream)
         except KeyboardInterrupt:
             if not begun:
                 raise
@@ -150,44 +154,44 @@ class Listener:
         return replace(transcript, timings=replace(transcript.timings, wall=wall))
 
 
-GrownOf = Callable[[str, Audio, Stream | None], None]
-"""As :data:`Grown`, of the recording that is named."""
+OnBlockOf = Callable[[str, Audio, Stream | None], None]
+"""As :data:`OnBlock`, of the recording that is named."""
 
-Result = tuple[str, Heard | Exception, bool]
+Result = tuple[str, RecordingTranscript | Exception, bool]
 """A recording, its transcript or why there is none, and whether the transcript is of an earlier run."""
 
 
 def transcribe_all(
-    listener: Listener, recordings: Sequence[str], reader: Reader, finished: Finished | None = None
+    transcriber: Transcriber, recordings: Sequence[str], observer: Observer, finished: Finished | None = None
 ) -> Outcome:
-    """Transcribe recordings and tell of them in their order; those that cannot be used are named on stderr.
+    """Transcribe recordings and give them to an observer in their order; those that cannot be used are named on stderr.
 
     Args:
-        listener: what transcribes: one recording after another, or several together.
+        transcriber: what transcribes: one recording after another, or several together.
         recordings: see :func:`scripts.transcribe.sources.find_sources`.
-        reader: told of what comes.
+        observer: called with what comes.
         finished: transcripts of an earlier run, to which this run's are added.
 
     Raises:
         OSError: a transcript cannot be written.
     """
-    outcome, rate = Outcome(), listener.bundle.metadata.sample_rate
+    outcome, rate = Outcome(), transcriber.bundle.metadata.sample_rate
     known = [None if each == STANDARD_INPUT else header_seconds(Path(each)) for each in recordings]
     total = None if None in known else sum(seconds or 0.0 for seconds in known)
     many = f"transcribing {len(recordings)} recordings"
     with Interrupt() as interrupt, task(many if len(recordings) > 1 else "transcribing", total, audio=True) as progress:
         counting = threading.Lock()
 
-        def grown(audio: str, block: Audio, stream: Stream | None) -> None:
+        def on_block(audio: str, block: Audio, stream: Stream | None) -> None:
             with counting:
                 progress.advance(len(block) / rate)
             if stream is not None:
-                reader.growing(audio, stream, progress)
+                observer.growing(audio, stream, progress)
 
-        hear = _together if isinstance(listener.recognizer, Recordings) else partial(_in_turn, progress=progress)
-        told = hear(listener, recordings, interrupt, grown, finished)
-        with suppress(KeyboardInterrupt), closing(told):
-            for audio, result, known_before in told:
+        run = _together if isinstance(transcriber.recognizer, Recordings) else partial(_in_turn, progress=progress)
+        results = run(transcriber, recordings, interrupt, on_block, finished)
+        with suppress(KeyboardInterrupt), closing(results):
+            for audio, result, known_before in results:
                 if isinstance(result, Exception):
                     reason = f"{audio}: {result.strerror or result}" if isinstance(result, OSError) else str(result)
                     outcome.failed.append((audio, " ".join(reason.split())))
@@ -198,17 +202,17 @@ def transcribe_all(
                         progress.advance(result.transcript.audio_seconds)
                     else:
                         outcome.fresh.append(result.transcript)
-                    outcome.heard.append(result)
-                    reader.done(result)
+                    outcome.transcripts.append(result)
+                    observer.done(result)
         outcome.interrupted = interrupt.happened
     return outcome
 
 
 def _in_turn(
-    listener: Listener,
+    transcriber: Transcriber,
     recordings: Sequence[str],
     interrupt: Interrupt,
-    grown: GrownOf,
+    on_block: OnBlockOf,
     finished: Finished | None,
     *,
     progress: Task,
@@ -223,49 +227,51 @@ def _in_turn(
             kept = finished.find(audio) if finished is not None else None
             if kept is None and finished is not None:
                 finished.begin(audio)
-            heard = kept or listener.hear(audio, interrupt, partial(grown, audio))
+            recording = kept or transcriber.transcribe(audio, interrupt, partial(on_block, audio))
         except (UserError, OSError) as error:
             yield audio, error, False
             continue
         if kept is None and finished is not None and not interrupt.happened:
             with suppress(KeyboardInterrupt), interrupt.held():
-                finished.add(heard)
-        yield audio, heard, kept is not None
+                finished.add(recording)
+        yield audio, recording, kept is not None
 
 
 def _together(
-    listener: Listener,
+    transcriber: Transcriber,
     recordings: Sequence[str],
     interrupt: Interrupt,
-    grown: GrownOf,
+    on_block: OnBlockOf,
     finished: Finished | None,
 ) -> Generator[Result]:
-    """Several recordings at a time; after Ctrl-C, also the beginnings of those that were being heard."""
-    assert isinstance(listener.recognizer, Recordings)  # noqa: S101
+    """Several recordings at a time; after Ctrl-C, also the beginnings of those that were being transcribed."""
+    assert isinstance(transcriber.recognizer, Recordings)  # noqa: S101
     through: set[int] = set()  # recordings that were read to their end
 
     def blocks(number: int) -> Iterator[Audio]:
         if finished is not None:
             finished.begin(recordings[number])
-        for block in listener.blocks(recordings[number]):
+        for block in transcriber.blocks(recordings[number]):
             yield block
-            grown(recordings[number], block, None)
+            on_block(recordings[number], block, None)
         through.add(number)
 
     with interrupt.held(), ExitStack() as stack:
         there = dict(_kept(recordings, finished))
         left = [number for number in range(len(recordings)) if number not in there]
-        waiting = ((number, Recording(partial(blocks, number), listener.language)) for number in left)
-        place = 0  # of the next one to tell of
-        results = listener.recognizer.transcribe(waiting, flush=listener.flush, stopped=lambda: interrupt.happened)
+        waiting = ((number, Recording(partial(blocks, number), transcriber.language)) for number in left)
+        place = 0  # of the next one to yield
+        results = transcriber.recognizer.transcribe(
+            waiting, flush=transcriber.flush, stopped=lambda: interrupt.happened
+        )
         stack.enter_context(closing(results))
         for number, outcome in results:
             audio = recordings[number]
             if isinstance(outcome, Transcript):
-                heard = listener.heard(audio, outcome, outcome.timings.wall)
+                recording = transcriber.with_words(audio, outcome, outcome.timings.wall)
                 if finished is not None and number in through:
-                    finished.add(heard)
-                there[number] = audio, heard, False
+                    finished.add(recording)
+                there[number] = audio, recording, False
             else:
                 there[number] = audio, outcome, False
             while place in there:
@@ -280,9 +286,9 @@ def _kept(recordings: Sequence[str], finished: Finished | None) -> Iterator[tupl
         return
     for number, audio in enumerate(recordings):
         try:
-            heard = finished.find(audio)
+            recording = finished.find(audio)
         except OSError as error:
             yield number, (audio, error, False)
             continue
-        if heard is not None:
-            yield number, (audio, heard, True)
+        if recording is not None:
+            yield number, (audio, recording, True)

@@ -12,15 +12,15 @@ PROMPTS = dict.fromkeys(
 
 
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("name", "key"),
     {
         "auto": "auto", "en-US": "en-US", "en_us": "en-US", "en-us": "en-US", "EN-gb": "en-GB", "fr": "fr", "FR": "fr",
         "pt-br": "pt-BR", "cmn_hans_cn": "zh-CN", "zh-Hans": "zh-CN", "zh-Hant": "zh-TW", "es_419": "es-US",
         "de_at": "de-DE", "no": "nb-NO", "iw": "he-IL", "fr-CA": "fr", " en_us ": "en-US",
     }.items(),
 )  # fmt: skip
-def test_names_of_languages_become_keys(said: str, key: str) -> None:
-    assert language_key(said, PROMPTS) == key
+def test_names_of_languages_become_keys(name: str, key: str) -> None:
+    assert language_key(name, PROMPTS) == key
 
 
 def test_a_two_letter_code_is_the_clients_choice() -> None:
@@ -30,7 +30,7 @@ def test_a_two_letter_code_is_the_clients_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "near"),
+    ("name", "near"),
     [
         ("tlh", "en-US"),
         ("yue_hant_hk", "zh-TW"),
@@ -43,6 +43,6 @@ def test_a_two_letter_code_is_the_clients_choice() -> None:
         ("gsw", "de-DE"),
     ],
 )
-def test_others_are_refused_with_what_is_near(said: str, near: str) -> None:
-    with pytest.raises(ValueError, match=f"'{said}' is no language of this model; .*{near}"):
-        language_key(said, PROMPTS)
+def test_others_are_refused_with_what_is_near(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is no language of this model; .*{near}"):
+        language_key(name, PROMPTS)

@@ -1,4 +1,4 @@
-"""What may be deleted: only what this toolkit wrote, only where the user said, and never what a living run writes."""
+"""What may be deleted: only what this toolkit wrote, where the user asked for it, and never what a living run writes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(path: Path, text: str = "old") -> Path:
 
 
 def writer(target: Path, then: str) -> subprocess.Popen[str]:
-    """A process that is writing a folder, and has said so."""
+    """A process that is writing a folder, with its claim."""
     code = (
         "import time\nfrom pathlib import Path\nfrom export.bundle import BUNDLE\n"
         "from export.folders import new_directory\nimport export.folders as folders\n"
@@ -252,7 +252,7 @@ def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: p
 
 
 def test_nothing_else_in_the_product_removes(tmp_path: Path) -> None:
-    """Whoever removes goes through this door; a file of one's own at a place of one's own is named here."""
+    """Removing is ``export.removal``'s; code that removes a file of its own is named here."""
     allowed = {
         "export/removal.py",
         "scripts/sweep/rows.py",  # its own picture

@@ -243,10 +243,10 @@ def test_equal_weights_under_another_configuration_are_another_checkpoint(
     plans = [make_plan(Options(tmp_path / "out", checkpoint=str(each))) for each in (multilingual.folder, folder)]
     assert plans[0].inputs.keys() == plans[1].inputs.keys()
     assert plans[0].inputs != plans[1].inputs
-    heard: list[int] = []
+    calls: list[int] = []
 
     def transcribe(*_: object) -> Transcript:
-        heard.append(1)
+        calls.append(1)
         return Transcript([], [], "", None, 1.0)
 
     monkeypatch.setattr(TransformersStreaming, "__init__", lambda *_: None)
@@ -254,7 +254,7 @@ def test_equal_weights_under_another_configuration_are_another_checkpoint(
     utterances = read_manifest(default_manifest())[:1]
     for each in (before, before, after):
         record_checkpoint(each, 0, utterances, oracle="transformers")
-    assert len(heard) == 2
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

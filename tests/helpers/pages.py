@@ -15,8 +15,8 @@ LIMITS = Tolerance(exact_match=0.5, wer_delta=1.0)
 HOSTILE = "\"'></script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028&lt;`{{7*7}}"
 """What would run, or break out, wherever it is not escaped."""
 
-# What was said, what the reference heard, what the build heard.
-Said = tuple[str, str, str]
+# The manifest's text, the reference's, the build's.
+Texts = tuple[str, str, str]
 
 
 def outcome(text: str, language: str | None) -> Output:
@@ -28,7 +28,7 @@ def outcome(text: str, language: str | None) -> Output:
 
 
 def make_report(
-    said: list[Said], *, language: str = "en-US", build: str = "int8", reference: str = "fp32",
+    texts: list[Texts], *, language: str = "en-US", build: str = "int8", reference: str = "fp32",
     audio: Path | str = "/nowhere/{number}.wav", seconds: float = 4.0, hostile: str = "", **row: Any,
 ) -> Report:  # fmt: skip
     """A report of one language; ``hostile`` stands in every field that holds text."""
@@ -38,7 +38,7 @@ def make_report(
             language=language, text=spoken, sentence=hostile or None, margin=0.125 if theirs != ours else None,
             target=outcome(ours, hostile or language), reference=outcome(theirs, hostile or language), **row,
         )
-        for number, (spoken, theirs, ours) in enumerate(said)
+        for number, (spoken, theirs, ours) in enumerate(texts)
     ]  # fmt: skip
     sides = [
         Side(

@@ -65,16 +65,16 @@ def write_reports(root: Path, fp32: Bundle, *others: Bundle) -> None:
 
 
 def _save(report: Report, file: Path) -> None:
-    """Keep a report in which both sides have also heard what was said: tiny graphs hear a word, too few to decide."""
+    """Keep a report in which both sides have the manifest's text: tiny graphs give a word, too few to decide."""
     rows = [
-        row.model_copy(update={side: _hearing(getattr(row, side), row.text) for side in ("target", "reference")})
+        row.model_copy(update={side: _with_text(getattr(row, side), row.text) for side in ("target", "reference")})
         for row in report.rows
     ]
     report.model_copy(update={"rows": rows}).save(file)
     Report.load(file).save(file)
 
 
-def _hearing(output: Output, text: str) -> Output:
+def _with_text(output: Output, text: str) -> Output:
     return output.model_copy(update={"text": f"{text} {output.text}"})
 
 

@@ -54,8 +54,8 @@ def test_groups_that_divide_no_row_are_said(tmp_path: Path, capfd: pytest.Captur
         assert variant.recipe is not None
         made = quantize_bundle(source, tmp_path / str(size), variant.recipe)
         added = made.metadata.warnings[len(source.metadata.warnings) :]
-        said = "no row of its weights divides into groups of 48; made instead: "
-        assert [said in each for each in added if "floating point" not in each] == [True] * warned
+        note = "no row of its weights divides into groups of 48; made instead: "
+        assert [note in each for each in added if "floating point" not in each] == [True] * warned
     assert "warning: recipe int4" in capfd.readouterr().err
 
 
@@ -66,9 +66,9 @@ def test_activation_groups_that_do_not_divide_the_weights_are_said(tmp_path: Pat
         (variant,) = expand([RECIPES["int4"]], [parse_axis(axis) for axis in axes])
         assert variant.recipe is not None
         made = quantize_bundle(source, tmp_path / str(activations), variant.recipe)
-        said = [each for each in made.metadata.warnings if "products in floating point" in each]
-        assert len(said) == warned, said
-        assert all(f"set {ACTIVATION_GROUP} to 32" in each for each in said)
+        note = [each for each in made.metadata.warnings if "products in floating point" in each]
+        assert len(note) == warned, note
+        assert all(f"set {ACTIVATION_GROUP} to 32" in each for each in note)
 
 
 def test_layers_of_an_ignored_scope_are_counted_in_the_graph(tmp_path: Path) -> None:
@@ -397,10 +397,10 @@ def test_calibration_audio_is_recorded(tmp_path: Path) -> None:
     audio = [
         {"name": name, "language": "en-US", "sha256": digit * 64} for name, digit in (("1.wav", "b"), ("2.wav", "a"))
     ]
-    heard = replace(data, index=data.index.model_copy(update={"audio": audio}))
-    made = quantize_bundle(source, tmp_path / "out", RECIPES["w8a8"], calibration=heard)
+    other = replace(data, index=data.index.model_copy(update={"audio": audio}))
+    made = quantize_bundle(source, tmp_path / "out", RECIPES["w8a8"], calibration=other)
     assert Bundle.open(made.path).metadata.recipe["calibration_audio_sha256"] == ["a" * 64, "b" * 64]
-    unread = quantize_bundle(source, tmp_path / "int8", RECIPES["int8"], calibration=heard)
+    unread = quantize_bundle(source, tmp_path / "int8", RECIPES["int8"], calibration=other)
     assert "calibration_audio_sha256" not in unread.metadata.recipe
 
 

@@ -39,20 +39,20 @@ def quiet(seconds: float, seed: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
-def test_containers_in_a_row_are_all_heard(tmp_path: Path, suffix: str) -> None:
+def test_containers_in_a_row_are_all_read(tmp_path: Path, suffix: str) -> None:
     signals = [quiet(seconds, seed) for seed, seconds in enumerate((1.2, 0.7, 2.3))]
     files = [write(tmp_path / f"{index}.{suffix}", signal) for index, signal in enumerate(signals)]
     joined = tmp_path / f"joined.{suffix}"
     joined.write_bytes(b"".join(file.read_bytes() for file in files))
     apart = np.concatenate([load_audio(file, RATE) for file in files])
-    heard = load_audio(joined, RATE)
-    np.testing.assert_allclose(heard, apart, atol=1e-6)
+    read = load_audio(joined, RATE)
+    np.testing.assert_allclose(read, apart, atol=1e-6)
     assert audio_seconds(joined) == pytest.approx(4.2, abs=0.01)
     whole = np.concatenate(signals)
-    assert len(heard) == len(whole)
-    assert np.abs(heard - whole).mean() < LOSSY.get(suffix, 1e-4)
+    assert len(read) == len(whole)
+    assert np.abs(read - whole).mean() < LOSSY.get(suffix, 1e-4)
     part = load_utterance(Utterance(audio_filepath=joined, offset=1.0, duration=1.5), RATE)
-    np.testing.assert_allclose(part, heard[RATE : int(2.5 * RATE)], atol=1e-6)
+    np.testing.assert_allclose(part, read[RATE : int(2.5 * RATE)], atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [0, 0xFFFFFFFF, 0x7FFFFFFF])
@@ -85,11 +85,11 @@ def test_half_a_file_is_reported(tmp_path: Path, suffix: str, capfd: pytest.Capt
     half = tmp_path / f"half.{suffix}"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     try:
-        heard = load_audio(half, RATE)
+        read = load_audio(half, RATE)
     except UserError as error:
         assert f"{half}: is damaged" in str(error)  # noqa: PT017
         return
-    assert 5.0 < len(heard) / RATE < 15.0
+    assert 5.0 < len(read) / RATE < 15.0
     warning = capfd.readouterr().err
     assert str(half) in warning
     assert "is missing" in warning

@@ -73,7 +73,7 @@ def spoken(manifest: Path) -> list[Utterance]:
     return read_manifest(manifest)
 
 
-def heard(run: Run) -> list[tuple[list[int], list[int], str]]:
+def outputs(run: Run) -> list[tuple[list[int], list[int], str]]:
     return [(each.tokens, each.frames, each.text) for each in run.transcripts]
 
 
@@ -111,8 +111,8 @@ def test_workers_that_are_killed_cost_a_shard_and_no_utterance(
     assert machines.killed
     assert [file.suffix for file in tmp_path.iterdir()] == [".json"], "the same list as of a run here"
     here = record_bundle(small_fp32, utterances, runtime="streaming")
-    assert heard(run) == heard(here)
-    assert any(tokens for tokens, *_ in heard(here))
+    assert outputs(run) == outputs(here)
+    assert any(tokens for tokens, *_ in outputs(here))
     far = [each for each in run.transcripts if each.worker]
     assert 0 < len(far) < len(utterances)
     assert all(each.together and not each.timings.steps for each in far)
@@ -193,7 +193,7 @@ def test_a_driver_that_is_killed_goes_on_here_or_there(
     alone = record_bundle(target, spoken)
     for found in (rows, Report.load(report).rows):
         assert [row.audio_filepath for row in found] == [str(each.audio_filepath) for each in spoken]
-        assert [(row.target.tokens, row.target.frames, row.target.text) for row in found] == heard(alone)
+        assert [(row.target.tokens, row.target.frames, row.target.text) for row in found] == outputs(alone)
 
 
 @pytest.mark.heavy

@@ -22,7 +22,7 @@ from quantize.samples import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
 from tests.helpers.command import assert_user_error, run_here, run_process
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify import collect as calibration
-from verify.collect import audio_sha256, collect, default_utterances, heard, with_noise
+from verify.collect import audio_sha256, collect, default_utterances, matching_recordings, with_noise
 from verify.data.audio import load_audio
 from verify.data.layouts import folder_utterances
 from verify.data.manifest import Utterance, read_manifest
@@ -171,7 +171,9 @@ def test_parts_of_a_file_are_recordings_of_their_own(tiny: Bundle, audio: list[U
     assert max(steps) == 1, "0.32 s are two steps, the file has five"
     whole = audio_sha256(load_audio(audio[0].audio_filepath, 16000))
     assert set(data.audio_sha256) == {whole, *(each["sha256"] for each in data.index.audio)}
-    assert heard(data.audio_sha256, audio, 16000) == audio[0].audio_filepath.name, "the whole holds what was heard"
+    assert matching_recordings(data.audio_sha256, audio, 16000) == audio[0].audio_filepath.name, (
+        "the whole holds what was used"
+    )
 
 
 def test_a_recording_counts_once(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:

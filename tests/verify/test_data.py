@@ -52,7 +52,7 @@ def read(given: str | Path, split: Split | None = None, *, prompts: dict[str, in
     return read_manifest(manifest, prompts=prompts)
 
 
-def said(utterances: list[Utterance]) -> list[tuple[str, str, str, str | int | None]]:
+def listed(utterances: list[Utterance]) -> list[tuple[str, str, str, str | int | None]]:
     return [(each.audio_filepath.name, each.text, each.target_lang, each.sentence_id) for each in utterances]
 
 
@@ -67,9 +67,9 @@ FLEURS = [
 def test_fleurs_own_layout(tmp_path: Path, cache: Path, packed: bool) -> None:
     own_layout(tmp_path / "fleurs", packed=packed)
     found = read(tmp_path / "fleurs")
-    assert said(found) == FLEURS
-    assert said(read(tmp_path / "fleurs" / "data" / "en_us")) == FLEURS[2:], "a language of it"
-    assert said(read(f"{tmp_path / 'fleurs'}:en-US")) == FLEURS[2:], "by name"
+    assert listed(found) == FLEURS
+    assert listed(read(tmp_path / "fleurs" / "data" / "en_us")) == FLEURS[2:], "a language of it"
+    assert listed(read(f"{tmp_path / 'fleurs'}:en-US")) == FLEURS[2:], "by name"
     assert [len(load_utterance(each, 16000)) for each in found] == [4000] * 5, "44.1 kHz stereo and 8 kHz among them"
     assert (found[4].model_extra or {})["raw_transcription"] == 'He said: "No" — it\'s not.', "quotes quote nothing"
     assert (cache / "unpacked").is_dir() == packed
@@ -78,9 +78,9 @@ def test_fleurs_own_layout(tmp_path: Path, cache: Path, packed: bool) -> None:
 def test_the_published_layout(tmp_path: Path) -> None:
     published_layout(tmp_path / "benchmark")
     found = read(tmp_path / "benchmark")
-    assert said(found) == [(name, text, language, None) for name, text, language, _ in FLEURS]
-    assert said(read(f"{tmp_path / 'benchmark'}:en_us")) == said(found)[2:]
-    assert said(read(tmp_path / "benchmark" / "en_us")) == said(found)[2:]
+    assert listed(found) == [(name, text, language, None) for name, text, language, _ in FLEURS]
+    assert listed(read(f"{tmp_path / 'benchmark'}:en_us")) == listed(found)[2:]
+    assert listed(read(tmp_path / "benchmark" / "en_us")) == listed(found)[2:]
 
 
 def test_a_folder_of_recordings(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -90,11 +90,11 @@ def test_a_folder_of_recordings(tmp_path: Path, capfd: pytest.CaptureFixture[str
         file.write_bytes(ENGLISH[0].audio)
         file.with_suffix(".txt").write_text(text, encoding="utf-8-sig")
     expected = [("b.wav", "zwei Wörter"), ("a.wav", "eins")]
-    assert said(read(tmp_path / "mine")) == [
+    assert listed(read(tmp_path / "mine")) == [
         (name, text, language, None) for (name, text), language in zip(expected, ("auto", "de-DE"), strict=True)
     ]
     assert "the language of 1 recordings is not known" in capfd.readouterr().err
-    assert said(read(f"{tmp_path / 'mine'}:de")) == [(name, text, "de-DE", None) for name, text in expected]
+    assert listed(read(f"{tmp_path / 'mine'}:de")) == [(name, text, "de-DE", None) for name, text in expected]
 
 
 def test_what_depends_on_a_manifest_depends_on_the_data(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_languages_never_fall_back_in_silence(tmp_path: Path, capfd: pytest.Capt
 
 def test_splits(tmp_path: Path) -> None:
     own_layout(tmp_path / "own", split="dev")
-    assert said(read(tmp_path / "own", "validation")) == FLEURS
+    assert listed(read(tmp_path / "own", "validation")) == FLEURS
     with pytest.raises(UserError, match=r"own: holds validation of FLEURS and not test; choose another --split"):
         read(tmp_path / "own")
     published_layout(tmp_path / "published")
@@ -189,7 +189,7 @@ def broken(folder: Path) -> dict[str, tuple[str | Path, str]]:
         "half an archive": (damaged, "test.tar.gz: is damaged"),
         "no text": (published, "en_us.trans.txt, line 1: has no text"),
         "no file": (lacking, "en_us.trans.txt: lists 100.wav"),
-        "no transcript": (folder / "silent", "a.wav: has no transcript beside it; write what is said into a.txt"),
+        "no transcript": (folder / "silent", "a.wav: has no transcript beside it; write its text into a.txt"),
         "nothing": (folder / "empty", "empty: holds no audio"),
         "nowhere": (folder / "nowhere", "nowhere: no such folder; give one, or fleurs:en_us"),
         "none": ("", "--data : no such folder"),
@@ -198,7 +198,7 @@ def broken(folder: Path) -> dict[str, tuple[str | Path, str]]:
         "twice, packed": (twice_packed, "en_us/test.tsv, line 4: lists 300.wav a second time"),
         "twice, published": (twice_published, "en_us.trans.txt, line 4: lists 300 a second time"),
         "empty": (f"{untold}:en_us", "200.wav has an empty transcription"),
-        "empty transcript": (wordless, "a.txt: is empty; write what is said in a.wav"),
+        "empty transcript": (wordless, "a.txt: is empty; write the text of a.wav"),
         "one transcript of two": (doubled, "a.txt: is the transcript of a.flac and of a.wav"),
         "two": (f"{folder / 'silent'}:en,de", "recordings in one folder have one language"),
         "unknown": (f"{folder / 'silent'}:xx-XX", "'xx-XX' is no language of this model"),
@@ -253,7 +253,7 @@ def test_verify_and_calibrate_hear_it(tmp_path: Path, capfd: pytest.CaptureFixtu
     done = run_here(capfd, "calibrate", bundle, tmp_path / "set", "--data", data, "--split", "train", "--json")
     assert json.loads(done.stdout)["recordings"] == 3, done.stderr
     judged = run_here(capfd, *arguments)
-    assert judged.returncode == 1, "FP32 itself was not calibrated, and the other folder hears something else"
+    assert judged.returncode == 1, "FP32 itself was not calibrated, and the other folder transcribes other text"
 
 
 def test_calibration_finds_no_evaluation_audio(tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -334,7 +334,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[s
         recorded(folder / "mine")
         (folder / "loose.wav").write_bytes(ENGLISH[0].audio)
         (folder / "papers").mkdir()
-    assert said(read(own)) == FLEURS[2:]
+    assert listed(read(own)) == FLEURS[2:]
     told = " ".join(capfd.readouterr().err.split())
     assert ": data/cmn_hans_cn, data/de_de, loose.wav, mine" in told
     read(f"{own}:en_us")

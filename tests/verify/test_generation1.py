@@ -53,16 +53,16 @@ def by_the_book(bundle: Bundle, audio: NDArray[np.float32], language: str) -> tu
         cache = {name: step[f"{name}_out"].copy() for name in cache}
         for index in range(step["encoded"].shape[2]):
             for _ in range(10):
-                said = graphs["decoder"](
+                predicted = graphs["decoder"](
                     {"token": np.array([[last]], token_type), "token_length": one, "h_in": h, "c_in": c}
                 )
                 logits = graphs["joint"](
-                    {"encoder": step["encoded"][:, :, index : index + 1], "decoder": said["decoder_out"]}
+                    {"encoder": step["encoded"][:, :, index : index + 1], "decoder": predicted["decoder_out"]}
                 )["logits"]
                 best = int(np.argmax(logits))
                 if best == meta.blank_idx:
                     break
-                last, h, c = best, said["h_out"].copy(), said["c_out"].copy()
+                last, h, c = best, predicted["h_out"].copy(), predicted["c_out"].copy()
                 tokens.append(best)
                 frames.append(frame)
             frame += 1

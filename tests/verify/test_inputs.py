@@ -175,8 +175,8 @@ def test_a_line_may_mean_a_part_of_its_file(
     line = {"audio_filepath": str(ramp), "text": "x", "offset": offset, "duration": duration}
     ramp.with_name("manifest.jsonl").write_text(json.dumps(line))
     (utterance,) = read_manifest(ramp.with_name("manifest.jsonl"))
-    heard = load_utterance(utterance, 8000)
-    np.testing.assert_array_equal(heard, (np.arange(first, last) / 16_000).astype(np.float32))
+    audio = load_utterance(utterance, 8000)
+    np.testing.assert_array_equal(audio, (np.arange(first, last) / 16_000).astype(np.float32))
     assert (utterance.cut is None) == (last - first == 16_000)
     assert len(load_utterance(utterance, 16_000)) == pytest.approx(2 * (last - first), abs=2)
 
@@ -196,16 +196,16 @@ def test_a_part_behind_the_end_is_named(ramp: Path) -> None:
 
 
 def test_transcribing_takes_the_part(ramp: Path) -> None:
-    heard: list[int] = []
+    lengths: list[int] = []
 
     class Counter:
         def transcribe(self, audio: NDArray[np.float32], language: str = "auto") -> Transcript:
-            heard.append(len(audio))
+            lengths.append(len(audio))
             return transcript([], "", language)
 
     utterances = [Utterance(audio_filepath=ramp, offset=begin, duration=0.5) for begin in (0.0, 1.0, 1.75)]
     transcribe_manifest(Counter(), utterances, sample_rate=8000)
-    assert heard == [4000, 4000, 2000]
+    assert lengths == [4000, 4000, 2000]
 
 
 def test_the_manifests_identity_holds_parts_and_only_those(ramp: Path) -> None:

@@ -26,8 +26,8 @@ def plain_greedy(model: EncDecRNNTBPEModel, encoded: np.ndarray) -> tuple[list[i
         for frame, vector in enumerate(torch.from_numpy(encoded)):
             for _ in range(MAX_SYMBOLS):
                 label: torch.Tensor | None = None if last is None else torch.tensor([[last]])
-                said, moved = model.decoder.predict(label, state, add_sos=False, batch_size=1)
-                best = int(model.joint.joint(vector[None, None], said).argmax())
+                predicted, moved = model.decoder.predict(label, state, add_sos=False, batch_size=1)
+                best = int(model.joint.joint(vector[None, None], predicted).argmax())
                 if best == blank:
                     break
                 last, state = best, moved

@@ -1,4 +1,4 @@
-"""Two oracles: Transformers' streaming of the same weights beside NeMo's, their frozen runs, and who agrees."""
+"""Two oracles: Transformers' streaming of the same weights beside NeMo's, their recorded runs, and who agrees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-import export.checkpoint.transformers as door
+import export.checkpoint.transformers as transformers_checkpoint
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.checkpoint.weights import read_weights
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def heard(small_checkpoint: Checkpoint, small_nemo: Any) -> Callable[[int], list[Transcript]]:
+def by_nemo(small_checkpoint: Checkpoint, small_nemo: Any) -> Callable[[int], list[Transcript]]:
     """NeMo's transcripts of the signals at a lookahead, in clean steps."""
 
     def of(lookahead: int) -> list[Transcript]:
@@ -69,11 +69,11 @@ def defined(transcript: Transcript, lookahead: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("lookahead", [0, 3, 13])
 def test_transformers_gives_nemos_tokens(
-    lookahead: int, small_checkpoint: Checkpoint, heard: Callable[[int], list[Transcript]]
+    lookahead: int, small_checkpoint: Checkpoint, by_nemo: Callable[[int], list[Transcript]]
 ) -> None:
     found = transcripts(TransformersStreaming(small_checkpoint, lookahead))
     ours = [defined(each, lookahead) for each in found]
-    assert ours == [defined(each, lookahead) for each in heard(lookahead)]
+    assert ours == [defined(each, lookahead) for each in by_nemo(lookahead)]
     assert sum(map(len, ours)) > 10
     # 2.43 s are 244 mel frames: one and 8 R in the first chunk, 8 (R + 1) in every other.
     rest = 244 - 1 - 8 * lookahead
@@ -82,15 +82,15 @@ def test_transformers_gives_nemos_tokens(
 
 def test_a_scrambled_weight_is_a_disagreement(
     small_checkpoint: Checkpoint,
-    heard: Callable[[int], list[Transcript]],
+    by_nemo: Callable[[int], list[Transcript]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weights = read_weights(small_checkpoint)
     name = "encoder.layers.1.self_attn.linear_q.weight"
     weights[name] = weights[name][torch.randperm(64, generator=torch.Generator().manual_seed(0))]
-    monkeypatch.setattr(door, "read_weights", lambda _: weights)
+    monkeypatch.setattr(transformers_checkpoint, "read_weights", lambda _: weights)
     found = transcripts(TransformersStreaming(small_checkpoint, 3))
-    assert [defined(each, 3) for each in found] != [defined(each, 3) for each in heard(3)]
+    assert [defined(each, 3) for each in found] != [defined(each, 3) for each in by_nemo(3)]
 
 
 def test_the_english_sibling_agrees_and_needs_no_prompt(small_english_checkpoint: Checkpoint) -> None:
@@ -299,7 +299,7 @@ def test_transformers_comes_without_our_way_to_nemo() -> None:
 
 
 def test_an_oracles_code_is_all_that_it_imports() -> None:
-    """And none of what judges, so that edits there keep the frozen runs."""
+    """And none of what judges, so that edits there keep the recorded runs."""
     seen = reached("verify.references.nemo", "verify.references.transformers", "verify.data.manifest")
     files = {file for pattern in ORACLE_CODE for file in ROOT.glob(pattern)}
     covered = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
@@ -370,7 +370,7 @@ def test_on_the_demo_set_transformers_differs_from_nemo_in_80_ms_steps_only(
     if lookahead:
         assert begun.all == len(utterances)
     else:
-        assert begun.target_and_reference > 0, "eight zero frames that NeMo's second window hears"
+        assert begun.target_and_reference > 0, "eight zero frames that NeMo's second window sees"
         assert begun.all + begun.target_and_reference == len(utterances)
 
 
@@ -379,7 +379,7 @@ def test_on_the_demo_set_transformers_differs_from_nemo_in_80_ms_steps_only(
 def test_recordings_that_end_in_the_middle_of_a_word(
     demo_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole chunks are the same; the zeros that make the last chunk whole may change what is heard of that."""
+    """The whole chunks are the same; the zeros that make the last chunk whole may change the tokens of that."""
     transformers, nemo = TransformersStreaming(demo_checkpoint, 13), NemoStreaming(demo_checkpoint, 13)
     same = 0
     utterances = read_manifest(default_manifest())

@@ -170,11 +170,11 @@ def test_a_run_that_was_stopped_goes_on(
     """Also with another manifest of the same recordings, and after a kill in the middle of a line."""
     reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
     whole = record_bundle(reference, spoken)
-    transcribe, heard = Generation1.transcribe, list[int]()
+    transcribe, lengths = Generation1.transcribe, list[int]()
 
     def stopping(self: Generation1, audio: np.ndarray, *arguments: str) -> Transcript:
-        heard.append(len(audio))
-        if len(heard) == 3:
+        lengths.append(len(audio))
+        if len(lengths) == 3:
             raise StoppedError
         return transcribe(self, audio, *arguments)
 
@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_goes_on(
     with unfinished.open("a") as file:
         file.write('{"utterance": "abc", "tran')
     again = record_bundle(reference, [spoken[1], spoken[2]], cache=cache)
-    assert heard == [len(load_audio(each.audio_filepath, 16000)) for each in (*spoken, spoken[2])]
+    assert lengths == [len(load_audio(each.audio_filepath, 16000)) for each in (*spoken, spoken[2])]
     assert [each.tokens for each in again.transcripts] == [each.tokens for each in whole.transcripts[1:]]
     assert [file.suffix for file in cache.iterdir()] == [".json"], "a whole run needs no list"
 
@@ -357,6 +357,8 @@ def test_what_a_verdict_does_not_say_is_noted(tmp_path: Path, spoken: list[Utter
     report.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").notes == report.notes
     plain = verify_bundle(target, tiny_bundle(tmp_path / "c", seed=2), spoken).notes
-    *deaf, last = plain
-    assert [note.split(":")[0] for note in deaf] == ["de-DE", "en-US"], "tiny graphs hear nothing of the text"
+    *unrecognized, last = plain
+    assert [note.split(":")[0] for note in unrecognized] == ["de-DE", "en-US"], (
+        "tiny graphs recognize nothing of the text"
+    )
     assert last.endswith("may not show in so few sentences")

@@ -57,12 +57,12 @@ def test_together_gives_the_tokens_of_one_after_another(
     start = time.perf_counter()
     found = dict(together.transcribe(waiting()))
     wall = time.perf_counter() - start
-    heard = [found[number] for number in range(len(AUDIOS))]
-    assert all(isinstance(each, Transcript) and each.together and not each.timings.steps for each in heard)
-    assert [(each.tokens, each.frames, each.text) for each in heard if isinstance(each, Transcript)] == [
+    transcripts = [found[number] for number in range(len(AUDIOS))]
+    assert all(isinstance(each, Transcript) and each.together and not each.timings.steps for each in transcripts)
+    assert [(each.tokens, each.frames, each.text) for each in transcripts if isinstance(each, Transcript)] == [
         (each.tokens, each.frames, each.text) for each in alone
     ]
-    shares = sum(each.timings.wall for each in heard if isinstance(each, Transcript))
+    shares = sum(each.timings.wall for each in transcripts if isinstance(each, Transcript))
     assert 0.3 * wall < shares <= wall, "shares of what all took, and not each request's own time"
 
 
@@ -70,12 +70,12 @@ def test_a_short_recording_alone_is_timed_chunk_by_chunk(small_fp32: Bundle, alo
     found = dict(
         Recordings(small_fp32, [2.2], threads=1).transcribe(iter([(0, Recording(lambda: [AUDIOS[3]], PROMPTS[3]))]))
     )
-    heard = whole(found[0])
-    assert (heard.tokens, heard.together) == (alone[3].tokens, False)
-    assert len(heard.timings.steps) == heard.timings.encoder_calls == alone[3].timings.encoder_calls
+    transcript = whole(found[0])
+    assert (transcript.tokens, transcript.together) == (alone[3].tokens, False)
+    assert len(transcript.timings.steps) == transcript.timings.encoder_calls == alone[3].timings.encoder_calls
 
 
-def test_what_cannot_be_read_keeps_no_other_from_being_heard(small_fp32: Bundle, alone: list[Transcript]) -> None:
+def test_what_cannot_be_read_keeps_no_other_from_being_transcribed(small_fp32: Bundle, alone: list[Transcript]) -> None:
     def broken() -> Iterator[Audio]:
         yield AUDIOS[2][:20_000]
         raise UserError("a.wav: breaks off")
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_keeps_no_other_from_being_heard(small_fp32: Bundle,
     assert [found[number].tokens for number in sorted(found)] == [each.tokens for each in alone]  # type: ignore[union-attr]
 
 
-def test_stopped_they_end_with_what_was_heard(small_fp32: Bundle) -> None:
+def test_stopped_they_end_with_what_was_recognized(small_fp32: Bundle) -> None:
     stop = threading.Event()
 
     def endless() -> Iterator[Audio]:

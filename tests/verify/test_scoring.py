@@ -23,7 +23,7 @@ from verify.scoring.rows import compare_distances
 
 LIMITS = Tolerance(exact_match=0.0, wer_delta=100.0)
 
-# Sentences in the manner of FLEURS, and what two builds could have heard.
+# Sentences in the manner of FLEURS, and what two builds could have recognized.
 SET: dict[str, list[tuple[str, str, str]]] = {
     "en-US": [
         ("The U.S. team won 3-2, didn't it?", "the US team won 3 2 didn't it", "The U.S. team won 32, did it?"),
@@ -202,8 +202,8 @@ def test_normalizers_that_are_not_there(monkeypatch: pytest.MonkeyPatch, capfd: 
 def test_both_rates_in_words_and_characters() -> None:
     made = [
         Row(audio=f"{number}.wav", audio_seconds=1.0, language="en-US", text=text,
-            target=Output(tokens=[1], text=heard), reference=Output(tokens=[1], text=text))
-        for number, (text, heard) in enumerate([("ab cd ef gh", "ab cd ef gx"), ("ij", "ik lm")])
+            target=Output(tokens=[1], text=found), reference=Output(tokens=[1], text=text))
+        for number, (text, found) in enumerate([("ab cd ef gh", "ab cd ef gx"), ("ij", "ik lm")])
     ]  # fmt: skip
     found = score_rows(made, LIMITS).per_language["en-US"]
     words, characters = found.rates["target"]["wer"], found.rates["target"]["cer"]
@@ -238,12 +238,12 @@ def test_paired_differences_are_surer_than_their_sides() -> None:
     assert found.wer_delta == pytest.approx(10.0)
 
 
-def heard(targets: Sequence[str], reference: str = "one two three four five six seven eight nine ten") -> list[Row]:
-    """Recordings of which the reference always hears the same."""
-    said = Output(tokens=[1], text=reference)
+def rows_of(targets: Sequence[str], reference: str = "one two three four five six seven eight nine ten") -> list[Row]:
+    """Recordings of which the reference always has the same text."""
+    same = Output(tokens=[1], text=reference)
     return [
         Row(audio=f"{number}.wav", audio_seconds=1.0, language="en-US", text=f"text {number}",
-            target=Output(tokens=[2], text=target), reference=said)
+            target=Output(tokens=[2], text=target), reference=same)
         for number, target in enumerate(targets)
     ]  # fmt: skip
 
@@ -253,7 +253,7 @@ def test_two_targets_are_compared_on_the_same_recordings() -> None:
     both = ["one two three", "one two three four five six seven eight nine ten"] * 20  # every second loses seven words
     more = [f"{text} more" if number % 4 == 0 else text for number, text in enumerate(both)]
     less = [text.removesuffix(" ten") for text in both]
-    same, wrong, lost = (compare_distances(heard(texts), heard(both)) for texts in (both, more, less))
+    same, wrong, lost = (compare_distances(rows_of(texts), rows_of(both)) for texts in (both, more, less))
     assert same.points == same.deletions == 0.0
     assert same.interval is not None
     assert same.interval[0] < 0.0 < same.interval[1]  # what so few recordings cannot show
@@ -262,13 +262,13 @@ def test_two_targets_are_compared_on_the_same_recordings() -> None:
     assert lost.points == lost.deletions == pytest.approx(5.0)
     assert lost.interval is not None
     assert lost.interval[0] > 0.0
-    assert score_rows(heard(less), Tolerance(exact_match=0.0, wer_delta=0.0)).between_errors == ErrorParts(
+    assert score_rows(rows_of(less), Tolerance(exact_match=0.0, wer_delta=0.0)).between_errors == ErrorParts(
         substitutions=0.0, deletions=40.0, insertions=0.0
     )
     with pytest.raises(ValueError, match="same recordings"):
-        compare_distances(heard(both), heard(both[1:]))
+        compare_distances(rows_of(both), rows_of(both[1:]))
     with pytest.raises(ValueError, match="same recordings"):
-        compare_distances(heard(both), [row.model_copy(update={"reference": row.target}) for row in heard(both)])
+        compare_distances(rows_of(both), [row.model_copy(update={"reference": row.target}) for row in rows_of(both)])
 
 
 def test_confusion_of_languages() -> None:
@@ -285,11 +285,9 @@ def test_confusion_of_languages() -> None:
 
 def test_auto_shows_the_confusion(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = report()
-    heard = [
-        row.model_copy(update={"target": row.target.model_copy(update={"language": "en-US"})}) for row in made.rows
-    ]
+    rows = [row.model_copy(update={"target": row.target.model_copy(update={"language": "en-US"})}) for row in made.rows]
     for language, shown in (("auto", True), ("manifest", False)):
-        made.model_copy(update={"rows": heard, "language": language}).save(tmp_path / "r.json")
+        made.model_copy(update={"rows": rows, "language": language}).save(tmp_path / "r.json")
         done = run_here(capfd, "verify", "--rescore", tmp_path / "r.json")
         assert ("languages found: ar-AR 0/2 (en-US 2); en-US 3/3; es-US 0/3 (en-US 3)" in done.stdout) == shown
 

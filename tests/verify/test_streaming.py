@@ -270,18 +270,18 @@ def test_a_step_that_others_run_is_not_missed(small_fp32: Bundle, monkeypatch: p
 
     monkeypatch.setattr(Stream, "window", slow)
     monkeypatch.setattr(Streaming, "step", late)
-    heard: dict[int, list[int]] = {}
+    found: dict[int, list[int]] = {}
 
     def run(index: int) -> None:
         for repeat in range(3):
-            heard[4 * repeat + index] = ours.transcribe_all([signals[index]])[0].tokens
+            found[4 * repeat + index] = ours.transcribe_all([signals[index]])[0].tokens
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [heard[index] for index in range(12)] == alone * 3
+    assert [found[index] for index in range(12)] == alone * 3
 
 
 @pytest.mark.parametrize(
@@ -374,8 +374,8 @@ def test_demo_batch_of_8_equals_batch_of_1(demo_fp32: Bundle) -> None:
 
 def test_a_cache_of_keys_and_values_changes_no_token(small_fp32: Bundle, small_kv_fp32: Bundle) -> None:
     audio = speechlike(7.0, 2)
-    heard = [(Streaming(each, threads=1), Generation1(each, threads=1)) for each in (small_fp32, small_kv_fp32)]
-    plain, kv = ([loop.transcribe(audio, "de").tokens for loop in loops] for loops in heard)
+    loops = [(Streaming(each, threads=1), Generation1(each, threads=1)) for each in (small_fp32, small_kv_fp32)]
+    plain, kv = ([loop.transcribe(audio, "de").tokens for loop in pair] for pair in loops)
     assert kv == plain
     assert all(plain)
 

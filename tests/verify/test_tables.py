@@ -15,13 +15,13 @@ from verify.runs import Side
 
 LIMITS = Tolerance(exact_match=0.0, wer_delta=100.0)
 
-# What was said, what FP32 heard, what INT8 heard.
+# The manifest's text, FP32's, INT8's.
 ENGLISH = [("One two.", "one two", "one three"), ("Four five six seven", "four five six seven", "four five six")]
 CHINESE = [("你好。", "你好。", "你好")]
 
 
 def save_report(
-    file: Path, language: str, said: list[tuple[str, str, str]], *, wall: tuple[float, float] = (1.0, 2.0),
+    file: Path, language: str, texts: list[tuple[str, str, str]], *, wall: tuple[float, float] = (1.0, 2.0),
     target: dict[str, Any] | None = None, reference: dict[str, Any] | None = None, text: bool = True,
 ) -> Report:  # fmt: skip
     """INT8 beside FP32; ``wall`` are the seconds that they took for each utterance of 4 s."""
@@ -31,7 +31,7 @@ def save_report(
             target=Output(tokens=[1], text=ours, seconds=wall[0]),
             reference=Output(tokens=[1], text=theirs, seconds=wall[1]),
         )
-        for number, (spoken, theirs, ours) in enumerate(said)
+        for number, (spoken, theirs, ours) in enumerate(texts)
     ]  # fmt: skip
     common: dict[str, Any] = {"runtime": "generation1", "lookahead": 0, "chunk_ms": 1120.0, "precision": "f32"}
     common |= {"checkpoint": {"sha256": "c"}, "machine": {"cpu": "A Processor"}}
@@ -61,7 +61,7 @@ def save_regenerated(folder: Path, **int8: Any) -> None:
 
 
 def test_the_three_tables(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """English: FP32 hears all ("one two." is "one two"), INT8 1 of 2 and 3 of 4 words; Chinese: INT8 2 of 3."""
+    """English: FP32 recognizes all ("one two." is "one two"), INT8 1 of 2 and 3 of 4 words; Chinese: INT8 2 of 3."""
     save_report(tmp_path / "reports" / "en.json", "en-US", ENGLISH)
     save_report(tmp_path / "reports" / "zh.json", "zh-CN", CHINESE, wall=(2.0, 4.0))
     save_regenerated(tmp_path)

@@ -243,11 +243,11 @@ def folder_utterances(folder: Path, *, language: str | None = None, text: bool =
         spoken = language or (first if _LOCALE.fullmatch(first) else DEFAULT_LANGUAGE)
         transcript = file.with_suffix(".txt")
         if text and not transcript.is_file():
-            raise UserError(f"{file}: has no transcript beside it; write what is said into {transcript.name}")
+            raise UserError(f"{file}: has no transcript beside it; write its text into {transcript.name}")
         if text and (other := transcripts.setdefault(transcript, file)) != file:
             raise UserError(f"{transcript}: is the transcript of {other.name} and of {file.name}; keep one of them")
         line: dict[str, Any] = {"text": " ".join(" ".join(_lines(transcript)).split())} if text else {}
         if text and not line["text"]:
-            raise UserError(f"{transcript}: is empty; write what is said in {file.name}, or take both out")
+            raise UserError(f"{transcript}: is empty; write the text of {file.name}, or take both out")
         found.append(Utterance(audio_filepath=file.resolve(), target_lang=spoken, **line))
     return found

@@ -140,8 +140,8 @@ def read_manifest(path: Path, *, text: bool = True, prompts: Mapping[str, int] |
     Args:
         path: the file, UTF-8 with or without a byte order mark.
         text: refuse lines without ``text``, against which something would be scored; else it is empty there.
-        prompts: of the model that will hear it: languages become its keys (:func:`export.languages.language_key`). None
-            leaves them as they are.
+        prompts: of the model that will transcribe it: languages become its keys
+            (:func:`export.languages.language_key`). None leaves them as they are.
 
     Raises:
         UserError: the file is missing, empty or not UTF-8, or a line of it cannot be used.

@@ -35,7 +35,7 @@ def choose_utterances(
     Args:
         manifest: see :func:`verify.data.manifest.read_manifest`.
         limit: how many, spread evenly; None for all.
-        prompts: of the model that will hear them, which has their languages; None for a model without prompts.
+        prompts: of the model that will transcribe them, which has their languages; None for a model without prompts.
         ignore_text: leave the text out.
         left_out: places of what :func:`usable` found unusable; taken out of what was chosen.
 

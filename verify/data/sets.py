@@ -50,7 +50,7 @@ def choose_manifest(
     Args:
         manifest: ``--manifest``.
         data: ``--data``.
-        prompts: of the model that will hear it; None for a model without prompts.
+        prompts: of the model that will transcribe it; None for a model without prompts.
         text: whether transcripts are needed.
 
     Raises:

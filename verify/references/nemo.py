@@ -5,7 +5,7 @@ is cut by ``CacheAwareStreamingAudioBuffer``, the first step takes fewer frames 
 last step keeps all outputs, and nothing is appended at the end of the audio.
 
 NeMo steps by R + 1 encoder frames unless told another chunk (``setup_streaming_params``), and that matters a little:
-in steps of one frame the second one carries eight zero frames before the first real one, which the convolutions hear,
+in steps of one frame the second one carries eight zero frames before the first real one, which the convolutions see,
 and a rest too short for one encoder frame is left out at the end of a chunk only.
 """
 

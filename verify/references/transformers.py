@@ -3,14 +3,14 @@
 The model, its log-mel, its caches and its greedy decoding are Transformers' (``generate`` with a generator of chunks,
 as its documentation shows). Three things are ours, because ``generate`` takes whole chunks only:
 
-- Zeros are appended to the signal up to a whole chunk, and the frames of that chunk hear them. NeMo's last chunk is
-  shorter, and ends with one mel frame of 0.0. Tokens of encoder frames that hear only appended zeros are dropped.
+- Zeros are appended to the signal up to a whole chunk, and the frames of that chunk see them. NeMo's last chunk is
+  shorter, and ends with one mel frame of 0.0. Tokens of encoder frames that see only appended zeros are dropped.
 - Every chunk's log-mel is made of a slice of the signal with half an FFT of zeros in front (``center=False``). The
   documentation makes the first chunk otherwise, with equal values, and its second slice at lookahead 0 would begin
   before the signal.
 - A chunk is R + 1 encoder frames, and no other one exists.
 
-Transformers caches every convolution's own input. So its second chunk at lookahead 0 hears no zero frames, which NeMo's
+Transformers caches every convolution's own input. So its second chunk at lookahead 0 sees no zero frames, which NeMo's
 does (:mod:`verify.references.nemo`).
 """
 
@@ -90,7 +90,7 @@ class TransformersStreaming:
         return samples // self.checkpoint.hop_samples + 1
 
     def _encoder_frames(self, samples: int) -> int:
-        """Encoder frames that hear something of a signal: the first hears one mel frame, each other one eight more."""
+        """Encoder frames that see something of a signal: the first sees one mel frame, each other one eight more."""
         return 1 + -(-(self._mel_frames(samples) - 1) // self._subsampling)
 
     def _chunks(self, audio: NDArray[np.float32], times: list[float]) -> Iterator[torch.Tensor]:

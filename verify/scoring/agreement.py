@@ -1,4 +1,4 @@
-"""Which of three sides agree: a folder, its reference, and a witness that the verdict does not ask."""
+"""Which of three sides agree: a folder, its reference, and a second reference that does not count in the verdict."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Sample:
         scores = [self.totals[name]] if kind == "corpus" else self.scores[name]
         return fmean(100.0 / max(score.units, 1) for score in scores) / len(scores)
 
-    def drawn(self, name: str, kind: RateKind) -> Array | None:
+    def resampled(self, name: str, kind: RateKind) -> Array | None:
         """That rate of :data:`RESAMPLES` sets of as many sentences, [:data:`RESAMPLES`]; None for fewer than two."""
         if self._sums is None:
             return None
@@ -103,8 +103,8 @@ def resample(columns: Array, sentences: Sequence[Hashable], seed: int) -> Array 
     batches = []
     for first in range(0, RESAMPLES, _BATCH):
         rows = min(_BATCH, RESAMPLES - first)
-        drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)  # each sentence, in each set
+        chosen = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count)  # each sentence, in each set
         batches.append(summed @ times.T)
     return np.concatenate(batches, axis=1)
 

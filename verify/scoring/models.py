@@ -35,7 +35,7 @@ class Output(BaseModel):
 
 
 class Row(BaseModel):
-    """An utterance with both sides' output and what was really said."""
+    """An utterance with both sides' output and the manifest's text."""
 
     audio: str
     audio_filepath: str | None = None  # with its folder; None in reports of before
@@ -150,7 +150,7 @@ class Divergence(BaseModel):
 
 
 class Example(BaseModel):
-    """An utterance that the two sides hear differently."""
+    """An utterance that the two sides transcribe differently."""
 
     audio: str
     language: str

@@ -31,7 +31,7 @@ from verify.scoring.models import (
 )
 from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS, Normalizer, RateKind
 from verify.scoring.rates import ErrorKind, Metric, Score, metric_for, score_words
-from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, UNHEARD, Check, Measured, judge, passed
+from verify.verdict import ALL, ENOUGH_SENTENCES, ENOUGH_UNITS, MACRO, UNRECOGNIZED, Check, Measured, judge, passed
 
 _Limited = Literal["wer_delta", "wer_between"]
 
@@ -59,7 +59,7 @@ def score_rows(
     same = exact_match(divergences)
     average = _average([parts[name] for name in averaged])
     kept = (divergences.count(None) + ties) / max(len(rows), 1)
-    judged = [parts[name] for name in averaged if parts[name].is_heard] or [parts[name] for name in averaged]
+    judged = [parts[name] for name in averaged if parts[name].is_recognized] or [parts[name] for name in averaged]
     measured = [
         Measured(
             limit_name="exact_match",
@@ -117,8 +117,8 @@ def compare_distances(ours: Sequence[Row], theirs: Sequence[Row], *, normalizer:
         sides.append([parts[name] for name in _averaged(parts)[1]])
 
     def points(name: str) -> tuple[float, Interval]:
-        (value, drawn), (other, other_drawn) = (_drawn(parts, name) for parts in sides)
-        found = None if drawn is None or other_drawn is None else drawn - other_drawn
+        (value, resampled), (other, other_resampled) = (_resampled(parts, name) for parts in sides)
+        found = None if resampled is None or other_resampled is None else resampled - other_resampled
         return value - other, _interval(found, _error(sides[0], name), signed=True)
 
     errors, deletions = points("between"), points("between deletions")
@@ -160,7 +160,7 @@ def _notes(parts: Mapping[str, _Part], judged: Sequence[_Part], checks: Sequence
         f"{name}: the reference gets {part.rate('reference'):.0f} % of the text wrong, so the target is judged by its "
         "distance to the reference's text"
         for name, part in parts.items()
-        if part.with_text and not part.is_heard
+        if part.with_text and not part.is_recognized
     ]
     limit = next(check.limit for check in checks if check.scope == MACRO)
     missed = 100.0 * MISSED / (len(judged) * min(part.sentences for part in judged)) if judged else 0.0
@@ -173,7 +173,7 @@ def _notes(parts: Mapping[str, _Part], judged: Sequence[_Part], checks: Sequence
 
 def _measured(parts: Sequence[_Part], scope: str) -> Measured:
     """What is limited of these languages: points lost, or where no text can be lost the distance to the reference's."""
-    by_text = any(part.is_heard for part in parts)
+    by_text = any(part.is_recognized for part in parts)
     name: _Limited = "wer_delta" if by_text else "wer_between"
     value, distribution = _limited(parts, name)
     return Measured(
@@ -240,8 +240,8 @@ class _Part:
         self._divergences, self._metric, self.with_text = divergences, metric_for(scored_language(rows[0])), with_text
         self.kind: RateKind = kind
         self.utterances, self.sentences = len(rows), len(set(sentences))
-        said = {each for each, row in zip(sentences, rows, strict=True) if row.reference.tokens or row.target.tokens}
-        self.with_tokens = len(said)  # silence that stays silent keeps none
+        voiced = {each for each, row in zip(sentences, rows, strict=True) if row.reference.tokens or row.target.tokens}
+        self.with_tokens = len(voiced)  # silence that stays silent keeps none
         counts = {name: [each[name] for each in scored] for name in scored[0]}
         self.sample = Sample(counts, sentences, seed=crc32(language.encode()))  # languages vary independently
 
@@ -256,9 +256,9 @@ class _Part:
         return units >= ENOUGH_UNITS and self.sentences >= ENOUGH_SENTENCES
 
     @property
-    def is_heard(self) -> bool:
+    def is_recognized(self) -> bool:
         """Whether there is text, and the reference has enough of it right to lose something."""
-        return self.with_text and self.rate("reference") <= UNHEARD
+        return self.with_text and self.rate("reference") <= UNRECOGNIZED
 
     def rate(self, name: str) -> float:
         """What is the language's number."""
@@ -276,9 +276,9 @@ class _Part:
     def worse(self, kind: RateKind, name: str = "") -> tuple[float, Array | None]:
         """Points that the target is worse, and what they could have been; in the language's metric by default."""
         target, reference = f"target{name}", f"reference{name}"
-        ours, theirs = self.sample.drawn(target, kind), self.sample.drawn(reference, kind)
-        drawn = None if ours is None or theirs is None else ours - theirs
-        return self.sample.rate(target, kind) - self.sample.rate(reference, kind), drawn
+        ours, theirs = self.sample.resampled(target, kind), self.sample.resampled(reference, kind)
+        resampled = None if ours is None or theirs is None else ours - theirs
+        return self.sample.rate(target, kind) - self.sample.rate(reference, kind), resampled
 
     def score(self) -> LanguageScore:
         """What the report says of it."""
@@ -299,9 +299,9 @@ class _Part:
         sample = self.sample
         return Rate(
             corpus=sample.rate(name, "corpus"),
-            corpus_interval=_interval(sample.drawn(name, "corpus"), sample.error(name, "corpus")),
+            corpus_interval=_interval(sample.resampled(name, "corpus"), sample.error(name, "corpus")),
             mean=sample.rate(name, "mean"),
-            mean_interval=_interval(sample.drawn(name, "mean"), sample.error(name, "mean")),
+            mean_interval=_interval(sample.resampled(name, "mean"), sample.error(name, "mean")),
             errors=_error_parts([[sample.totals[name]]]),
             units=sample.totals[name].units,
         )
@@ -324,8 +324,8 @@ def _weighted(parts: Collection[_Part], name: str) -> float | None:
     return fmean((part.rate(name) for part in parts), [part.utterances for part in parts])
 
 
-def _interval(drawn: Array | None, error: float, *, signed: bool = False) -> Interval:
-    return None if drawn is None else interval(drawn, error, signed=signed)
+def _interval(resampled: Array | None, error: float, *, signed: bool = False) -> Interval:
+    return None if resampled is None else interval(resampled, error, signed=signed)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -336,16 +336,16 @@ def _limited(parts: Sequence[_Part], name: _Limited) -> tuple[float, Array | Non
     """What has a limit, averaged over languages, and what it could have been."""
     if name == "wer_delta":
         return _mean_of([part.worse(part.kind) for part in parts])
-    return _drawn(parts, "between")
+    return _resampled(parts, "between")
 
 
-def _drawn(parts: Sequence[_Part], name: str) -> tuple[float, Array | None]:
+def _resampled(parts: Sequence[_Part], name: str) -> tuple[float, Array | None]:
     """A rate averaged over languages, and what it could have been."""
-    return _mean_of([(part.rate(name), part.sample.drawn(name, part.kind)) for part in parts])
+    return _mean_of([(part.rate(name), part.sample.resampled(name, part.kind)) for part in parts])
 
 
 def _mean_of(found: Sequence[tuple[float, Array | None]]) -> tuple[float, Array | None]:
-    known = [drawn for _, drawn in found if drawn is not None]
+    known = [resampled for _, resampled in found if resampled is not None]
     mean_drawn = np.mean(known, axis=0) if known and len(known) == len(found) else None
     return _mean(value for value, _ in found), mean_drawn
 

@@ -163,7 +163,7 @@ def test_windows_carry_what_the_step_before_saw() -> None:
 
 
 class CountingEncoder:
-    """Adds one to its cache at each step, and takes as many seconds as the cache said."""
+    """Adds one to its cache at each step, and takes as many seconds as the cache holds."""
 
     input_names = frozenset({"mel", "mel_length", "cache_len"})
 

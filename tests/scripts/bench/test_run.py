@@ -82,12 +82,12 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     """The plain export runs in the same loop to the same tokens, and INT8 weights are a fraction of its size."""
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
-    heard: list[list[int]] = []
+    found: list[list[int]] = []
     transcribe = Generation1.transcribe
 
     def listening(self: Generation1, audio: object, language: str = "auto") -> Transcript:
         transcript = transcribe(self, audio, language)  # type: ignore[arg-type]
-        heard.append(transcript.tokens)
+        found.append(transcript.tokens)
         return transcript
 
     monkeypatch.setattr(Generation1, "transcribe", listening)
@@ -108,9 +108,9 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
         return worker.measure(worker.Task.model_validate(task))
 
     published = measured("openvino", small_nemo_fp32.path)
-    wanted, heard[:] = list(heard), []
+    wanted, found[:] = list(found), []
     fp32 = measured("onnxruntime", tmp_path / "fp32")
-    assert heard == wanted
+    assert found == wanted
     assert (fp32.tokens, fp32.calls) == (published.tokens, published.calls)
     int8 = measured("onnxruntime", tmp_path / "int8")
     assert int8.encoder_mb
@@ -126,7 +126,7 @@ def test_onnx_builds_hear_what_the_published_folder_hears(
     int4 = measured("onnxruntime", tmp_path / "int4")
     assert int4.encoder_mb
     assert int4.encoder_mb < fp32.encoder_mb
-    assert len(int4.heard) == len(utterances)
+    assert len(int4.utterance_tokens) == len(utterances)
 
 
 def test_a_batch_shares_its_steps(small_fp32: Bundle) -> None:
@@ -182,7 +182,7 @@ def test_a_batch_of_more_than_all_is_refused(small_fp32: Bundle, capfd: pytest.C
 
 
 def test_every_loop_has_as_many_tokens_as_are_asked_for(small_fp32: Bundle, small_nemo_fp32: Bundle) -> None:
-    """Random weights emit by chance; what is heard would be another number in each."""
+    """Random weights emit by chance; what is recognized would be another number in each."""
     utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:3]
     loops = [(small_nemo_fp32, "generation1"), (small_fp32, "generation1"), (small_fp32, "streaming")]
     found = [
@@ -218,7 +218,7 @@ def test_transformers_builds_hear_the_same_in_both_precisions(demo_checkpoint: C
 
     exact, half = measured("fp32"), measured("bf16")
     assert (exact.precision, half.precision) == ("f32", "bf16")
-    assert exact.heard == half.heard
-    assert all(exact.heard)
+    assert exact.utterance_tokens == half.utterance_tokens
+    assert all(exact.utterance_tokens)
     assert exact.chunk_ms == half.chunk_ms == 1120.0
     assert 0 < exact.encoder_step_ms < 1000 * exact.pipeline_s

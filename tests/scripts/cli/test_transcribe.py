@@ -91,9 +91,9 @@ def test_standard_input_gives_what_a_file_gives(
     samples = (load_audio(audio[0], 16_000) * 32768).astype("<i2").tobytes()
     options = ["--runtime", runtime]
     with standard_input(samples):
-        heard = run_here(capfd, "transcribe", demo_int8.path, "-", *options)
-    assert heard.returncode == 0, heard.stderr
-    assert heard.stdout == run_here(capfd, "transcribe", demo_int8.path, audio[0], *options).stdout
+        done = run_here(capfd, "transcribe", demo_int8.path, "-", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run_here(capfd, "transcribe", demo_int8.path, audio[0], *options).stdout
 
 
 @pytest.mark.parametrize(

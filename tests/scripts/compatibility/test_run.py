@@ -78,11 +78,11 @@ def test_other_tokens_fail_and_a_version_that_cannot_read_is_named(
 
     pretend(monkeypatch, change)
     assert call(tiny, tmp_path / "out", "--limit", "2") == 1
-    said = capsys.readouterr().out
-    assert "| 2025.0.0 | does not run | does not run |" in said
-    assert "| 2025.4.1 | 1 | 2 |" in said
-    assert "Lowest version that runs `fp32`: 2025.4.1." in said
-    assert "fp32 under 2025.0.0: cannot be read" in said
+    output = capsys.readouterr().out
+    assert "| 2025.0.0 | does not run | does not run |" in output
+    assert "| 2025.4.1 | 1 | 2 |" in output
+    assert "Lowest version that runs `fp32`: 2025.4.1." in output
+    assert "fp32 under 2025.0.0: cannot be read" in output
 
 
 def test_a_newest_version_that_cannot_run_a_folder_is_not_held_against_the_others(
@@ -94,11 +94,11 @@ def test_a_newest_version_that_cannot_run_a_folder_is_not_held_against_the_other
 
     pretend(monkeypatch, change)
     assert call(tiny, tmp_path / "out", "--limit", "1") == 1
-    said = capsys.readouterr().out
-    assert "| 2025.0.0 | runs | runs |" in said
-    assert "| 2026.4.1 | does not run | does not run |" in said
-    assert "`fp32` does not run under 2026.4.1." in said
-    assert "fp32 under 2025.0.0" not in said
+    output = capsys.readouterr().out
+    assert "| 2025.0.0 | runs | runs |" in output
+    assert "| 2026.4.1 | does not run | does not run |" in output
+    assert "`fp32` does not run under 2026.4.1." in output
+    assert "fp32 under 2025.0.0" not in output
     runs = [ran for _, ran in read_report(tmp_path / "out" / "compatibility.json").runs]
     assert {(ran.openvino, ran.tokens) for ran in runs} == {
         ("2025.0.0", "not compared: does not run under 2026.4.1"),

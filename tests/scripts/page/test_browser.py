@@ -82,11 +82,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [f"word{each}" for each in range(12)]
     right = f"{' '.join(words)} {HOSTILE}"
     for language, build, count in (("en-US", "int8", 30), ("de-DE", "int8", 30), ("en-US", "int4", 10)):
-        said = []
+        texts = []
         for number in range(count):
             wrong = {0: ["other", *words[1:]], 1: words[number % 5 :], 2: [*words, "more"]}[number % 3]
-            said.append((right, right, f"{' '.join(wrong)} {HOSTILE} {number}"))
-        report = make_report(said, language=language, build=build, audio=folder / "{number}.wav", seconds=1.0)
+            texts.append((right, right, f"{' '.join(wrong)} {HOSTILE} {number}"))
+        report = make_report(texts, language=language, build=build, audio=folder / "{number}.wav", seconds=1.0)
         report.save(folder / f"{language}-{build}.json")
     hostile = make_report([(HOSTILE, HOSTILE, f"{HOSTILE} x")], language=f"xx{HOSTILE}", hostile=HOSTILE)
     hostile.save(folder / "hostile.json")
@@ -96,10 +96,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Opened:
-    """A page with what it said to the console and what it asked for."""
+    """A page with the console's messages and what it asked for."""
 
     page: Page
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     @property
@@ -118,16 +118,16 @@ def opened(browser: Browser, file: Path, request: pytest.FixtureRequest) -> Iter
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     found = Opened(page)
-    page.on("console", lambda message: found.said.append(message.text))
-    page.on("pageerror", lambda error: found.said.append(str(error)))
-    page.on("dialog", lambda dialog: found.said.append(dialog.message))
+    page.on("console", lambda message: found.messages.append(message.text))
+    page.on("pageerror", lambda error: found.messages.append(str(error)))
+    page.on("dialog", lambda dialog: found.messages.append(dialog.message))
     page.on("request", lambda asked: found.asked.append(asked.url))
     page.goto(file.as_uri())
     yield found
     folder = Path(os.environ.get("PAGE_SCREENSHOTS", file.parent))
     page.screenshot(path=folder / f"{width}-{scheme}.png", full_page=True)
     context.close()
-    assert found.said == []
+    assert found.messages == []
     allowed = file.parent.as_uri()
     assert [url for url in found.asked if not url.startswith((allowed, "data:audio/flac"))] == []
 

@@ -24,16 +24,16 @@ from scripts.page.render import write_page
 from scripts.page.sources import of_report, read_sources
 from scripts.page.utterances import KINDS, disagreements, table_rows
 from tests.helpers.command import assert_user_error, run_here
-from tests.helpers.pages import HOSTILE, Parsed, Said, make_report
+from tests.helpers.pages import HOSTILE, Parsed, Texts, make_report
 from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify.report import Report
 from verify.scoring.rates import Metric, score_words
 
-SAID: list[Said] = [
+TEXTS: list[Texts] = [
     ("one two three four", "one two three four", "one two three four"),
     ("one two three four", "one two three four", "one too three"),  # 1 S, 1 D
     ("five six seven", "five six", "five six seven eight"),  # reference 1 D, build 1 I
-    ("nine ten", "nine ten", ""),  # 2 D, nothing heard
+    ("nine ten", "nine ten", ""),  # 2 D, nothing recognized
 ]
 needs_charts = pytest.mark.skipif(not charts.can_draw(), reason="charts need the extra 'report'")
 
@@ -46,7 +46,7 @@ def page_of(report: Report, folder: Path, **options: Any) -> str:
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Parsed:
-    return Parsed(page_of(make_report(SAID), tmp_path_factory.mktemp("page")))
+    return Parsed(page_of(make_report(TEXTS), tmp_path_factory.mktemp("page")))
 
 
 def test_every_disagreement_is_shown_and_no_other(parsed: Parsed) -> None:
@@ -62,7 +62,7 @@ def test_every_disagreement_is_shown_and_no_other(parsed: Parsed) -> None:
 
 
 def test_headline_numbers_are_the_reports(parsed: Parsed) -> None:
-    report, words = make_report(SAID), " ".join(parsed.text.split())
+    report, words = make_report(TEXTS), " ".join(parsed.text.split())
     assert report.wer is not None
     assert report.reference_wer is not None
     assert report.wer_delta is not None
@@ -73,7 +73,7 @@ def test_headline_numbers_are_the_reports(parsed: Parsed) -> None:
 
 
 def test_counts_of_the_table_add_up_to_the_reports() -> None:
-    report = make_report(SAID)
+    report = make_report(TEXTS)
     rows = list(table_rows(of_report(report, "int8").comparisons))
     score = report.per_language["en-US"]
     assert score.errors is not None
@@ -100,9 +100,9 @@ def test_rows_without_language_or_text_are_counted_as_the_report_counts_them(tmp
         ("zh-CN", "cer", False),
     }
     assert all(found.worse == 1 for each in shown for found in each.differences.values())
-    said = "Difference from the reference’s text, because there is no other text: zh-CN (auto) without text."
-    assert said in Parsed(page_of(report, tmp_path)).text
-    assert "because there is no other text" not in Parsed(page_of(make_report(SAID), tmp_path)).text
+    line = "Difference from the reference’s text, because there is no other text: zh-CN (auto) without text."
+    assert line in Parsed(page_of(report, tmp_path)).text
+    assert "because there is no other text" not in Parsed(page_of(make_report(TEXTS), tmp_path)).text
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer"])
@@ -153,13 +153,13 @@ def check_harmless(page: str) -> Parsed:
 
 
 def test_hostile_text_in_every_field_is_text(tmp_path: Path) -> None:
-    said = [(f"said {HOSTILE}", f"reference {HOSTILE}", f"build {HOSTILE}"), ("a", "a", "b")]
-    report = make_report(said, language=f"xx{HOSTILE}", audio=f"/x/{HOSTILE.replace('{', '{{').replace('}', '}}')}",
+    texts = [(f"text {HOSTILE}", f"reference {HOSTILE}", f"build {HOSTILE}"), ("a", "a", "b")]
+    report = make_report(texts, language=f"xx{HOSTILE}", audio=f"/x/{HOSTILE.replace('{', '{{').replace('}', '}}')}",
                          hostile=HOSTILE)  # fmt: skip
     file = tmp_path / "page.html"
     write_page(of_report(report, f"title {HOSTILE}"), file)
     parsed = check_harmless(file.read_text(encoding="utf-8"))
-    for what in ("title", "said", "a.nemo", "A Processor", "a recipe", "no audio", "int8", "fp32"):
+    for what in ("title", "text", "a.nemo", "A Processor", "a recipe", "no audio", "int8", "fp32"):
         assert what in parsed.text
     assert parsed.text.count(HOSTILE) > 15
     for article in parsed.all("article"):
@@ -190,7 +190,7 @@ def test_hostile_reports_of_sweep_and_regenerate(tmp_path: Path) -> None:
 
 @needs_charts
 def test_charts_are_drawn_and_harmless(tmp_path: Path) -> None:
-    page = page_of(make_report(SAID, language=f"xx{HOSTILE}", hostile=HOSTILE), tmp_path)
+    page = page_of(make_report(TEXTS, language=f"xx{HOSTILE}", hostile=HOSTILE), tmp_path)
     parsed = check_harmless(page)
     labels = [each["aria-label"] for each in parsed.all("div") if each.get("role") == "img"]
     assert len(labels) == 4  # two charts, for phones and for wide screens
@@ -213,7 +213,7 @@ def test_the_pareto_front_is_the_sweeps(tmp_path: Path) -> None:
 @needs_charts
 def test_a_chart_that_cannot_show_all_builds_says_so(tmp_path: Path) -> None:
     for number in range(8):
-        make_report(SAID, build=f"build-{number}").save(tmp_path / f"{number}.json")
+        make_report(TEXTS, build=f"build-{number}").save(tmp_path / f"{number}.json")
     write_page(read_sources([tmp_path]), tmp_path / "page.html")
     text = Parsed((tmp_path / "page.html").read_text(encoding="utf-8")).text
     assert text.count("The chart shows the first 8 of 9 builds.") == 2
@@ -233,7 +233,7 @@ def test_without_the_extra_there_are_tables_and_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(charts, "can_draw", lambda: False)
-    parsed = Parsed(page_of(make_report(SAID), tmp_path))
+    parsed = Parsed(page_of(make_report(TEXTS), tmp_path))
     assert not parsed.all("svg")
     assert len(parsed.all("table")) == 3
     assert "pip install 'nemotron-ov[report]'" in capfd.readouterr().err
@@ -247,7 +247,7 @@ def test_a_chart_that_cannot_be_drawn_costs_no_page(
         raise ValueError("Vega-Lite to SVG conversion failed:\nno memory")
 
     monkeypatch.setattr("vl_convert.vegalite_to_svg", fails)
-    make_report(SAID).save(tmp_path / "r.json")
+    make_report(TEXTS).save(tmp_path / "r.json")
     done = run_here(capfd, "verify", "--rescore", tmp_path / "r.json", "--report", tmp_path / "again.json")
     assert done.returncode in (0, 1, 3)
     assert "no charts, because they could not be drawn (Vega-Lite to SVG conversion failed: no memory)" in done.stderr
@@ -260,14 +260,14 @@ def test_a_chart_that_cannot_be_drawn_costs_no_page(
 def recordings(tmp_path: Path) -> str:
     folder = tmp_path / 'a #1 "b"'
     folder.mkdir()
-    for number in range(len(SAID)):
+    for number in range(len(TEXTS)):
         soundfile.write(folder / f"{number}.wav", speech(2.0, seed=number), 16000)
     return str(folder / "{number}.wav")
 
 
-def test_audio_is_embedded_as_it_was_heard(tmp_path: Path, recordings: str) -> None:
+def test_audio_is_embedded_as_it_was_transcribed(tmp_path: Path, recordings: str) -> None:
     """Half a second from 1 s on."""
-    parsed = Parsed(page_of(make_report(SAID, audio=recordings, seconds=0.5, offset=1.0), tmp_path))
+    parsed = Parsed(page_of(make_report(TEXTS, audio=recordings, seconds=0.5, offset=1.0), tmp_path))
     players = parsed.all("audio")
     assert len(players) == 3
     signal, rate = soundfile.read(io.BytesIO(base64.b64decode(players[0]["src"].split(",", 1)[1])), dtype="float32")
@@ -278,7 +278,7 @@ def test_audio_is_embedded_as_it_was_heard(tmp_path: Path, recordings: str) -> N
 
 def test_audio_beyond_the_limit_is_played_from_its_file(tmp_path: Path, recordings: str) -> None:
     (tmp_path / "pages").mkdir()
-    report = make_report(SAID, audio=recordings, seconds=2.0)
+    report = make_report(TEXTS, audio=recordings, seconds=2.0)
     sources = [each["src"] for each in Parsed(page_of(report, tmp_path / "pages", audio_mb=0.1)).all("audio")]
     assert [source.startswith("data:") for source in sources] == [True, False, False]
     for source, number in zip(sources[1:], (1, 2), strict=True):
@@ -303,21 +303,21 @@ def test_what_is_no_such_recording_is_not_in_the_page(tmp_path: Path, recordings
 
 
 def test_a_limit_leaves_out_the_least_severe_and_says_so(tmp_path: Path) -> None:
-    parsed = Parsed(page_of(make_report(SAID), tmp_path, limit=1))
+    parsed = Parsed(page_of(make_report(TEXTS), tmp_path, limit=1))
     assert [each["data-audio"] for each in parsed.all("article")] == ["3.wav"]
     assert "The 1 most severe are here; 2 were left out." in parsed.text
 
 
 def test_all_agree(tmp_path: Path) -> None:
-    parsed = Parsed(page_of(make_report(SAID[:1]), tmp_path))
+    parsed = Parsed(page_of(make_report(TEXTS[:1]), tmp_path))
     assert not parsed.all("article")
     assert "None: all builds gave their reference’s tokens on all 1 utterances." in parsed.text
 
 
 def test_several_reports_are_one_page(tmp_path: Path) -> None:
-    other = [(said, reference, reference) for said, reference, _ in SAID[:3]] + [("nine ten", "nine ten", "nine")]
-    for name, said in (("int8", SAID), ("fp16", other)):
-        make_report(said, build=name).save(tmp_path / f"{name}.json")
+    other = [(text, reference, reference) for text, reference, _ in TEXTS[:3]] + [("nine ten", "nine ten", "nine")]
+    for name, texts in (("int8", TEXTS), ("fp16", other)):
+        make_report(texts, build=name).save(tmp_path / f"{name}.json")
     sources = read_sources([tmp_path])
     assert [build.name for build in sources.builds] == ["fp32", "fp16", "int8"]
     found = {each.audio: each for each in disagreements(sources.comparisons)}
@@ -328,7 +328,7 @@ def test_several_reports_are_one_page(tmp_path: Path) -> None:
 
 def test_reports_of_two_normalizers_need_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("nfkc", "none"):
-        report = make_report(SAID, build=name)
+        report = make_report(TEXTS, build=name)
         report.model_copy(update={"normalizer": name}).save(tmp_path / f"{name}.json")
     arguments = ("page", tmp_path, "-o", tmp_path / "page.html")
     assert_user_error(run_here(capfd, *arguments), "has normalizer none", "give --normalizer")
@@ -337,7 +337,7 @@ def test_reports_of_two_normalizers_need_one(tmp_path: Path, capfd: pytest.Captu
 
 def test_a_build_compared_twice_has_two_lines(tmp_path: Path) -> None:
     for language in ("en-US", "de-DE"):
-        make_report(SAID, language=language).save(tmp_path / f"{language}.json")
+        make_report(TEXTS, language=language).save(tmp_path / f"{language}.json")
     sources = read_sources([tmp_path])
     assert [build.label for build in sources.builds] == ["fp32", "int8 – de-DE", "int8 – en-US"]
     write_page(sources, tmp_path / "page.html")
@@ -355,7 +355,7 @@ def test_rows_of_one_name_in_two_outputs_have_two_lines(tmp_path: Path, stored: 
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps({"folders": rows, "notes": [], "checkpoint": {}}))
     if stored:
-        make_report(SAID).save(tmp_path / "a" / "int8.json")
+        make_report(TEXTS).save(tmp_path / "a" / "int8.json")
     builds = {each.name: each for each in read_sources([tmp_path / "a", tmp_path / "b"]).builds}
     other = f"({tmp_path / 'b' / 'report.json'})"
     assert list(builds) == ["fp32", "int8", f"fp32 {other}", f"int8 {other}"]
@@ -364,14 +364,14 @@ def test_rows_of_one_name_in_two_outputs_have_two_lines(tmp_path: Path, stored: 
 
 
 def test_sides_of_one_name_have_two(tmp_path: Path) -> None:
-    make_report(SAID, build="a/int8", reference="b/int8").save(tmp_path / "r.json")
+    make_report(TEXTS, build="a/int8", reference="b/int8").save(tmp_path / "r.json")
     names = [build.name for build in read_sources([tmp_path / "r.json"]).builds]
     assert names == ["int8 (b/int8)", "int8 (a/int8)"]
 
 
 def test_every_kind_of_error_can_be_found() -> None:
     report = make_report([
-        *SAID, ("one two", "one", "one two"), ("one.", "one", "one"),
+        *TEXTS, ("one two", "one", "one two"), ("one.", "one", "one"),
     ])  # fmt: skip
     rows = list(report.rows)
     rows[4] = rows[4].model_copy(
@@ -383,7 +383,7 @@ def test_every_kind_of_error_can_be_found() -> None:
 
 
 def test_verify_writes_a_page_beside_its_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    make_report(SAID).save(tmp_path / "stored.json")
+    make_report(TEXTS).save(tmp_path / "stored.json")
     arguments = ("verify", "--rescore", tmp_path / "stored.json", "--report", tmp_path / "again.json")
     assert run_here(capfd, *arguments).returncode in (0, 1, 3)
     assert Parsed((tmp_path / "again.html").read_text()).all("article")
@@ -410,7 +410,7 @@ def test_a_real_verification_has_a_page(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    make_report(SAID).save(tmp_path / "r.json")
+    make_report(TEXTS).save(tmp_path / "r.json")
     (tmp_path / "text.json").write_text("no json")
     (tmp_path / "other.json").write_text('{"name": 1}')
     (tmp_path / "empty").mkdir()
@@ -419,7 +419,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.
     (tmp_path / "mine.html").write_text("mine")
     (tmp_path / "mine.csv").write_text("a,b\n")
     page = tmp_path / "page.html"
-    for given, said in (
+    for given, message in (
         (("page", tmp_path / "r.json"), "nothing to write"),
         (("page", tmp_path / "gone.json", "-o", page), "gone.json: cannot be read"),
         (("page", tmp_path / "text.json", "-o", page), "text.json: is no JSON"),
@@ -433,23 +433,23 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capfd: pytest.
         (("page", tmp_path / "r.json", "--table", tmp_path / "t.xlsx"), "t.xlsx: is neither .csv nor .parquet"),
         (("page", tmp_path / "r.json", "-o", page, "--normalizer", "x"), "--normalizer x"),
     ):
-        assert_user_error(run_here(capfd, *given), said)
+        assert_user_error(run_here(capfd, *given), message)
     assert not page.exists()
     assert (tmp_path / "mine.html").read_text() == "mine"
     assert (tmp_path / "mine.csv").read_text() == "a,b\n"
 
 
 def test_the_table_as_csv(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said = [*SAID, ('a "quoted",\nline\rfeed', HOSTILE, "a"), ("=1+1", "-2", "@a")]
-    make_report(said).save(tmp_path / "r.json")
+    texts = [*TEXTS, ('a "quoted",\nline\rfeed', HOSTILE, "a"), ("=1+1", "-2", "@a")]
+    make_report(texts).save(tmp_path / "r.json")
     for _ in range(2):  # one of ours is replaced
         done = run_here(capfd, "page", tmp_path / "r.json", "--table", tmp_path / "t.csv", "--json")
-        assert json.loads(done.stdout)["table"]["rows"] == len(said)
+        assert json.loads(done.stdout)["table"]["rows"] == len(texts)
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == table.COLUMNS
-    assert [row["text"] for row in rows] == [each[0] for each in said]
-    assert [row["reference_text"] for row in rows] == [each[1] for each in said]
+    assert [row["text"] for row in rows] == [each[0] for each in texts]
+    assert [row["reference_text"] for row in rows] == [each[1] for each in texts]
     assert (rows[1]["substitutions"], rows[1]["deletions"], rows[1]["insertions"], rows[1]["units"]) == (
         "1",
         "1",

@@ -162,10 +162,10 @@ def test_a_branch_and_a_chosen_tag(publish: Run, hub: Hub) -> None:
 def test_a_pull_request_once(publish: Run, hub: Hub) -> None:
     hub.add(REPO, {"README.md": b"theirs"})
     hub.read_only.add(REPO)
-    for said in ("published", "nothing to do"):
+    for message in ("published", "nothing to do"):
         done = publish("--pr")
         assert done.returncode == 0, done.stderr
-        assert f"{REPO}/discussions/1: {said}" in done.stdout
+        assert f"{REPO}/discussions/1: {message}" in done.stdout
     repo = hub.repos[REPO]
     assert (list(repo.requests), repo.tags) == ([1], {})
     assert ours(hub, revision="refs/pr/1") == expected("fp32", "int8")
@@ -437,8 +437,8 @@ def test_limits_of_a_recipe_of_ones_own_are_on_the_page(tmp_path: Path) -> None:
     """Where they are not wider than int4's; else this toolkit's count."""
     root = publishable(tmp_path / "out", recipe=INT8 | {"hash": "f" * 64, "name": "mine"})
     with_limits(root, {"exact_match": 0.6, "wer_delta": 0.4, "language_wer_delta": 1.5, "wer_between": 4.5})
-    said = "limits: the publisher's recipe mine (60 % identical, 0.4 points more, 1.5 in one language, 4.5 % of text"
-    assert said in write_card(root).read_text()
+    message = "limits: the publisher's recipe mine (60 % identical, 0.4 points more, 1.5 in one language, 4.5 % of text"
+    assert message in write_card(root).read_text()
     with_limits(root, WIDE)
     assert "limits: ours for an unknown recipe, mine" in write_card(root).read_text()
 

@@ -214,7 +214,7 @@ def options(fp32: Bundle, manifest: Path, out: Path, **more: Any) -> Options:
 def test_evaluation_audio_in_the_calibration_set_is_refused(
     fp32: Bundle, manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By what is heard, not by its file; recipes that read no set do not mind."""
+    """By its audio, not by its file; recipes that read no set do not mind."""
     collect(fp32, read_manifest(manifest), tmp_path / "set", samples=4)
     signal, rate = soundfile.read(tmp_path / "1.wav", dtype="int16")
     soundfile.write(tmp_path / "copy.flac", signal, rate)

@@ -155,7 +155,7 @@ def code(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_code(code: Path) -> None:
-    """Every module that makes, hears, measures or scores; recipes have hashes of their own."""
+    """Every module that makes, transcribes, measures or scores; recipes have hashes of their own."""
     before = identity.code_identity(code)
     names = [
         *(

@@ -260,9 +260,9 @@ def test_a_group_that_fails_does_not_stop_the_others(
     probing.probe(Task(kind="layers", source=folder, folder=tmp_path, groups=groups, wanted=wanted))
     found = {name: json.loads(file.read_text()) for name, file in files.items()}
     assert found["f16"] == found["layers.0.conv"] == {"kl": 1.0}
-    said = found["pre_encode"]["failed"]
-    assert str(error) in said
-    assert isinstance(error, UserError) or type(error).__name__ in said
+    message = found["pre_encode"]["failed"]
+    assert str(error) in message
+    assert isinstance(error, UserError) or type(error).__name__ in message
 
 
 def test_drawn_recipe_leaves_the_worst_to_the_second_compression() -> None:

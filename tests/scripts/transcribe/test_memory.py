@@ -21,7 +21,7 @@ RATE = 48_000
 
 @pytest.mark.heavy
 def test_an_hour_takes_no_more_memory_than_its_words(demo_int8: Bundle, tmp_path: Path) -> None:
-    """48 kHz stereo: three quarters of an hour more are a gigabyte as decoded, and 173 MB as the model hears them."""
+    """48 kHz stereo: three quarters of an hour more are a gigabyte as decoded, and 173 MB at the model's rate."""
     spoken = np.concatenate(
         [load_audio(each.audio_filepath, 16_000) for each in spread(read_manifest(default_manifest()), 20)]
     )

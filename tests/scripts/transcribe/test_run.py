@@ -1,4 +1,4 @@
-"""A run over recordings: nothing is heard otherwise than whole, nothing ends it early, and what is finished stays."""
+"""A run over recordings: blocks give the tokens of the whole, nothing ends it early, and finished transcripts stay."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from export.bundle import Bundle
 from export.progress import Task
 from scripts.transcribe.finished import Finished
 from scripts.transcribe.formats import row
-from scripts.transcribe.heard import Heard
 from scripts.transcribe.printing import Printer
-from scripts.transcribe.run import Listener, Outcome, transcribe_all
+from scripts.transcribe.run import Outcome, Transcriber, transcribe_all
+from scripts.transcribe.sentences import RecordingTranscript
 from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import speechlike
 from verify.data import audio
@@ -38,7 +38,7 @@ class Quiet:
     def growing(self, audio: str, stream: Stream, progress: Task) -> None:
         pass
 
-    def done(self, heard: Heard) -> None:
+    def done(self, recording: RecordingTranscript) -> None:
         pass
 
 
@@ -60,11 +60,11 @@ def recordings(tmp_path: Path) -> list[str]:
 def run(
     small_fp32: Bundle, recognizer: Streaming | Recordings, recordings: list[str], output: Path | None = None
 ) -> Outcome:
-    listener = Listener(small_fp32, recognizer, "en-US")
+    transcriber = Transcriber(small_fp32, recognizer, "en-US")
     if output is None:
-        return transcribe_all(listener, recordings, Quiet())
+        return transcribe_all(transcriber, recordings, Quiet())
     with Finished(output, small_fp32, language="en-US") as finished:
-        return transcribe_all(listener, recordings, Quiet(), finished)
+        return transcribe_all(transcriber, recordings, Quiet(), finished)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
@@ -79,10 +79,10 @@ def test_blocks_give_the_tokens_of_the_whole(
     read = soundfile.SoundFile.read
     odd = {"read": lambda file, frames, **options: read(file, frames // 3, **options)}
     monkeypatch.setattr(soundfile.SoundFile, "read", odd["read"])
-    (heard,) = transcribe_all(Listener(small_fp32, recognizer, "de-DE"), [str(path)], Quiet()).heard
+    (recording,) = transcribe_all(Transcriber(small_fp32, recognizer, "de-DE"), [str(path)], Quiet()).transcripts
     assert whole.tokens
-    assert (heard.transcript.tokens, heard.transcript.frames) == (whole.tokens, whole.frames)
-    assert heard.transcript.audio_seconds == pytest.approx(whole.audio_seconds)
+    assert (recording.transcript.tokens, recording.transcript.frames) == (whole.tokens, whole.frames)
+    assert recording.transcript.audio_seconds == pytest.approx(whole.audio_seconds)
 
 
 def test_one_bad_recording_does_not_end_a_run(
@@ -94,8 +94,10 @@ def test_one_bad_recording_does_not_end_a_run(
     bad = [str(tmp_path / name) for name in ("text.wav", "absent.wav", "nan.wav", "none.wav")]
     alone = run(small_fp32, recognizer, recordings)
     mixed = run(small_fp32, recognizer, [bad[0], recordings[0], *bad[1:], *recordings[1:]])
-    assert all(each.transcript.tokens for each in alone.heard)
-    assert [each.transcript.tokens for each in mixed.heard] == [each.transcript.tokens for each in alone.heard]
+    assert all(each.transcript.tokens for each in alone.transcripts)
+    assert [each.transcript.tokens for each in mixed.transcripts] == [
+        each.transcript.tokens for each in alone.transcripts
+    ]
     assert [name for name, _ in mixed.failed] == bad
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert [next(name for name in bad if name in line) for line in errors] == bad
@@ -111,13 +113,13 @@ def test_a_stopped_run_goes_on(
     second = run(small_fp32, recognizer, recordings, output)
     assert (len(first.fresh), len(second.fresh)) == (2, 2)
     plain = run(small_fp32, recognizer, recordings)
-    for each, other in zip(second.heard, plain.heard, strict=True):
+    for each, other in zip(second.transcripts, plain.transcripts, strict=True):
         assert {**row(each), "time": 0} == {**row(other), "time": 0}
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["audio_filepath"] for line in lines] == recordings
     assert all(line["pred_text"] for line in lines)
-    monkeypatch.setattr(Listener, "hear", None)
-    assert len(run(small_fp32, recognizer, recordings, output).heard) == 3
+    monkeypatch.setattr(Transcriber, "transcribe", None)
+    assert len(run(small_fp32, recognizer, recordings, output).transcripts) == 3
 
 
 def test_a_changed_recording_is_heard_again(
@@ -128,7 +130,7 @@ def test_a_changed_recording_is_heard_again(
     soundfile.write(recordings[1], speechlike(3.0, 9), RATE, subtype="FLOAT")
     after = run(small_fp32, recognizer, recordings, output)
     assert len(after.fresh) == 1
-    assert after.heard[1].transcript.tokens != before.heard[1].transcript.tokens
+    assert after.transcripts[1].transcript.tokens != before.transcripts[1].transcript.tokens
     lines = [json.loads(line)["audio_filepath"] for line in output.read_text().splitlines()]
     assert sorted(lines) == recordings
 
@@ -194,13 +196,13 @@ def test_a_recording_that_changes_while_it_is_read_is_not_kept(
 
     monkeypatch.setattr("scripts.transcribe.run.audio_blocks", changing)
     several = Recordings(small_fp32, [1.0], threads=1, shape=Shape(2, 1, 1)) if together else recognizer
-    assert len(run(small_fp32, several, recordings, tmp_path / "out.jsonl").heard) == 3
+    assert len(run(small_fp32, several, recordings, tmp_path / "out.jsonl").transcripts) == 3
     kept = [json.loads(line)["audio_filepath"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert sorted(kept) == [recordings[0], recordings[2]]
     assert f"{recordings[1]}: changed while it was read" in capfd.readouterr().err
 
 
-def test_ctrl_c_ends_with_what_was_heard(
+def test_ctrl_c_ends_with_what_was_recognized(
     small_fp32: Bundle, recognizer: Streaming, recordings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the third block of the second recording: its beginning is kept, but not as finished."""
@@ -223,8 +225,8 @@ def test_ctrl_c_ends_with_what_was_heard(
     finally:
         signal.signal(signal.SIGINT, before)
     assert outcome.interrupted
-    assert [round(each.transcript.audio_seconds, 3) for each in outcome.heard] == [1.0, 0.3]
-    assert outcome.heard[1].transcript.tokens == expected
+    assert [round(each.transcript.audio_seconds, 3) for each in outcome.transcripts] == [1.0, 0.3]
+    assert outcome.transcripts[1].transcript.tokens == expected
     assert len((tmp_path / "finished.jsonl").read_text().splitlines()) == 1
 
 
@@ -246,12 +248,12 @@ def test_standard_input_is_written_as_it_is_said(demo_fp32: Bundle) -> None:
             written.append(out.getvalue())
 
     data = io.BytesIO((samples * 32767).astype("<i2").tobytes())
-    listener = Listener(demo_fp32, Streaming(demo_fp32, threads=1), "auto", standard_input=data)
-    (heard,) = transcribe_all(listener, ["-"], Watched(demo_fp32, ["-"], "text", out)).heard
+    transcriber = Transcriber(demo_fp32, Streaming(demo_fp32, threads=1), "auto", standard_input=data)
+    (recording,) = transcribe_all(transcriber, ["-"], Watched(demo_fp32, ["-"], "text", out)).transcripts
     lines = out.getvalue().splitlines()
     assert len(lines) > 3
-    assert "".join(lines).replace(" ", "") == heard.transcript.text.replace(" ", "")
-    assert len({word.language for word in heard.words}) > 2
+    assert "".join(lines).replace(" ", "") == recording.transcript.text.replace(" ", "")
+    assert len({word.language for word in recording.words}) > 2
     assert all(out.getvalue().startswith(part) for part in written)
     counts = [part.count("\n") for part in written]
     assert counts[-1] >= len(lines) - 2, "not at the end only"

@@ -1,4 +1,4 @@
-"""Recordings transcribed together: the transcripts of one after another, told in order."""
+"""Recordings transcribed together: the transcripts of one after another, given in order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from export.bundle import Bundle
 from export.progress import Task
 from scripts.transcribe.finished import Finished
 from scripts.transcribe.formats import row
-from scripts.transcribe.heard import Heard
-from scripts.transcribe.run import Listener, Outcome, transcribe_all
+from scripts.transcribe.run import Outcome, Transcriber, transcribe_all
+from scripts.transcribe.sentences import RecordingTranscript
 from tests.helpers.tiny_bundle import speechlike
 from verify.runtimes.streaming import Recordings, Stream, Streaming
 from verify.runtimes.streaming.recordings import Shape
@@ -24,7 +24,7 @@ from verify.runtimes.streaming.recordings import Shape
 RATE = 16_000
 
 
-class Told:
+class Names:
     """Keeps what a run tells."""
 
     def __init__(self) -> None:
@@ -33,8 +33,8 @@ class Told:
     def growing(self, audio: str, stream: Stream, progress: Task) -> None:
         raise AssertionError((audio, stream, progress))
 
-    def done(self, heard: Heard) -> None:
-        self.names.append(heard.audio)
+    def done(self, recording: RecordingTranscript) -> None:
+        self.names.append(recording.audio)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def together(small_fp32: Bundle) -> Recordings:
     return Recordings(small_fp32, [2.0] * 6, threads=2, shape=Shape(2, 1, 2))
 
 
-def run(bundle: Bundle, recognizer: Recordings | Streaming, audio: list[str], output: Path, told: Told) -> Outcome:
+def run(bundle: Bundle, recognizer: Recordings | Streaming, audio: list[str], output: Path, observer: Names) -> Outcome:
     with Finished(output, bundle, language="de-DE") as finished:
-        return transcribe_all(Listener(bundle, recognizer, "de-DE"), audio, told, finished)
+        return transcribe_all(Transcriber(bundle, recognizer, "de-DE"), audio, observer, finished)
 
 
 def test_transcripts_are_those_of_one_after_another(
@@ -62,21 +62,23 @@ def test_transcripts_are_those_of_one_after_another(
     soundfile.write(tmp_path / "nan.wav", np.full(RATE * 12, np.nan, np.float32), RATE, subtype="FLOAT")
     absent = [str(tmp_path / name) for name in ("nan.wav", "absent.wav")]
     mixed = [absent[0], *recordings[:3], absent[1], *recordings[3:]]
-    told = Told()
-    ours = run(small_fp32, together, mixed, tmp_path / "a.jsonl", told)
+    observer = Names()
+    ours = run(small_fp32, together, mixed, tmp_path / "a.jsonl", observer)
     one = run(small_fp32, Streaming(small_fp32, threads=1), recordings, tmp_path / "b.jsonl", Quiet())
-    assert told.names == recordings
-    assert [{**row(each), "time": 0} for each in ours.heard] == [{**row(each), "time": 0} for each in one.heard]
-    assert [each.transcript.tokens for each in ours.heard] == [each.transcript.tokens for each in one.heard]
+    assert observer.names == recordings
+    assert [{**row(each), "time": 0} for each in ours.transcripts] == [
+        {**row(each), "time": 0} for each in one.transcripts
+    ]
+    assert [each.transcript.tokens for each in ours.transcripts] == [each.transcript.tokens for each in one.transcripts]
     assert [name for name, _ in ours.failed] == absent
     assert capfd.readouterr().err.count("error:") == 2
     kept = {json.loads(line)["audio_filepath"] for line in (tmp_path / "a.jsonl").read_text().splitlines()}
     assert kept == set(recordings)
-    again = run(small_fp32, together, mixed, tmp_path / "a.jsonl", told)
-    assert (len(again.heard), len(again.fresh), told.names) == (6, 0, recordings * 2)
+    again = run(small_fp32, together, mixed, tmp_path / "a.jsonl", observer)
+    assert (len(again.transcripts), len(again.fresh), observer.names) == (6, 0, recordings * 2)
 
 
-class Quiet(Told):
+class Quiet(Names):
     """Says nothing of what grows."""
 
     def growing(self, audio: str, stream: Stream, progress: Task) -> None:
@@ -86,7 +88,7 @@ class Quiet(Told):
 def test_ctrl_c_ends_with_the_beginnings(
     small_fp32: Bundle, together: Recordings, recordings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the first four are being heard; what is not through is told and not kept."""
+    """While the first four are being transcribed; what is not through is printed and not kept."""
     pushes: list[int] = []
     push = Stream.push
 
@@ -98,32 +100,32 @@ def test_ctrl_c_ends_with_the_beginnings(
 
     monkeypatch.setattr(Stream, "push", interrupting)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    told = Told()
+    observer = Names()
     try:
-        outcome = run(small_fp32, together, recordings, tmp_path / "a.jsonl", told)
+        outcome = run(small_fp32, together, recordings, tmp_path / "a.jsonl", observer)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
     assert outcome.interrupted
-    assert told.names == [each.audio for each in outcome.heard] == sorted(told.names)
-    assert outcome.heard[0].audio == recordings[0]
-    assert outcome.heard[0].transcript.audio_seconds < 9.0
-    assert recordings[5] not in told.names
+    assert observer.names == [each.audio for each in outcome.transcripts] == sorted(observer.names)
+    assert outcome.transcripts[0].audio == recordings[0]
+    assert outcome.transcripts[0].transcript.audio_seconds < 9.0
+    assert recordings[5] not in observer.names
     kept = [json.loads(line)["audio_filepath"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert recordings[0] not in kept
     monkeypatch.undo()
-    rest = run(small_fp32, together, recordings, tmp_path / "a.jsonl", Told())
-    assert len(rest.heard) == 6
+    rest = run(small_fp32, together, recordings, tmp_path / "a.jsonl", Names())
+    assert len(rest.transcripts) == 6
     assert len(rest.fresh) == 6 - len(kept)
 
 
 def test_a_reader_who_fails_ends_the_run(small_fp32: Bundle, together: Recordings, recordings: list[str]) -> None:
     """Standard output may be closed: no thread may go on with the other recordings."""
 
-    class Closed(Told):
-        def done(self, heard: Heard) -> None:
-            raise BrokenPipeError(heard.audio)
+    class Closed(Names):
+        def done(self, recording: RecordingTranscript) -> None:
+            raise BrokenPipeError(recording.audio)
 
     with pytest.raises(BrokenPipeError):
-        transcribe_all(Listener(small_fp32, together, "de-DE"), recordings, Closed())
-    assert len(transcribe_all(Listener(small_fp32, together, "de-DE"), recordings[1:], Told()).heard) == 5
+        transcribe_all(Transcriber(small_fp32, together, "de-DE"), recordings, Closed())
+    assert len(transcribe_all(Transcriber(small_fp32, together, "de-DE"), recordings[1:], Names()).transcripts) == 5

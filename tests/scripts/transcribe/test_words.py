@@ -9,7 +9,7 @@ import pytest
 
 from export.bundle import Bundle
 from scripts.transcribe.formats import ctm, ctm_names, jsonl, srt, vtt
-from scripts.transcribe.heard import Heard, SpokenWord, joined, sentences, words_of
+from scripts.transcribe.sentences import RecordingTranscript, SpokenWord, joined, sentences, words_of
 from tests.helpers.tiny_bundle import PIECES, tiny_metadata, transcript
 from verify.runtimes.transcript import detokenize
 
@@ -49,11 +49,11 @@ WORDS = [
     SpokenWord("Ja", 3661.0, 3661.08, True, "de-DE"),
     *(SpokenWord("Donaudampfschiff", 3662 + place, 3662.5 + place, True, "de-DE") for place in range(9)),
 ]
-HEARD = Heard("a b.wav", transcript([1, 2], "Hello <b>. Ja", "en-US"), WORDS, 0.25)
+TRANSCRIPT = RecordingTranscript("a b.wav", transcript([1, 2], "Hello <b>. Ja", "en-US"), WORDS, 0.25)
 
 
 def test_subtitles_fit_a_screen() -> None:
-    cues = [cue.split("\n") for cue in srt(HEARD).strip().split("\n\n")]
+    cues = [cue.split("\n") for cue in srt(TRANSCRIPT).strip().split("\n\n")]
     assert cues[0] == ["1", "00:00:00,000 --> 00:00:01,000", "Hello <b>."]
     assert cues[1][1] == "01:01:01,000 --> 01:01:05,500"
     assert [cue[0] for cue in cues] == ["1", "2", "3", "4"]
@@ -63,18 +63,18 @@ def test_subtitles_fit_a_screen() -> None:
 
 
 def test_webvtt_escapes_and_names_languages() -> None:
-    text = vtt(HEARD)
+    text = vtt(TRANSCRIPT)
     assert text.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n<lang en-US>Hello &lt;b&gt;.</lang>\n\n")
     assert "<lang de-DE>Ja" in text
 
 
 def test_ctm_has_five_columns() -> None:
-    assert ctm(HEARD, "a_b", 2).splitlines()[:2] == ["a_b 2 0.000 0.400 Hello", "a_b 2 0.500 0.400 <b>."]
+    assert ctm(TRANSCRIPT, "a_b", 2).splitlines()[:2] == ["a_b 2 0.000 0.400 Hello", "a_b 2 0.500 0.400 <b>."]
     assert ctm_names(["x/a b.wav", "y/c.wav", "z/c.wav", "-"]) == ["a_b", "y/c.wav", "z/c.wav", "stdin"]
 
 
 def test_json_lines_are_what_other_scorers_read() -> None:
-    row = json.loads(jsonl(HEARD))
+    row = json.loads(jsonl(TRANSCRIPT))
     assert list(row) == ["audio_filepath", "duration", "time", "text", "pred_text", "language", "words"]
     assert (row["text"], row["pred_text"], row["duration"], row["time"]) == (None, "Hello <b>. Ja", 2.0, 0.25)
     assert row["words"][0] == {"word": "Hello", "start": 0.0, "end": 0.4, "language": "en-US"}

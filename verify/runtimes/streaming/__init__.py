@@ -1,7 +1,7 @@
 """A streaming runtime without the flaws of the generation-1 loop: FP32 gives exactly NeMo's streaming tokens.
 
 What differs from :mod:`verify.runtimes.generation1`: the mel is that of the running signal, with no restart at chunk
-edges; the first step is NeMo's own (a lead of zero frames that the graph masks, said by a negative ``cache_len``);
+edges; the first step is NeMo's own (a lead of zero frames that the graph masks, marked by a negative ``cache_len``);
 the decoder runs only after an emission, and the joint looks at many frames at once; a stream may end with silence, so
 that the last word gets its right context; and many streams, each with its own language, are one batch.
 """

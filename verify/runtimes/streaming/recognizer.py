@@ -49,7 +49,7 @@ class Streaming:
         threads: CPU threads; None leaves the choice to OpenVINO.
         config: OpenVINO properties that override :data:`verify.runtimes.graph.FP32_CONFIG`.
         observer: told of every run of a graph.
-        nemo_start: begin as NeMo does in steps of this folder's chunk. In 80 ms steps NeMo's second window hears the
+        nemo_start: begin as NeMo does in steps of this folder's chunk. In 80 ms steps NeMo's second window sees the
             padding before the signal as eight frames of zeros, and its text begins with errors; False takes the
             padding for padding, as NeMo does in longer steps.
 
@@ -206,8 +206,8 @@ class Streaming:
         Args:
             recordings: each with what it is called here; taken as rows become free. Of their audio a step's is held.
             flush: as in :meth:`transcribe`.
-            stopped: asked before every step; once it says so, nothing more is heard: the recordings that have begun
-                end with what was heard of them, and no others begin.
+            stopped: asked before every step; once it says so, no more audio is taken: the recordings that have begun
+                end with the tokens recognized until then, and no others begin.
 
         Yields:
             Transcripts as they come; a ``UserError`` or ``OSError`` where a recording cannot be read.
@@ -239,7 +239,7 @@ class Streaming:
                     self.step()
                 except Exception:
                     if any(each.stream.failure is not None for each in live.values()):
-                        raise  # else it was a step of other callers' streams, who will hear of it
+                        raise  # else it was a step of other callers' streams, who will get it
                 for key in [key for key, each in live.items() if each.stream.over]:
                     yield key, live.pop(key).stream.transcript()
         finally:
@@ -262,7 +262,7 @@ class Streaming:
         """Run steps until none of this stream is due; other streams' steps go along.
 
         Raises:
-            UserError: a step with this stream in it failed; those of others are for them to hear of.
+            UserError: a step with this stream in it failed; those of others are raised for them.
         """
         with self.turn:
             while stream.pending:

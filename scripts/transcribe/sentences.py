@@ -1,4 +1,4 @@
-"""What was heard of a recording: its words with their times and languages, and the sentences that they make."""
+"""A recording's transcript as words with their times and languages, and as sentences."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CLOSING = "\"'”’»)]」』）"
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord(Word):
-    """A word and the language of the sentence that it is in; None where the model said none."""
+    """A word and the language of the sentence that it is in; None where the model emitted no tag."""
 
     language: str | None = None
 
 
 @dataclass(frozen=True)
-class Heard:
+class RecordingTranscript:
     """One recording's transcript.
 
     Attributes:
@@ -90,14 +90,14 @@ def words_of(bundle: Bundle, tokens: Sequence[int], frames: Sequence[int]) -> li
     since: list[tuple[int, int]] = []  # the tokens after the last tag
     language, space = None, False
 
-    def close(said: str | None) -> bool:
-        """Take in what was said since the last tag; whether a space without a word ends it."""
+    def close(language: str | None) -> bool:
+        """Add the words of the tokens since the last tag; whether a space without a word ends them."""
         found, _ = group_words(since, lambda token: vocabulary[token] if token < len(vocabulary) else "", seconds)
         begun = False
         for word in found:
             if word.text:
                 spaced = word.spaced or (space and not begun)
-                words.append(SpokenWord(word.text, word.start, word.end, spaced, said))
+                words.append(SpokenWord(word.text, word.start, word.end, spaced, language))
                 begun = True
         return bool(found) and not found[-1].text
 
