@@ -1,4 +1,4 @@
-"""What may be deleted: only what this toolkit wrote, where the user asked for it, and never what a living run writes."""
+"""What may be deleted: only what this toolkit wrote, where the user asked, and never what a living run writes."""
 
 from __future__ import annotations
 

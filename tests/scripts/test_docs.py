@@ -1,13 +1,23 @@
-"""The documents' tables are those of the code."""
+"""What documents show is so: tables are the code's, links lead somewhere, commands parse, the Python runs."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import typer
 
+from export.bundle import Bundle
+from export.digest import ROOT
 from quantize.recipes import RECIPES
 from scripts import costs, docs, scale
+from scripts.cli.app import app
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("document", docs.DOCUMENTS, ids=lambda path: path.name)
@@ -48,3 +58,84 @@ def test_costs_of_another_recipe_of_that_name_are_not_shown() -> None:
     lines = costs.costs_table({"int8": row}).splitlines()
     assert lines[2:] == ["| `int8` | 345.6 | 60 | 1,234 | 2,500 |  | i4 297.6, f16 10.1 |"]
     assert costs.costs_table({"int8": row | {"recipe_hash": RECIPES["fp16"].hash}}).splitlines() == lines[:2]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    found = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def unknown_words(line: str) -> list[str]:
+    """The verbs and options of a command line that the command does not have."""
+    command = typer.main.get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    while words and isinstance(command, typer.core.TyperGroup) and not words[0].startswith("-"):
+        verb = words.pop(0)
+        if verb not in command.commands:
+            return [verb]
+        command = command.commands[verb]
+    options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return [word for word in given if word not in options | {"--help"}]
+
+
+def commands(page: Path) -> list[str]:
+    """Of its console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [
+        part.strip() for block in blocks for line in block.splitlines() for part in line.removeprefix("$ ").split(" | ")
+    ]
+    return [line.partition(" > ")[0] for line in lines if line.startswith("nemotron-ov ")]
+
+
+def test_commands_of_the_documents_have_their_verbs_and_options() -> None:
+    lines = [line for page in PAGES for line in commands(page)]
+    assert len(lines) > 40
+    assert {line: unknown for line in lines if (unknown := unknown_words(line))} == {}
+    assert unknown_words("nemotron-ov recipes mix --no-such-option") == ["--no-such-option"]
+
+
+def test_the_verbs_table_has_every_verb() -> None:
+    text = docs.DOCUMENTS[0].read_text(encoding="utf-8")
+    rows = {row.split("|")[1].split()[0].strip("` ") for row in text.splitlines() if row.startswith("| `")}
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    assert {name for name, each in command.commands.items() if not each.hidden} <= rows
+
+
+def test_the_python_of_the_readme_transcribes(
+    demo_int8: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, live = re.findall(r"```python\n(.*?)```", docs.DOCUMENTS[0].read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "out" / "demo").mkdir(parents=True)
+    (tmp_path / "out" / "demo" / "int8").symlink_to(demo_int8.path)
+    audio, rate = soundfile.read(ROOT / "export" / "demo" / "audio" / "094-fr-FR.flac", dtype="float32")
+    soundfile.write(tmp_path / "recording.wav", audio, rate)
+    monkeypatch.chdir(tmp_path)
+    names = {"blocks": np.array_split(audio, 7)}
+    exec(file, names)
+    (whole,) = capsys.readouterr().out.splitlines()
+    assert whole
+    exec(live, names)
+    growing = capsys.readouterr().out.splitlines()
+    assert len(growing) == 7
+    assert growing[-1]
+    assert whole.startswith(growing[-1])
