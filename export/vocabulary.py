@@ -18,8 +18,6 @@ emitted; without one, all of it is the same.
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from export.digest import digest
 from export.errors import UserError
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def checkpoint_ids(record: dict[str, Any]) -> list[int] | None:
 
 def vocabulary_sha256(vocabulary: Sequence[str]) -> str:
     """Identity of a vocabulary: SHA-256 of its pieces as a JSON list."""
-    return hashlib.sha256(json.dumps(list(vocabulary), ensure_ascii=False).encode()).hexdigest()
+    return digest(list(vocabulary))
 
 
 @cache

@@ -19,8 +19,8 @@ from export.weight_types import constants, stored_type
 if TYPE_CHECKING:
     import openvino as ov
 
-    from quantize.recipe import IgnoredScope, Quantization, WeightCompression
     from quantize.samples import CalibrationData, Inputs
+    from quantize.steps import IgnoredScope, Quantization, WeightCompression
 
 
 AWQ_SCALE = "/awq_mul/scale"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from export.errors import ParityError, UserError
 from export.weight_types import constants, elements, stored_type
 from quantize.modes import INTEGER_8
-from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, IgnoredScope, Quantization, WeightCompression
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe
+from quantize.steps import IgnoredScope, Quantization, WeightCompression
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from export.bundle import GRAPHS
 from export.errors import UserError
 from export.progress import note
-from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, Recipe, SmoothQuantAlphas, WeightCompression
+from quantize.recipe import GraphRecipe, Recipe
+from quantize.steps import IgnoredScope, Quantization, SmoothQuantAlphas, WeightCompression
 
 DEFAULT = "default"
 """The value that leaves a field out."""

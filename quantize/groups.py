@@ -11,8 +11,9 @@ from export.bundle import GRAPHS, Bundle
 from export.errors import UserError
 from quantize.effect import is_ignored, weights
 from quantize.modes import INTEGER_8
-from quantize.recipe import GraphRecipe, IgnoredScope, Recipe, WeightCompression
+from quantize.recipe import GraphRecipe, Recipe
 from quantize.recipes import POSITIONS
+from quantize.steps import IgnoredScope, WeightCompression
 
 if TYPE_CHECKING:
     from quantize.effect import Weight

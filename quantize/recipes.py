@@ -5,17 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.errors import UserError
-from quantize.recipe import (
-    ACTIVATION_GROUP,
-    GraphRecipe,
-    IgnoredScope,
-    Quantization,
-    Recipe,
-    SmoothQuantAlphas,
-    Tolerance,
-    WeightCompression,
-)
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, Recipe, Tolerance
 from quantize.recipe_file import SUFFIX, load_recipe
+from quantize.steps import IgnoredScope, Quantization, SmoothQuantAlphas, WeightCompression
 
 _F32 = GraphRecipe(precision="f32")
 """Also the preprocessor's in every recipe: half-precision DFT constants move quiet log-mel bins by up to 0.3, which is

@@ -7,7 +7,6 @@ languages in turn, so that every prefix is as balanced as the whole. :mod:`verif
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.bundle import GRAPHS, VOCABULARY, Bundle, Metadata, graph_file, with_encoder_name
-from export.digest import file_facts
+from export.digest import digest, file_facts
 from export.errors import UserError
 
 FORMAT_VERSION = 1
@@ -121,7 +120,7 @@ class CalibrationData:
     def sha256(self) -> str:
         """Hash of all samples in their order: equal sets calibrate equally."""
         shards = {graph: [shard.sha256 for shard in stored.shards] for graph, stored in self.index.graphs.items()}
-        return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+        return digest(shards)
 
     @property
     def audio_sha256(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,62 @@ class Row:
     identical: float  # % of the utterances have its tokens
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """A manifest, NeMo's own transcripts of it, and the ways to transcribe it that are compared with these.
+
+    Attributes:
+        utterances: the manifest.
+        recordings: their audio.
+        cut: the audio up to the last sound.
+        languages: their prompts.
+        nemo: NeMo's transcripts by lookahead.
+    """
+
+    utterances: Sequence[Utterance]
+    recordings: Sequence[Audio]
+    cut: Sequence[Audio]
+    languages: Sequence[str]
+    nemo: Mapping[int, Sequence[Transcript]]
+
+    def row(self, name: str, lookahead: int, transcripts: Sequence[Transcript]) -> Row:
+        """A way's transcripts against NeMo's at this lookahead."""
+        reference = self.nemo[lookahead]
+        same = sum(ours.tokens == theirs.tokens for ours, theirs in zip(transcripts, reference, strict=True))
+        rate = error_rate(self.utterances, transcripts)
+        points = rate - error_rate(self.utterances, reference)
+        return Row(name, lookahead, rate, points, 100.0 * same / len(self.utterances))
+
+    def streamed(
+        self, name: str, bundle: Bundle, flaws: Flaws = Flaws(), *, cut: bool = False, flush: bool = False
+    ) -> Row:
+        """The streaming runtime."""
+        with task(f"transcribing: {name}"):
+            recognizer = flawed(bundle, flaws, batch=BATCH)
+            recordings = self.cut if cut else self.recordings
+            transcripts = recognizer.transcribe_all(recordings, self.languages, flush=flush)
+        return self.row(name, bundle.metadata.lookahead, transcripts)
+
+    def looped(self, name: str, bundle: Bundle, client: type[Generation1] = Generation1, *, cut: bool = False) -> Row:
+        """A clients' loop."""
+        with task(f"transcribing: {name}"):
+            loop = client(bundle)
+            pairs = zip(self.cut if cut else self.recordings, self.languages, strict=True)
+            transcripts = [loop.transcribe(audio, language) for audio, language in pairs]
+        return self.row(name, bundle.metadata.lookahead, transcripts)
+
+    def common(self, bundle: Bundle, plain: Bundle) -> list[Row]:
+        """The rows of a folder that stand at every lookahead; ``plain`` has NeMo's encoder as it is."""
+        return [
+            self.streamed("… recordings that end with the last sound", bundle, cut=True),
+            self.streamed("… the same, flushed", bundle, cut=True, flush=True),
+            self.looped("clients' loop", bundle),
+            self.looped("clients' loop, generation 2", bundle, Generation2),
+            self.looped("clients' loop, recordings that end with the last sound", bundle, cut=True),
+            self.looped("clients' loop, `--encoder nemo`", plain),
+        ]
+
+
 def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path) -> list[Row]:
     """Export what is needed to ``work`` (or use what lies there) and transcribe the manifest in every way.
 
@@ -99,7 +155,6 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         exported(checkpoint, work / f"fp32-{encoder}-r{FAR}", lookahead=FAR, encoder=encoder) for encoder in ENCODERS
     )
     audios = [load_utterance(each, checkpoint.sample_rate) for each in utterances]
-    languages = [prompt_language(each.target_lang, checkpoint.prompts) for each in utterances]
     chunk_frames = near.metadata.chunk_mel_frames // near.metadata.subsampling_factor
     nemo = {
         lookahead: record_checkpoint(
@@ -107,57 +162,26 @@ def measure(checkpoint: Checkpoint, utterances: Sequence[Utterance], work: Path)
         ).transcripts
         for lookahead in (0, FAR)
     }
-
-    def row(name: str, lookahead: int, transcripts: Sequence[Transcript]) -> Row:
-        reference = nemo[lookahead]
-        same = sum(ours.tokens == theirs.tokens for ours, theirs in zip(transcripts, reference, strict=True))
-        rate = error_rate(utterances, transcripts)
-        return Row(name, lookahead, rate, rate - error_rate(utterances, reference), 100.0 * same / len(utterances))
-
-    cut = [without_silence(audio, checkpoint.sample_rate) for audio in audios]
-
-    def streamed(
-        name: str, bundle: Bundle, flaws: Flaws = Flaws(), *, recordings: Sequence[Audio] = audios, flush: bool = False
-    ) -> Row:
-        with task(f"transcribing: {name}"):
-            transcripts = flawed(bundle, flaws, batch=BATCH).transcribe_all(recordings, languages, flush=flush)
-        return row(name, bundle.metadata.lookahead, transcripts)
-
-    def looped(
-        name: str, bundle: Bundle, client: type[Generation1] = Generation1, *, recordings: Sequence[Audio] = audios
-    ) -> Row:
-        with task(f"transcribing: {name}"):
-            loop = client(bundle)
-            pairs = zip(recordings, languages, strict=True)
-            transcripts = [loop.transcribe(audio, language) for audio, language in pairs]
-        return row(name, bundle.metadata.lookahead, transcripts)
-
-    def mixed() -> Row:
-        with scratch_folder(work / "mixed") as folder:
-            return streamed("… the same, `--encoder nemo`", with_encoder(plain, near, folder), Flaws(begin=True))
-
-    return [
-        row("NeMo's own streaming", 0, nemo[0]),
-        streamed("streaming runtime", near),
-        streamed("… each chunk's mel alone", near, Flaws(edges=True)),
-        streamed("… carried frames shifted", near, Flaws(carry=True)),
-        streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
-        mixed(),
-        streamed("… recordings that end with the last sound", near, recordings=cut),
-        streamed("… the same, flushed", near, recordings=cut, flush=True),
-        looped("clients' loop", near),
-        looped("clients' loop, generation 2", near, Generation2),
-        looped("clients' loop, recordings that end with the last sound", near, recordings=cut),
-        looped("clients' loop, `--encoder nemo`", plain),
-        row("NeMo's own streaming", FAR, nemo[FAR]),
-        streamed("streaming runtime", far),
-        streamed("… recordings that end with the last sound", far, recordings=cut),
-        streamed("… the same, flushed", far, recordings=cut, flush=True),
-        looped("clients' loop", far),
-        looped("clients' loop, generation 2", far, Generation2),
-        looped("clients' loop, recordings that end with the last sound", far, recordings=cut),
-        looped("clients' loop, `--encoder nemo`", far_plain),
+    ways = _Comparison(
+        utterances,
+        audios,
+        [without_silence(audio, checkpoint.sample_rate) for audio in audios],
+        [prompt_language(each.target_lang, checkpoint.prompts) for each in utterances],
+        nemo,
+    )
+    rows = [
+        ways.row("NeMo's own streaming", 0, nemo[0]),
+        ways.streamed("streaming runtime", near),
+        ways.streamed("… each chunk's mel alone", near, Flaws(edges=True)),
+        ways.streamed("… carried frames shifted", near, Flaws(carry=True)),
+        ways.streamed("… the clients' first chunk", old_beginning(near), Flaws(begin=True)),
     ]
+    with scratch_folder(work / "mixed") as folder:
+        mixed = with_encoder(plain, near, folder)
+        rows.append(ways.streamed("… the same, `--encoder nemo`", mixed, Flaws(begin=True)))
+    rows += ways.common(near, plain)
+    rows += [ways.row("NeMo's own streaming", FAR, nemo[FAR]), ways.streamed("streaming runtime", far)]
+    return rows + ways.common(far, far_plain)
 
 
 def exported(checkpoint: Checkpoint, folder: Path, *, lookahead: int = 0, encoder: str = "rewritten") -> Bundle:

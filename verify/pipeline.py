@@ -4,36 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
-from export.geometry import clean_frames, dropped_frames
 from export.vocabulary import checkpoint_ids
-from verify.collect import matching_recordings
+from verify.comparable import (
+    check_not_calibrated_with,
+    require_comparable,
+    require_same_audio,
+    require_usable_record,
+)
 from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
-from verify.margins import margins_at, parting_cell
-from verify.report import LogitDivergence, Output, Report, Row, Speed, Spent, scored, timed
-from verify.runs import (
-    Oracle,
-    Run,
-    Side,
-    bundle_side,
-    checkpoint_side,
-    record_bundle,
-    record_checkpoint,
-    require_as_installed,
-)
+from verify.margins import Cell, margins_at, parting_cell
+from verify.report import LogitDivergence, Output, Report, Row, scored
+from verify.runs import Oracle, Run, Side, bundle_side, checkpoint_side, record_bundle, record_checkpoint
 from verify.runtimes.graph import Config
 from verify.runtimes.names import RUNTIMES, Runtime, best_runtime
-from verify.runtimes.transcript import Timings, Transcript
+from verify.runtimes.transcript import Transcript
 from verify.scoring.agreement import count_agreement
 from verify.scoring.divergence import divergence_between
 from verify.scoring.normalization import DEFAULT_NORMALIZER
 from verify.shards import MANIFEST_LANGUAGE, Machines
+from verify.speed import speed, step_ms
 
 
 def verify_bundle(
@@ -82,150 +79,108 @@ def verify_bundle(
             be used.
     """
     runtime = runtime or runtime_for(target, reference)
-    if nemo_start and runtime != "streaming":
-        raise UserError(f"--nemo-start: the {runtime} loop begins as its clients do; add --runtime streaming")
-    if runtime == "streaming":
-        folders = [target, reference] if isinstance(reference, Bundle) else [target]
-        nemo_start = nemo_start or not all(folder.metadata.knows_short_leads for folder in folders)
+    nemo_start = _nemo_start(target, reference, runtime, asked=nemo_start)
     side = bundle_side(target, runtime=runtime, device=device, threads=threads, config=config, nemo_start=nemo_start)
-    if isinstance(reference, Run) and reference.side.oracle is None and reference.side.runtime != runtime:
-        raise UserError(
-            f"{reference.side.name}: was recorded in the {reference.side.runtime} loop, and {target.path} would run in "
-            f"the {runtime} one; give --runtime {reference.side.runtime}"
-        )
-    if isinstance(reference, Run) and reference.side.runtime == runtime and reference.side.nemo_start != nemo_start:
-        other = "add --nemo-start" if reference.side.nemo_start else "leave --nemo-start out"
-        raise UserError(f"{reference.side.name}: its recorded streams begin otherwise than {target.path}'s; {other}")
+    # What can be known before hours of transcribing is checked before.
     if isinstance(reference, Run):
-        _require_same_steps(target, reference, nemo_start=nemo_start)
-        require_as_installed(reference)
+        require_usable_record(reference, target, side)
     check_not_calibrated_with(target, utterances)
-    logits: LogitDivergence | None = None
-    if divergence:
-        if not isinstance(reference, Bundle):
-            raise UserError(f"--divergence {divergence}: needs a folder as --reference; give one, or leave it out")
+    if divergence and not isinstance(reference, Bundle):
+        raise UserError(f"--divergence {divergence}: needs a folder as --reference; give one, or leave it out")
+    logits = None
+    if divergence and isinstance(reference, Bundle):
         chosen = spread(utterances, divergence)
         found = divergence_between(reference, target, chosen, threads=threads, config=config)
         logits = LogitDivergence(utterances=len(chosen), **vars(found))
-    by_nemo = not isinstance(reference, Bundle) and not _is_recorded_folder(reference)
-    exact = reference if isinstance(reference, Bundle) else target if by_nemo else None
-    exact = exact if exact is not None and _is_fp32(exact) else None
-    witnesses: list[Run] = []
-    # What can be known before hours of transcribing is checked before.
-    if isinstance(reference, Bundle):
-        require_comparable(side, bundle_side(reference, runtime=runtime))
-        reference = record_bundle(
-            reference,
-            utterances,
-            runtime=runtime,
-            language=language,
-            threads=threads,
-            nemo_start=nemo_start,
-            cache=cache,
-            machines=machines,
-        )
-    elif isinstance(reference, Checkpoint):
-        lookahead = target.metadata.att_context_size[1]
-        chunk_frames = nemo_chunk_frames(target, reference, nemo_start=nemo_start)
-        sides = [checkpoint_side(reference, lookahead, chunk_frames, oracle=oracle) for oracle in oracles]
-        require_comparable(side, sides[0])
-        if "transformers" in oracles:
-            from export.checkpoint.transformers import check_fixed
-
-            check_fixed(reference)
-        reference, *witnesses = [
-            record_checkpoint(
-                reference,
-                lookahead,
-                utterances,
-                chunk_frames=chunk_frames,
-                language=language,
-                cache=cache,
-                oracle=oracle,
-            )
-            for oracle in oracles
-        ]
-    run = record_bundle(
-        target,
-        utterances,
+    record = partial(
+        record_bundle,
+        utterances=utterances,
         runtime=runtime,
         language=language,
-        device=device,
         threads=threads,
-        config=config,
         nemo_start=nemo_start,
         cache=cache,
         machines=machines,
     )
+    exact, witness = _exact(target, reference), None
+    if isinstance(reference, Bundle):
+        require_comparable(side, bundle_side(reference, runtime=runtime))
+        reference = record(reference)
+    elif isinstance(reference, Checkpoint):
+        reference, witness = _run_oracles(reference, target, side, utterances, oracles, language=language, cache=cache)
+    run = record(target, device=device, config=config)
     require_same_audio(run, reference, utterances)
     margins = None
     if exact is not None:
-        pairs = zip(_in_checkpoint_ids(run), _in_checkpoint_ids(reference), strict=True)
-        cells = {
-            number: cell
-            for number, (ours, theirs) in enumerate(pairs)
-            if ours.tokens != theirs.tokens and (cell := parting_cell(ours, theirs)) is not None
-        }
+        cells = _parting_cells(run, reference)
         margins = margins_at(
             exact, cells, utterances, runtime=runtime, language=language, threads=threads, nemo_start=nemo_start
         )
-    witness = witnesses[0] if witnesses else None
     report = compare_runs(
         run, reference, utterances, witness=witness, limits=limits, margins=margins, normalizer=normalizer
     )
     return report.model_copy(update={"divergence": logits})
 
 
-def _is_recorded_folder(reference: Checkpoint | Run) -> bool:
-    return isinstance(reference, Run) and reference.side.oracle is None
-
-
-def _is_fp32(bundle: Bundle) -> bool:
-    """Whether rounding alone decides where the folder's best token leads by as little as rounding."""
-    return not bundle.metadata.recipe.get("hash") and bundle.metadata.precision.upper() == "FP32"
-
-
-def check_not_calibrated_with(target: Bundle, utterances: Sequence[Utterance]) -> None:
-    """Refuse to judge a folder by audio that it was calibrated with, in whatever file that lies.
+def _nemo_start(target: Bundle, reference: Bundle | Checkpoint | Run, runtime: Runtime, *, asked: bool) -> bool:
+    """Whether streams begin as NeMo's do: where that is asked for, and where a folder's graph knows no other start.
 
     Raises:
-        UserError: naming the recordings.
+        UserError: asked for in a clients' loop.
     """
-    hashes = target.metadata.recipe.get("calibration_audio_sha256", [])
-    if not isinstance(hashes, list) or not all(isinstance(each, str) for each in hashes):
-        raise UserError(
-            f"{target.path}: its metadata name calibration audio by something else than hashes, so nobody can tell "
-            "whether the folder would be judged by it; quantize it again"
-        )
-    seen = matching_recordings(set(hashes), utterances, target.metadata.sample_rate)
-    if seen:
-        raise UserError(
-            f"{target.path}: was calibrated with audio that it would be judged by, {seen}; "
-            "leave that out of the manifest, or calibrate with --exclude MANIFEST"
-        )
+    if runtime != "streaming":
+        if asked:
+            raise UserError(f"--nemo-start: the {runtime} loop begins as its clients do; add --runtime streaming")
+        return False
+    folders = [target, reference] if isinstance(reference, Bundle) else [target]
+    return asked or not all(folder.metadata.knows_short_leads for folder in folders)
 
 
-def _require_same_steps(target: Bundle, reference: Run, *, nemo_start: bool) -> None:
-    """Refuse an oracle's recorded run in other steps than it would be asked for.
+def _exact(target: Bundle, reference: Bundle | Checkpoint | Run) -> Bundle | None:
+    """The FP32 folder of the two sides, whose margins are measured where tokens differ; None where there is none.
 
-    Raises:
-        UserError: naming both.
+    Where FP32's best token leads by as little as rounding, rounding alone decides.
     """
-    side, meta = reference.side, target.metadata
-    if side.oracle is None or side.chunk_ms is None:
-        return
-    lookahead = meta.att_context_size[1] if side.lookahead is None else side.lookahead
-    frames = meta.chunk_mel_frames // meta.subsampling_factor
-    if side.oracle == "transformers":
-        frames = lookahead + 1
-    elif not nemo_start:
-        frames = clean_frames(frames, lookahead, dropped_frames(meta.pre_encode_cache, meta.subsampling_factor))
-    wanted = frames * meta.subsampling_factor * 10.0  # a mel frame is 10 ms
-    if round(side.chunk_ms) != round(wanted):
-        raise UserError(
-            f"{side.name}: was recorded in chunks of {side.chunk_ms:g} ms, and {target.path} asks for {wanted:g} ms; "
-            "give the checkpoint as --reference, so that it is recorded again"
+    if isinstance(reference, Run) and reference.side.oracle is None:
+        return None
+    folder = reference if isinstance(reference, Bundle) else target
+    fp32 = not folder.metadata.recipe.get("hash") and folder.metadata.precision.upper() == "FP32"
+    return folder if fp32 else None
+
+
+def _run_oracles(
+    checkpoint: Checkpoint,
+    target: Bundle,
+    side: Side,
+    utterances: Sequence[Utterance],
+    oracles: Sequence[Oracle],
+    *,
+    language: str,
+    cache: Path | None,
+) -> tuple[Run, Run | None]:
+    """A checkpoint's run by the first oracle, and by the second one where there is one."""
+    lookahead = target.metadata.att_context_size[1]
+    chunk_frames = nemo_chunk_frames(target, checkpoint, nemo_start=side.nemo_start)
+    require_comparable(side, checkpoint_side(checkpoint, lookahead, chunk_frames, oracle=oracles[0]))
+    if "transformers" in oracles:
+        from export.checkpoint.transformers import check_fixed
+
+        check_fixed(checkpoint)
+    run, *others = [
+        record_checkpoint(
+            checkpoint, lookahead, utterances, chunk_frames=chunk_frames, language=language, cache=cache, oracle=oracle
         )
+        for oracle in oracles
+    ]
+    return run, next(iter(others), None)
+
+
+def _parting_cells(target: Run, reference: Run) -> dict[int, Cell]:
+    """Where two runs part, by the number of the utterance; none of an utterance with the same tokens."""
+    pairs = zip(_in_checkpoint_ids(target), _in_checkpoint_ids(reference), strict=True)
+    return {
+        number: cell for number, (ours, theirs) in enumerate(pairs) if (cell := parting_cell(ours, theirs)) is not None
+    }
 
 
 def nemo_chunk_frames(target: Bundle, checkpoint: Checkpoint, *, nemo_start: bool = False) -> int:
@@ -246,29 +201,6 @@ def runtime_for(target: Bundle, reference: Bundle | Checkpoint | Run) -> Runtime
         return best_runtime(target)
     recorded = reference.side.runtime if isinstance(reference, Run) else "generation1"
     return recorded if recorded in RUNTIMES else "generation1"
-
-
-def require_same_audio(target: Run, reference: Run, utterances: Sequence[Utterance]) -> None:
-    """Refuse runs whose transcripts are not of the same utterances under the same prompts.
-
-    Raises:
-        UserError: the runs are of different checkpoints, manifests or languages.
-    """
-    require_comparable(target.side, reference.side)
-    if target.manifest_sha256 != reference.manifest_sha256 or len(target.transcripts) != len(reference.transcripts):
-        raise UserError(
-            f"{reference.side.name}: was recorded on another manifest than {target.side.name}; record it again"
-        )
-    if len(utterances) != len(target.transcripts):
-        raise UserError(
-            f"{target.side.name}: {len(target.transcripts)} transcripts for {len(utterances)} utterances; "
-            "give the manifest that was transcribed"
-        )
-    if target.language != reference.language:
-        raise UserError(
-            f"{reference.side.name}: was recorded with language {reference.language}, {target.side.name} with "
-            f"{target.language}; use the same"
-        )
 
 
 def compare_runs(
@@ -334,63 +266,6 @@ def compare_runs(
     )
 
 
-def require_comparable(target: Side, reference: Side) -> None:
-    """Refuse sides whose difference would say nothing about the export.
-
-    Raises:
-        UserError: another checkpoint, vocabulary or lookahead.
-    """
-    ours, theirs = target.checkpoint.get("sha256"), reference.checkpoint.get("sha256")
-    if ours and theirs and ours != theirs:
-        raise UserError(
-            f"{reference.name}: comes from checkpoint {theirs[:12]}, {target.name} from {ours[:12]}; "
-            "give the reference that the folder was made from"
-        )
-    ours, theirs = target.checkpoint.get("config_sha256"), reference.checkpoint.get("config_sha256")
-    if ours and theirs and ours != theirs:
-        raise UserError(
-            f"{reference.name}: has the weights that {target.name} was made from, and another configuration or "
-            "vocabulary; give the reference that the folder was made from"
-        )
-    if target.vocabulary_sha256 and reference.vocabulary_sha256 not in (None, target.vocabulary_sha256):
-        raise UserError(
-            f"{reference.name}: has another vocabulary than {target.name}; "
-            "give the reference that the folder was made from"
-        )
-    if None not in (target.lookahead, reference.lookahead) and target.lookahead != reference.lookahead:
-        raise UserError(
-            f"{reference.name}: has lookahead {reference.lookahead}, {target.name} has {target.lookahead}; "
-            "compare folders of the same lookahead"
-        )
-
-
-def speed(transcripts: Sequence[Transcript]) -> Speed:
-    """Times of a run, and what follows from them; see :class:`verify.report.Speed`."""
-    here = [each for each in transcripts if each.worker is None]
-    alone = [each for each in here if not each.together]
-    spent = sum((each.timings for each in alone or here), start=Timings())
-    seconds = {"mel": spent.mel, "encoder": spent.encoder, "decoder": spent.decoder, "joint": spent.joint}
-    calls = {
-        "mel": spent.mel_calls,
-        "encoder": spent.encoder_calls,
-        "decoder": spent.decoder_calls,
-        "joint": spent.joint_calls,
-    }
-    steps = spent.encoder_calls if alone else 0
-    return Speed(
-        **timed(
-            [
-                Spent(each.audio_seconds, each.timings.wall, _step_ms(each), each.together, each.worker)
-                for each in transcripts
-            ]
-        ),
-        encoder_ms=1000.0 * spent.encoder / steps if steps and spent.encoder else None,
-        step_ms=1000.0 * spent.wall / steps if steps else None,
-        seconds=seconds,
-        calls=calls,
-    )
-
-
 def _in_checkpoint_ids(run: Run) -> list[Transcript]:
     """The transcripts with the checkpoint's ids as tokens, to which a folder with a pruned vocabulary has its own."""
     ids = checkpoint_ids(run.side.pruned)
@@ -406,12 +281,7 @@ def _output(transcript: Transcript) -> Output:
         text=transcript.text,
         language=transcript.language,
         seconds=transcript.timings.wall if transcript.worker is None else None,
-        step_ms=_step_ms(transcript),
+        step_ms=step_ms(transcript),
         together=transcript.together,
         worker=transcript.worker,
     )
-
-
-def _step_ms(transcript: Transcript) -> list[float]:
-    """Milliseconds of each of its steps, to the microsecond."""
-    return [round(1000.0 * seconds, 3) for seconds in transcript.timings.steps]

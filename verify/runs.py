@@ -37,7 +37,10 @@ from verify.unfinished import Unfinished
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecRNNTBPEModel
 
-RUNTIME_CODE = ("export/**/*.py", "verify/**/*.py", "quantize/recipe.py", "quantize/recipes.py")
+RUNTIME_CODE = (
+    "export/**/*.py", "verify/**/*.py",
+    "quantize/modes.py", "quantize/recipe.py", "quantize/recipe_file.py", "quantize/recipes.py", "quantize/steps.py",
+)  # fmt: skip
 """What transcribes and judges, and all that it imports: edited code never reuses what older code gave."""
 
 Oracle = Literal["nemo", "transformers"]

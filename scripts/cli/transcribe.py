@@ -171,7 +171,7 @@ def _check(form: Format, recordings: list[str], output: Path | None, rate: int |
 def _facts(bundle: Bundle, runtime: str, outcome: Outcome) -> dict[str, Any]:
     """The JSON object."""
     from export.host import peak_rss_mb
-    from verify.pipeline import speed
+    from verify.speed import speed
 
     return {
         "folder": str(bundle.path),

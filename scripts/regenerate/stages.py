@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import scripts.page
 from export.bundle import METADATA, Bundle
 from export.checkpoint.config import identity
-from export.digest import code_sha256
+from export.digest import code_sha256, digest, file_facts
 from export.folders import write_atomically
 from export.profiles import Settings
 from export.progress import note
@@ -237,7 +236,4 @@ def _keep(state: State, name: str, key: str, outcome: Outcome) -> None:
 
 def _key(plan: Plan, *files: Path) -> str:
     """Identity of a stage's inputs: the plan's, what transcribes and judges, and these files' content."""
-    digest = hashlib.sha256(json.dumps([plan.inputs, code_sha256(*RUNTIME_CODE)], sort_keys=True).encode())
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    return digest([plan.inputs, code_sha256(*RUNTIME_CODE), [file_facts(file) for file in files]])

@@ -11,8 +11,9 @@ from export.bundle import Bundle
 from export.digest import ROOT, code_sha256, digest
 from export.host import machine
 from quantize.groups import Group, step_for
-from quantize.recipe import Recipe, Tolerance, WeightCompression
+from quantize.recipe import Recipe, Tolerance
 from quantize.samples import graph_hashes
+from quantize.steps import WeightCompression
 from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances, first_seconds, spread

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from quantize.groups import Group
-from quantize.recipe import WeightCompression
+from quantize.steps import WeightCompression
 
 
 class Task(BaseModel):

@@ -33,8 +33,8 @@ from export.pipeline import export_checkpoint
 from scripts.regenerate.plan import Options, make_plan
 from tests.helpers.command import ROOT
 from tests.helpers.transformers_folder import write_transformers_folder
+from verify.comparable import require_comparable
 from verify.data.manifest import default_manifest, read_manifest
-from verify.pipeline import require_comparable
 from verify.references.transformers import TransformersStreaming
 from verify.runs import checkpoint_side, record_checkpoint
 from verify.runtimes.transcript import Transcript

@@ -12,8 +12,9 @@ from export.weight_types import count_constants
 from quantize.compression import Samples, compress
 from quantize.effect import check_effect, check_runtime_options, check_scope, is_ignored, weights
 from quantize.modes import MODES
-from quantize.recipe import GraphRecipe, IgnoredScope, Quantization, WeightCompression
+from quantize.recipe import GraphRecipe
 from quantize.recipes import POSITIONS, RECIPES, SENSITIVE
+from quantize.steps import IgnoredScope, Quantization, WeightCompression
 from tests.helpers import tiny_graphs
 
 INT8 = WeightCompression(mode="int8_sym", ignored_scope=IgnoredScope(patterns=(POSITIONS,)))

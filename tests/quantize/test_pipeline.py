@@ -25,9 +25,10 @@ from quantize.effect import weights
 from quantize.grid import expand, parse_axis
 from quantize.groups import with_layers
 from quantize.pipeline import quantize_bundle
-from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, IgnoredScope, Recipe, WeightCompression
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe, Recipe
 from quantize.recipes import POSITIONS, RECIPES
 from quantize.samples import CalibrationData
+from quantize.steps import IgnoredScope, WeightCompression
 from tests.helpers import tiny_graphs
 from verify.collect import collect, default_utterances
 

@@ -7,16 +7,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from export.errors import UserError
-from quantize.recipe import (
-    GraphRecipe,
-    IgnoredScope,
-    Quantization,
-    Recipe,
-    SmoothQuantAlphas,
-    Tolerance,
-    WeightCompression,
-)
+from quantize.recipe import GraphRecipe, Recipe, Tolerance
 from quantize.recipes import RECIPES, get_recipe
+from quantize.steps import IgnoredScope, Quantization, SmoothQuantAlphas, WeightCompression
 
 
 def recipe_with(**changes: object) -> Recipe:

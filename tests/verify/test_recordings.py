@@ -20,13 +20,14 @@ from verify import shards
 from verify.data.audio import load_audio
 from verify.data.manifest import Utterance, default_manifest, read_manifest
 from verify.data.selection import spread
-from verify.pipeline import compare_runs, speed
+from verify.pipeline import compare_runs
 from verify.report import Report
 from verify.runs import record_bundle
 from verify.runtimes.streaming import Audio, Recording, Recordings, Streaming
 from verify.runtimes.streaming.recording import whole
 from verify.runtimes.streaming.recordings import Shape, shape_for
 from verify.runtimes.transcript import Transcript
+from verify.speed import speed
 
 LANGUAGES = ("de", "en", "auto", "fr", "es")
 SECONDS = (0.05, 1.0, 7.0, 2.2, 3.5, 1.12, 0.4, 5.01)

@@ -16,9 +16,9 @@ from export.errors import UserError
 from quantize.grid import expand, parse_axis
 from quantize.groups import Group, is_compressed, module_pattern, step_for, whole, without
 from quantize.ranking import Ranking, more_mb
-from quantize.recipe import WeightCompression
 from quantize.recipe_file import load_recipe
 from quantize.recipes import POSITIONS, RECIPES
+from quantize.steps import WeightCompression
 from scripts.pareto import pareto
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
