@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
-from typing import IO, Any, Literal, cast
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Literal, TextIO, cast
 
-from export.errors import NOT_DECIDED, NemotronOVError
+from export.errors import INTERRUPTED, NOT_DECIDED, NemotronOVError
+from scripts.extras import missing_extra
 
 GRACE = 10.0
 """Seconds that an interrupted child has to remove what it has half-written."""
@@ -94,6 +96,25 @@ def run_module(
     if status and not (may_fail and status in (1, NOT_DECIDED) and output.strip()):
         raise ChildError("" if stderr == "ours" else _reason(status, lines), status)
     return json.loads(output)
+
+
+@contextlib.contextmanager
+def result_of_a_child() -> Iterator[TextIO]:
+    """In a module that :func:`run_module` runs: where its JSON goes. What libraries print goes to stderr.
+
+    An error that a user can cause ends the process with its line, which :func:`run_module` raises.
+    """
+    warnings.filterwarnings("ignore")
+    output = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield output
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {missing_extra(error) or error}")
+    except NemotronOVError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _die_with_parent(parent: int) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
-import warnings
 from pathlib import Path
 
 from export.bundle import Bundle
-from export.errors import NemotronOVError
 from scripts.bench.onnx_export import export_encoder, quantize_encoder
 from scripts.bench.plan import ONNX_PRECISIONS
-from scripts.extras import missing_extra
+from scripts.processes import result_of_a_child
 
 
 def main() -> None:
@@ -24,21 +21,13 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--checkpoint", required=True)
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    output, sys.stdout = sys.stdout, sys.stderr  # the exporters print
-    try:
+    with result_of_a_child() as output:
         if arguments.precision == "fp32":
             export_encoder(arguments.checkpoint, Bundle.open(arguments.source), arguments.directory)
         else:
             quantize_encoder(arguments.source, arguments.directory, arguments.precision)
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {missing_extra(error) or error}")
-    except NemotronOVError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    output.write(json.dumps({"folder": str(arguments.directory)}))
+        output.write(json.dumps({"folder": str(arguments.directory)}))
 
 
 if __name__ == "__main__":

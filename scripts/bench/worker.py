@@ -10,7 +10,6 @@ import gc
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,6 @@ from pydantic import BaseModel, Field
 
 from export.bundle import METADATA, Bundle, Metadata, graph_file
 from export.contract import Port, expected_ports
-from export.errors import NemotronOVError
 from export.host import peak_rss_mb
 from export.languages import prompt_id_for, prompt_language
 from scripts.bench.encoders import (
@@ -39,7 +37,7 @@ from scripts.bench.encoders import (
 from scripts.bench.onnx_export import ENCODER
 from scripts.bench.plan import Engine, Precision
 from scripts.bench.speech import SteadySpeech
-from scripts.extras import missing_extra
+from scripts.processes import result_of_a_child
 from verify.data.manifest import Utterance, load_utterance
 from verify.runtimes.generation1 import EncoderStep
 from verify.runtimes.graph import CLIENTS_CONFIG, Config, precision_of
@@ -375,17 +373,8 @@ def _other_cores() -> Iterator[list[float]]:
 
 def main() -> None:
     """Read the task from stdin, print the measurement."""
-    warnings.filterwarnings("ignore")
-    output, sys.stdout = sys.stdout, sys.stderr  # libraries print
-    try:
-        result = measure(Task.model_validate_json(sys.stdin.read()))
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {missing_extra(error) or error}")
-    except NemotronOVError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    output.write(result.model_dump_json())
+    with result_of_a_child() as output:
+        output.write(measure(Task.model_validate_json(sys.stdin.read())).model_dump_json())
 
 
 if __name__ == "__main__":

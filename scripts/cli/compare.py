@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 @verb
 def verify(
+    context: typer.Context,
     directory: options.OptionalFinished = None,
     reference: Annotated[
         str | None,
@@ -112,14 +113,7 @@ def verify(
         get_normalizer(normalizer).words("")  # also what it needs is there
     chosen_limits = None if limits is None else Limits.of_recipe(get_recipe(limits, "--limits"))
     if rescore is not None:
-        given = {"DIR": directory, "--reference": reference, "--manifest": manifest, "--limit": limit}
-        given |= {"--data": data, "--split": split}
-        given |= {"--cache": cache, "--runtime": runtime, "--revision": revision}
-        given |= {"--language": None if language == "manifest" else language, "--ignore-text": ignore_text or None}
-        given |= {"--run-by": run_by, "--checkpoint-format": checkpoint_format, "--ray": ray}
-        given |= {"--divergence": divergence or None, "--nemo-start": nemo_start or None}
-        given |= {"--precision": None if precision is options.Precision.f32 else precision}
-        _refuse_with_rescore(rescore, [name for name, value in given.items() if value is not None])
+        _refuse_with_rescore(rescore, context)
         return _judged(Report.load(rescore, normalizer, chosen_limits), files, as_json)
     if directory is None:
         raise UserError("verify: no folder; give DIR with --reference, or --rescore with a stored report")
@@ -171,10 +165,18 @@ def _graphs(side: Bundle | Checkpoint | Run) -> dict[str, str]:
     return {name: sha256 for name, sha256 in files.items() if name != METADATA}
 
 
-def _refuse_with_rescore(rescore: Path, given: list[str]) -> None:
+_WITH_RESCORE = {"rescore", "report", "page", "no_page", "limits", "normalizer", "transcripts", "as_json"}
+
+
+def _refuse_with_rescore(rescore: Path, context: typer.Context) -> None:
     """Refuse arguments that say what to transcribe and how, which a stored report has behind it."""
     from export.errors import UserError
 
+    given = []
+    for each in context.command.params:
+        source = context.get_parameter_source(each.name or "")
+        if each.name not in _WITH_RESCORE and source is not None and source.name == "COMMANDLINE":
+            given.append(each.opts[0] if each.opts[0].startswith("-") else "DIR")
     if given:
         raise UserError(f"--rescore {rescore}: transcribes nothing; leave out {', '.join(given)}")
 

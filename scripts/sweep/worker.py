@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from typing import Any
 
 from export.bundle import Bundle
-from export.errors import NemotronOVError
 from quantize.recipe import Recipe
+from scripts.processes import result_of_a_child
 from scripts.sweep.task import Task
 
 
@@ -102,15 +101,8 @@ def _layers(task: Task) -> dict[str, Any]:
 
 def main() -> None:
     """Read the task from stdin, print the result."""
-    warnings.filterwarnings("ignore")
-    output, sys.stdout = sys.stdout, sys.stderr  # libraries print
-    try:
-        result = work(Task.model_validate_json(sys.stdin.read()))
-    except NemotronOVError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    output.write(json.dumps(result))
+    with result_of_a_child() as output:
+        output.write(json.dumps(work(Task.model_validate_json(sys.stdin.read()))))
 
 
 if __name__ == "__main__":
