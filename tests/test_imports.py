@@ -72,6 +72,8 @@ def test_only_the_streaming_runtime_has_a_circle() -> None:
 
 
 BETWEEN_ROOMS = {
+    "export.checkpoint": {"export.graphs"},  # what the weights lack is computed there, for NeMo too
+    "export.graphs": {"export.checkpoint"},  # no circle of modules; see above
     "verify.data": set(),
     "verify.runtimes": {"verify.data"},
     "verify.references": {"verify.runtimes"},
@@ -85,7 +87,7 @@ BETWEEN_ROOMS = {
     "scripts.transcribe": set(),
     "scripts.checkpoints": set(),
 }
-"""Rooms inside verify and scripts, and the rooms beside them that each may import."""
+"""Rooms inside the packages, and the rooms beside them that each may import."""
 
 
 @pytest.mark.parametrize("room", BETWEEN_ROOMS)
@@ -100,11 +102,9 @@ def test_rooms_import_only_the_rooms_below_them(room: str) -> None:
 
 def test_every_room_is_listed() -> None:
     rooms = {
-        f"{package}.{folder.parent.name}"
-        for package in ("verify", "scripts")
-        for folder in (ROOT / package).glob("*/__init__.py")
+        f"{package}.{folder.parent.name}" for package in ORDER for folder in (ROOT / package).glob("*/__init__.py")
     }
-    assert rooms - {"scripts.cli"} == set(BETWEEN_ROOMS)
+    assert rooms - {"scripts.cli", "export.demo"} == set(BETWEEN_ROOMS)  # one imports all, one is data
 
 
 def test_the_streaming_runtime_does_not_import_the_clients_loop() -> None:

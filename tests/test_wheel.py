@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_the_wheel_holds_the_rooms_and_no_training_code(wheel: Path) -> None:
     assert {"export/demo/demo.nemo", "scripts/publish/card.md.jinja", "scripts/page/page.html.jinja"} <= set(names)
     assert {"scripts/publish/licenses/apache-2.0.txt", "scripts/publish/licenses/openmdw-1.1.txt"} <= set(names)
     assert not [name for name in names if name.startswith(("scripts/checkpoints/demo", "tests/"))]
+
+
+def test_less_than_45_percent_of_the_code_is_in_scripts(wheel: Path) -> None:
+    lines: Counter[str] = Counter()
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith(".py"):
+                lines[name.split("/")[0]] += archive.read(name).count(b"\n")
+    assert lines.total() > 20_000
+    assert lines["scripts"] / lines.total() < 0.45
 
 
 def test_verbs_on_finished_folders_need_no_extra(command: Path, demo_fp32: Bundle, tmp_path: Path) -> None:
