@@ -1,4 +1,4 @@
-"""What is not beaten: the Pareto front."""
+"""Points that no other point dominates: the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two transcripts of the same audio: where they part, and what that looks like."""
+"""Two transcripts of the same audio: where they diverge, and what that looks like."""
 
 from __future__ import annotations
 

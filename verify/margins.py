@@ -26,7 +26,7 @@ Cell = tuple[int, int]
 """Encoder frame from the start of the stream, tokens before it."""
 
 
-def parting_cell(one: Transcript, other: Transcript) -> Cell | None:
+def divergent_cell(one: Transcript, other: Transcript) -> Cell | None:
     """The cell in which the first token that differs was chosen; None where the tokens are the same.
 
     Before it both paths hold the same tokens, at other frames perhaps: in an equal cell both saw the same.

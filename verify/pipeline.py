@@ -20,7 +20,7 @@ from verify.comparable import (
 from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
-from verify.margins import Cell, margins_at, parting_cell
+from verify.margins import Cell, divergent_cell, margins_at
 from verify.report import LogitDivergence, Output, Report, Row, scored
 from verify.runs import Oracle, Run, Side, bundle_side, checkpoint_side, record_bundle, record_checkpoint
 from verify.runtimes.graph import Config
@@ -112,7 +112,7 @@ def verify_bundle(
     require_same_audio(run, reference, utterances)
     margins = None
     if exact is not None:
-        cells = _parting_cells(run, reference)
+        cells = _divergent_cells(run, reference)
         margins = margins_at(
             exact, cells, utterances, runtime=runtime, language=language, threads=threads, nemo_start=nemo_start
         )
@@ -175,11 +175,13 @@ def _run_oracles(
     return run, next(iter(others), None)
 
 
-def _parting_cells(target: Run, reference: Run) -> dict[int, Cell]:
-    """Where two runs part, by the number of the utterance; none of an utterance with the same tokens."""
+def _divergent_cells(target: Run, reference: Run) -> dict[int, Cell]:
+    """Where two runs diverge, by the number of the utterance; none of an utterance with the same tokens."""
     pairs = zip(_in_checkpoint_ids(target), _in_checkpoint_ids(reference), strict=True)
     return {
-        number: cell for number, (ours, theirs) in enumerate(pairs) if (cell := parting_cell(ours, theirs)) is not None
+        number: cell
+        for number, (ours, theirs) in enumerate(pairs)
+        if (cell := divergent_cell(ours, theirs)) is not None
     }
 
 

@@ -114,8 +114,10 @@ def pareto_chart(builds: Sequence[Build]) -> Chart | None:
         return None
     front = pareto([(row["mb"], row["between"]) for row in rows])
     for row, best in zip(rows, front, strict=True):
-        row["front"] = "on the front" if best else "beaten"
-    best_names = ", ".join(row["name"] for row in sorted(rows, key=lambda row: row["mb"]) if row["front"] != "beaten")
+        row["front"] = "on the front" if best else "dominated"
+    best_names = ", ".join(
+        row["name"] for row in sorted(rows, key=lambda row: row["mb"]) if row["front"] != "dominated"
+    )
     text = f"Size against error of {len(rows)} builds. On the Pareto front, by size: {best_names}."
     return Chart(text, {width: _pareto_svg(rows, width) for width in _WIDTHS})
 
@@ -196,11 +198,11 @@ def _pareto_svg(rows: list[dict[str, Any]], width: str) -> str:
     colour = alt.Color(
         "front:N",
         title=None,
-        scale=alt.Scale(domain=["on the front", "beaten"], range=["var(--series-1)", "var(--series-2)"]),
+        scale=alt.Scale(domain=["on the front", "dominated"], range=["var(--series-1)", "var(--series-2)"]),
         legend=alt.Legend(orient="top", columnPadding=40),
     )
-    shape = alt.Shape("front:N", scale=alt.Scale(domain=["on the front", "beaten"], range=["diamond", "circle"]))
-    front = sorted((row for row in rows if row["front"] != "beaten"), key=lambda row: (row["mb"], row["between"]))
+    shape = alt.Shape("front:N", scale=alt.Scale(domain=["on the front", "dominated"], range=["diamond", "circle"]))
+    front = sorted((row for row in rows if row["front"] != "dominated"), key=lambda row: (row["mb"], row["between"]))
     line = alt.Chart(alt.Data(values=front)).mark_line(interpolate="step-after", color="var(--line)").encode(x=x, y=y)
     points = (
         alt.Chart(alt.Data(values=rows))

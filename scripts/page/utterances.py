@@ -32,13 +32,13 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Parting:
-    """Where a build's tokens leave its reference's."""
+class TokenDivergence:
+    """Where a build's tokens first differ from its reference's."""
 
     build: str
     reference: str
     at: Divergence
-    agree: str | None = None  # which two of three sides have the same tokens, where there is a witness
+    agree: str | None = None  # which two of three sides have the same tokens, where a second reference ran
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Utterance:
     text: str
     has_text: bool
     hypotheses: list[Hypothesis] = field(default_factory=list)
-    partings: list[Parting] = field(default_factory=list)
+    divergences: list[TokenDivergence] = field(default_factory=list)
     differences: dict[str, Difference] = field(default_factory=dict)  # by build; empty where all agree
 
     @property
@@ -112,8 +112,8 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
             if position is None:
                 continue
             words = row.agree and agreement_words(report)[row.agree]
-            parting = Parting(comparison.build, comparison.reference, divergence_at(row, position), words)
-            utterance.partings.append(parting)
+            divergence = TokenDivergence(comparison.build, comparison.reference, divergence_at(row, position), words)
+            utterance.divergences.append(divergence)
             chosen = NORMALIZERS[report.normalizer]
             utterance.differences[comparison.build] = _difference(row, chosen)
     disagreeing = [key for key, utterance in found.items() if utterance.differences]
@@ -197,7 +197,7 @@ def table_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
         for row in report.rows:
             ours, theirs, between = scores_of(row, normalizer)
             position = first_divergence(row.reference.tokens, row.target.tokens)
-            parting = None if position is None else divergence_at(row, position)
+            divergence = None if position is None else divergence_at(row, position)
             yield {
                 "build": comparison.build,
                 "reference": comparison.reference,
@@ -216,9 +216,9 @@ def table_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
                 **_counts("between_", between),
                 "same_tokens": position is None,
                 "position": position,
-                "expected": parting and parting.expected,
-                "actual": parting and parting.actual,
-                "frame": parting and parting.frame,
+                "expected": divergence and divergence.expected,
+                "actual": divergence and divergence.actual,
+                "frame": divergence and divergence.frame,
                 "margin": row.margin,
                 "near_tie": position is not None and row.is_tie,
                 "build_language": row.target.language,

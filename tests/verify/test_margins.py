@@ -10,7 +10,7 @@ import pytest
 from export.bundle import Bundle
 from tests.helpers.tiny_bundle import speech, tiny_bundle, transcript
 from verify.data.manifest import Utterance
-from verify.margins import Cell, MarginObserver, margins_at, parting_cell
+from verify.margins import Cell, MarginObserver, divergent_cell, margins_at
 from verify.pipeline import verify_bundle
 from verify.runtimes.names import RUNTIMES, Runtime
 from verify.scoring.divergence import read_reference_paths, record_reference_paths
@@ -30,9 +30,11 @@ from verify.shards import MANIFEST_LANGUAGE
         (([], []), ([], []), None),
     ],
 )
-def test_parting_cell(one: tuple[list[int], list[int]], other: tuple[list[int], list[int]], cell: Cell | None) -> None:
+def test_divergent_cell(
+    one: tuple[list[int], list[int]], other: tuple[list[int], list[int]], cell: Cell | None
+) -> None:
     first, second = (transcript(tokens, "", None, frames) for tokens, frames in (one, other))
-    assert parting_cell(first, second) == parting_cell(second, first) == cell
+    assert divergent_cell(first, second) == divergent_cell(second, first) == cell
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_every_difference_has_a_margin(tmp_path: Path, spoken: Utterance) -> Non
     (divergence,) = report.first_divergences
     (row,) = report.rows
     paths = [transcript(side.tokens, "", None, side.frames) for side in (row.target, row.reference)]
-    cell = parting_cell(*paths)
+    cell = divergent_cell(*paths)
     assert cell is not None
     of = [
         margins_at(each, {0: cell}, [spoken], runtime="generation1", language=MANIFEST_LANGUAGE).get(0)

@@ -150,7 +150,7 @@ def test_a_report_says_who_agrees_and_says_it_again_when_rescored(tmp_path: Path
     page = of_report(again, "a")
     assert "a: same tokens: all three 2; a and Transformers, not NeMo 1" in page.notes
     (listed,) = disagreements(page.comparisons)
-    assert [parting.agree for parting in listed.partings] == ["a and Transformers, not NeMo"]
+    assert [each.agree for each in listed.divergences] == ["a and Transformers, not NeMo"]
     without = compare_runs(target, oracle("nemo", changed), spoken)
     assert without.agreement is None
     assert not any("same tokens:" in line for line in comparison(without) if isinstance(line, str))

@@ -428,8 +428,8 @@ def divergence_at(row: Row, position: int) -> Divergence:
 
 
 def _first_divergences(rows: Sequence[Row], divergences: Sequence[int | None]) -> list[Divergence]:
-    parted = [(row, position) for row, position in zip(rows, divergences, strict=True) if position is not None]
-    return [divergence_at(row, position) for row, position in parted[:FIRST_DIVERGENCES]]
+    divergent = [(row, position) for row, position in zip(rows, divergences, strict=True) if position is not None]
+    return [divergence_at(row, position) for row, position in divergent[:FIRST_DIVERGENCES]]
 
 
 def _worst_examples(rows: Sequence[Row], metrics: Sequence[Metric], between: Sequence[Score]) -> list[Example]:

@@ -57,8 +57,8 @@ def test_every_disagreement_is_shown_and_no_other(parsed: Parsed) -> None:
     assert last["int8"] == {"worse": 0, "apart": 2, "rate": pytest.approx(100 / 3), "kinds": ["insertion"]}
     words = " ".join(parsed.text.split())
     assert "S 1 D 1 I 0 of 4 words" in words
-    assert "int8 leaves fp32 at token 1, frame 1: 346 → 338; FP32’s margin 0.125" in words
-    assert "int8 leaves fp32 at token 0: 426 → end" in words
+    assert "int8 differs from fp32 from token 1, frame 1: 346 → 338; FP32’s margin 0.125" in words
+    assert "int8 differs from fp32 from token 0: 426 → end" in words
 
 
 def test_headline_numbers_are_the_reports(parsed: Parsed) -> None:

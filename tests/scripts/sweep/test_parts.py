@@ -34,17 +34,17 @@ from verify.scoring.divergence import kl
 
 @pytest.mark.parametrize("seed", range(20))
 def test_front_is_what_nothing_beats(seed: int) -> None:
-    """Of points with many ties: each one off it is beaten by one on it, each one on it by none."""
+    """Of points with many ties: each one off it is dominated by one on it, each one on it by none."""
     points = np.random.default_rng(seed).integers(0, 5, (30, 3 if seed % 2 else 2)).tolist()
     front = pareto(points)
 
-    def beats(one: list[int], other: list[int]) -> bool:
+    def dominates(one: list[int], other: list[int]) -> bool:
         return one != other and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
 
     best = [point for point, on in zip(points, front, strict=True) if on]
     for point, on in zip(points, front, strict=True):
-        assert on != any(beats(other, point) for other in best)
-        assert not (on and any(beats(other, point) for other in points))
+        assert on != any(dominates(other, point) for other in best)
+        assert not (on and any(dominates(other, point) for other in points))
     assert pareto(points[::-1]) == front[::-1]
     assert pareto([]) == []
 
