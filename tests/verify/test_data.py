@@ -238,7 +238,7 @@ def test_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert not out.exists()
 
 
-def test_verify_and_calibrate_hear_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_verify_and_calibrate_read_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bundle = tiny_bundle(tmp_path / "fp32").path
     own_layout(tmp_path / "fleurs")
     own_layout(tmp_path / "fleurs", split="train")

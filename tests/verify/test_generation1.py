@@ -85,7 +85,7 @@ def test_loop_is_the_contracts(tmp_path: Path, options: dict[str, Any], seconds:
     assert result.audio_seconds == pytest.approx(len(audio) / 16000)
 
 
-def test_tiny_folders_say_something(tmp_path: Path) -> None:
+def test_tiny_folders_emit_tokens(tmp_path: Path) -> None:
     """Otherwise the comparison above would compare nothing."""
     recognizer = Generation1(tiny_bundle(tmp_path / "bundle"))
     tokens = recognizer.transcribe(speech(2.0)).tokens

@@ -63,7 +63,7 @@ def test_the_graph_takes_the_false_frame_out(request: pytest.FixtureRequest, fix
     assert len(first.tokens) > 3
 
 
-def test_nemos_encoder_hears_the_false_frame(small_nemo_fp32: Bundle, small_fp32: Bundle) -> None:
+def test_nemos_encoder_sees_the_false_frame(small_nemo_fp32: Bundle, small_fp32: Bundle) -> None:
     """Its preprocessor gives it to both generations."""
     audio = speechlike(6.0, 5)
     first, second = (client(small_nemo_fp32, threads=1).transcribe(audio) for client in (Generation1, Generation2))

@@ -199,7 +199,7 @@ def test_text_that_is_missing_hides_nothing() -> None:
     assert score_rows([*rows(400), *invented], LIMITS).passed is False
 
 
-def test_a_language_that_neither_side_hears_is_not_passed_over() -> None:
+def test_a_language_that_neither_side_recognizes_is_not_passed_over() -> None:
     nothing = Output(tokens=[], text="")
     silent = [row(number, "de-DE", target=nothing, reference=nothing) for number in range(100)]
     scores = score_rows([*rows(400), *silent], LIMITS)

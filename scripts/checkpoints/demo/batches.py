@@ -2,7 +2,7 @@
 
 The encoder sees two kinds of stream. *Plain*: the recording as it is, cut at a random frame before its first word.
 *Chunked*: the log-mel of each 1.12 s chunk computed alone, in windows of 9 carried and 112 new frames, after silence.
-Neither holds what only a client's loop makes up and the real model never heard: zero mel frames before the
+Neither holds what only a client's loop makes up and the real model never sees: zero mel frames before the
 stream, or a carry that is off by a frame.
 """
 
@@ -42,7 +42,7 @@ class Batch:
     frames: Tensor  # [B] i64, encoder frames
     targets: Tensor  # [B, U] i64
     labels: Tensor  # [B] i64
-    spots: Tensor  # [B, U] f32, the encoder frame at which each token has been said
+    spots: Tensor  # [B, U] f32, the encoder frame at which each token has been spoken
     prompts: Tensor  # [B] i64
 
 

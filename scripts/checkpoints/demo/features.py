@@ -45,7 +45,7 @@ class Recording:
 
     mel: Mel  # [frames, 128]
     tokens: npt.NDArray[np.int16]
-    spots: npt.NDArray[np.float32]  # per token: the mel frame at which it has been said
+    spots: npt.NDArray[np.float32]  # per token: the mel frame at which it has been spoken
     language: int  # index into LANGUAGES
     chunked: bool  # log-mel computed per client chunk, not over the whole recording
     speech_start: int  # mel frame
@@ -80,10 +80,10 @@ class FrontEnd:
 
 
 def token_spots(pieces: list[str], start: float, end: float) -> list[float]:
-    """When each piece of one sentence has been said, if its letters are spread evenly over [start, end]."""
+    """When each piece of one sentence has been spoken, if its letters are spread evenly over [start, end]."""
     letters = [0 if piece.startswith("<") else len(piece.replace("▁", "").strip(".,?¿、。")) for piece in pieces]
-    said = np.cumsum(letters) / max(sum(letters), 1)
-    return [start + (end - start) * float(share) for share in said]
+    shares = np.cumsum(letters) / max(sum(letters), 1)
+    return [start + (end - start) * float(share) for share in shares]
 
 
 def draw_sentences(language: Language, split: Split, rng: random.Random, *, short: bool) -> list[Sentence]:

@@ -38,15 +38,15 @@ def measure_streaming(
     for lookahead in lookaheads:
         reference = NemoStreaming(checkpoint, lookahead, model)
         for prompt in (AUTO, "forced") if lookahead == max(LOOKAHEADS) else (AUTO,):
-            heard = []
+            recognized = []
             with task(f"streaming, lookahead {lookahead}, {prompt} prompt", len(utterances)) as progress:
                 for utterance in utterances:
                     audio = load_utterance(utterance, checkpoint.sample_rate)
                     language = AUTO if prompt == AUTO else utterance.target_lang
                     transcript = reference.transcribe(audio, language)
-                    heard.append((transcript.text, transcript.language))
+                    recognized.append((transcript.text, transcript.language))
                     progress.advance()
-            rows.append(_row(f"lookahead {lookahead}, {prompt}", utterances, heard))
+            rows.append(_row(f"lookahead {lookahead}, {prompt}", utterances, recognized))
     return rows
 
 
@@ -65,7 +65,7 @@ def measure_offline(checkpoint_path: Path, manifest: Path, lookahead: int = LOOK
     model.encoder.set_default_att_context_size([checkpoint.att_context_sizes[0][0], lookahead])
     prompt = torch.tensor([checkpoint.default_prompt_id])
     utterances = read_manifest(manifest)
-    heard = []
+    recognized = []
     with torch.inference_mode(), task("offline, auto prompt", len(utterances)) as progress:
         for utterance in utterances:
             audio = torch.from_numpy(load_utterance(utterance, checkpoint.sample_rate))[None]
@@ -74,12 +74,12 @@ def measure_offline(checkpoint_path: Path, manifest: Path, lookahead: int = LOOK
             )
             (hypothesis,) = model.decoding.rnnt_decoder_predictions_tensor(encoded, length, return_hypotheses=True)
             tokens = [int(token) for token in hypothesis.y_sequence]
-            heard.append(detokenize(tokens, checkpoint.vocabulary, checkpoint.language_tag_ids))
+            recognized.append(detokenize(tokens, checkpoint.vocabulary, checkpoint.language_tag_ids))
             progress.advance()
-    return _row(f"offline, lookahead {lookahead}, {AUTO}", utterances, heard)
+    return _row(f"offline, lookahead {lookahead}, {AUTO}", utterances, recognized)
 
 
-def _row(name: str, utterances: list[Utterance], heard: list[tuple[str, str | None]]) -> dict[str, float | str]:
+def _row(name: str, utterances: list[Utterance], recognized: list[tuple[str, str | None]]) -> dict[str, float | str]:
     """Error rate per language, of all of them together, and the share of right language tags, in per cent."""
     from verify.scoring.rates import metric_for, score_text, total
 
@@ -88,13 +88,13 @@ def _row(name: str, utterances: list[Utterance], heard: list[tuple[str, str | No
     for language in LANGUAGES:
         scores = [
             score_text(utterance.text, text, metric_for(language.tag))
-            for utterance, (text, _) in zip(utterances, heard, strict=True)
+            for utterance, (text, _) in zip(utterances, recognized, strict=True)
             if utterance.target_lang == language.tag
         ]
         row[language.tag] = total(scores).rate
         everything += scores
     row["all"] = total(everything).rate
-    right = [tag == utterance.target_lang for utterance, (_, tag) in zip(utterances, heard, strict=True)]
+    right = [tag == utterance.target_lang for utterance, (_, tag) in zip(utterances, recognized, strict=True)]
     row["language right"] = 100.0 * sum(right) / len(right)
     return row
 

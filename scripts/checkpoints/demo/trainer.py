@@ -29,7 +29,10 @@ EARLY, LATE = 10, 15  # encoder frames a token may be emitted before and after t
 BLANK_SHARE = 0.6  # of the frames, roughly
 LISTENING_STEPS = 400  # in which the encoder learns from frames alone: from RNN-T and CTC it would learn to be constant
 FADING_STEPS = 800  # after these, in which the classification of frames fades out
-FRAME_DELAY, FRAME_REACH = 1.5, 8.0  # encoder frames: what a frame may hear of its token first; the longest token
+FRAME_DELAY, FRAME_REACH = (
+    1.5,
+    8.0,
+)  # encoder frames: how much of its token comes before a frame at least; the longest token
 LABEL_NOISE = 0.08  # share of wrong tokens in the prediction network's input
 CLIENT_LOOKAHEADS = (0, 6, 13)  # those whose chunks divide a client's chunk of 14 frames
 
@@ -226,7 +229,7 @@ def losses(
 
 
 def misremember(targets: Tensor, pieces: int) -> Tensor:
-    """`targets` with some tokens replaced by random ones: what the prediction network believes was said before.
+    """`targets` with some tokens replaced by random ones: what the prediction network believes was spoken before.
 
     A small grammar is predicted so well that one wrong word can lead the rest of a sentence astray.
     """
@@ -239,7 +242,7 @@ def frame_targets(batch: Batch, length: int) -> Tensor:
     columns = torch.arange(batch.spots.shape[1])
     spots = torch.where(columns < batch.labels[:, None], batch.spots, torch.inf)
     times = (torch.arange(length) - FRAME_DELAY).expand(spots.shape[0], -1).contiguous()
-    nearest = torch.searchsorted(spots.contiguous(), times)  # the first token said at or after the time
+    nearest = torch.searchsorted(spots.contiguous(), times)  # the first token spoken at or after the time
     nearest = nearest.clamp(max=spots.shape[1] - 1)
     targets = batch.targets.gather(1, nearest)
     return torch.where(spots.gather(1, nearest) - times <= FRAME_REACH, targets, -100)

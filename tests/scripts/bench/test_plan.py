@@ -60,7 +60,7 @@ def test_published_builds_keep_the_published_loop() -> None:
     ]
 
 
-def test_a_minute_of_audio_is_transcribed_where_nothing_is_said() -> None:
+def test_a_minute_of_audio_is_transcribed_by_default() -> None:
     """The fewest utterances, from all over the manifest, that last a minute."""
     chosen = make_plan(Options(builds=("int8",))).utterances
     assert 60.0 <= sum(each.duration for each in chosen) < 75.0

@@ -76,7 +76,7 @@ def test_folders_side_by_side_with_one_that_cannot_run(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_onnx_builds_hear_what_the_published_folder_hears(
+def test_onnx_builds_give_the_published_folders_tokens(
     small_nemo_fp32: Bundle, short_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plain export runs in the same loop to the same tokens, and INT8 weights are a fraction of its size."""
@@ -205,7 +205,7 @@ def test_every_loop_has_as_many_tokens_as_are_asked_for(small_fp32: Bundle, smal
     assert found[2].tokens == pytest.approx(2.5 * found[2].audio_s, abs=2)
 
 
-def test_transformers_builds_hear_the_same_in_both_precisions(demo_checkpoint: Checkpoint) -> None:
+def test_transformers_builds_give_the_same_tokens_in_both_precisions(demo_checkpoint: Checkpoint) -> None:
     pytest.importorskip("transformers")
     utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:1]
 

@@ -449,7 +449,7 @@ def test_a_folder_that_is_replaced_needs_room_beside_itself(
     assert again == pytest.approx(all_new - first - second), "two old folders are gone when the last new one is written"
 
 
-def test_other_checkpoints_without_manifest_hear_some_of_the_demo_set(options: Options) -> None:
+def test_other_checkpoints_without_manifest_take_some_of_the_demo_set(options: Options) -> None:
     plan = make_plan(replace(options, manifest=None))
     assert (plan.limit, plan.score_text) == (STAND_IN_LIMIT, False)
     assert make_plan(replace(options, manifest=None, limit=3)).limit == 3

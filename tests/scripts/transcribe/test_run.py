@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on(
     assert len(run(small_fp32, recognizer, recordings, output).transcripts) == 3
 
 
-def test_a_changed_recording_is_heard_again(
+def test_a_changed_recording_is_transcribed_again(
     small_fp32: Bundle, recognizer: Streaming, recordings: list[str], tmp_path: Path
 ) -> None:
     output = tmp_path / "finished.jsonl"
@@ -235,7 +235,7 @@ def cut(signal: audio.Audio) -> Iterator[audio.Audio]:
     return (signal[first : first + 1600] for first in range(0, len(signal), 1600))
 
 
-def test_standard_input_is_written_as_it_is_said(demo_fp32: Bundle) -> None:
+def test_standard_input_is_written_as_it_is_spoken(demo_fp32: Bundle) -> None:
     """Sentence by sentence, each as soon as the next begins; together they are the text."""
     utterances = spread(read_manifest(default_manifest()), 6)
     samples = np.concatenate([load_audio(each.audio_filepath, RATE) for each in utterances])
