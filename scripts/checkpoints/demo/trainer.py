@@ -27,12 +27,12 @@ FREEZE_SHARE = 0.4  # of the time, after which the first convolutions stay as th
 EMA_DECAY = 0.998
 EARLY, LATE = 10, 15  # encoder frames a token may be emitted before and after the guessed moment
 BLANK_SHARE = 0.6  # of the frames, roughly
-LISTENING_STEPS = 400  # in which the encoder learns from frames alone: from RNN-T and CTC it would learn to be constant
+FRAMES_ONLY_STEPS = 400  # of the encoder, by frames alone: by RNN-T and CTC it would learn to be constant
 FADING_STEPS = 800  # after these, in which the classification of frames fades out
 FRAME_DELAY, FRAME_REACH = (
     1.5,
     8.0,
-)  # encoder frames: how much of its token comes before a frame at least; the longest token
+)  # encoder frames: of its token before a frame, at least; the longest token
 LABEL_NOISE = 0.08  # share of wrong tokens in the prediction network's input
 CLIENT_LOOKAHEADS = (0, 6, 13)  # those whose chunks divide a client's chunk of 14 frames
 
@@ -132,9 +132,9 @@ class Trainer:
         lookahead = self.rng.choice(LOOKAHEADS if batch.windows_per_utterance == 1 else CLIENT_LOOKAHEADS)
         if self.share > FREEZE_SHARE:
             self.model.encoder.pre_encode.conv.requires_grad_(False)
-        listening = self.progress.step < LISTENING_STEPS
+        listening = self.progress.step < FRAMES_ONLY_STEPS
         rnnt, ctc, frame = losses(self.model, self.ctc, batch, lookahead, listening=listening)
-        guessing = min(max(1.0 - (self.progress.step - LISTENING_STEPS) / FADING_STEPS, 0.0), 1.0)
+        guessing = min(max(1.0 - (self.progress.step - FRAMES_ONLY_STEPS) / FADING_STEPS, 0.0), 1.0)
         loss = rnnt + (0.0 if listening else 0.3 * (1.0 - self.share)) * ctc + guessing * frame
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
