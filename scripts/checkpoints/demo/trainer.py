@@ -29,10 +29,7 @@ EARLY, LATE = 10, 15  # encoder frames a token may be emitted before and after t
 BLANK_SHARE = 0.6  # of the frames, roughly
 FRAMES_ONLY_STEPS = 400  # of the encoder, by frames alone: by RNN-T and CTC it would learn to be constant
 FADING_STEPS = 800  # after these, in which the classification of frames fades out
-FRAME_DELAY, FRAME_REACH = (
-    1.5,
-    8.0,
-)  # encoder frames: of its token before a frame, at least; the longest token
+FRAME_DELAY, FRAME_REACH = 1.5, 8.0  # encoder frames: of its token before a frame, at least; the longest token
 LABEL_NOISE = 0.08  # share of wrong tokens in the prediction network's input
 CLIENT_LOOKAHEADS = (0, 6, 13)  # those whose chunks divide a client's chunk of 14 frames
 
