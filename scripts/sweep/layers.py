@@ -53,7 +53,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
             plan = with_calibration(plan)
         found = _probe(plan, store, recipe, groups)
         report = _report(plan, recipe, groups, found)
-        report |= _draw(options, Ranking(recipe=recipe, groups=report["groups"]))
+        report |= _write_mixed(options, Ranking(recipe=recipe, groups=report["groups"]))
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -136,12 +136,12 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
     }
 
 
-def _draw(options: Options, ranking: Ranking) -> dict[str, Any]:
+def _write_mixed(options: Options, ranking: Ranking) -> dict[str, Any]:
     """Write the recipe that was asked for: names of the groups that it keeps, and its file, or None."""
     if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
         return {"kept": [], "drawn": None}
     kept = ranking.kept(keep_worst=options.keep_worst, kl_budget=options.kl_budget, extra_mb=options.extra_mb)
-    drawn = ranking.mixed(kept)
-    file = options.output / f"{drawn.name}.toml"
-    keep_recipe(drawn, file)
+    mixed = ranking.mixed(kept)
+    file = options.output / f"{mixed.name}.toml"
+    keep_recipe(mixed, file)
     return {"kept": kept, "drawn": str(file)}

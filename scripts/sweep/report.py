@@ -71,11 +71,19 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
         title=f"each alone by {escape(report['recipe'])} ({report['mode']}), all else f16",
         title_justify="left",
     )
-    for column in ("million", "compressed %", "KL", "× f16's", "same best token %", "until first other %", "drawn"):
+    for column in (
+        "million",
+        "compressed %",
+        "KL",
+        "× f16's",
+        "same best token %",
+        "until first other %",
+        "mixed recipe",
+    ):
         table.add_column(column, justify="right")
     _keep_whole(table, (group["name"] for group in report["groups"]))
     base = report["f16"]["kl"]
-    drawn = set(report["kept"])
+    kept = set(report["kept"])
     for group in report["groups"]:
         table.add_row(
             escape(group["name"]),
@@ -85,7 +93,7 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
             f"{group['kl'] / base:.1f}" if base > 0 else "",
             f"{100 * group['agreement']:.2f}",
             f"{100 * group['agreed_until']:.1f}",
-            "kept" if group["name"] in drawn else "",
+            "kept" if group["name"] in kept else "",
         )
     lines = [
         f"{report['utterances']} utterances, {report['cells']} cells of fp32's decoding; f16 alone: KL {base:.2e}",

@@ -192,8 +192,8 @@ def test_layers_are_ranked_and_a_recipe_drawn(
     assert report == json.loads((out / "layers.json").read_text())
     assert len(report["kept"]) == 2
 
-    drawn = get_recipe(report["drawn"])
-    folder = quantize_bundle(small_fp32, tmp_path / "drawn", drawn)
+    mixed = get_recipe(report["drawn"])
+    folder = quantize_bundle(small_fp32, tmp_path / "mixed", mixed)
     whole = quantize_bundle(small_fp32, tmp_path / "int8", RECIPES["int8"])
     integers = [each.metadata.constants["encoder"]["i8"]["elements"] for each in (folder, whole)]
     assert integers[0] < integers[1]
