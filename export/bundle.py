@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from export.digest import file_facts
+from export.digest import FileState, file_facts, file_state
 from export.errors import UserError
 from export.progress import note
 from export.removal import FolderKind
@@ -144,7 +144,7 @@ class Bundle:
 
     path: Path
     metadata: Metadata
-    _hashed: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _hashed: dict[str, tuple[FileState, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path, check: Check | None = None) -> Bundle:
@@ -253,8 +253,7 @@ class Bundle:
 
     def _facts(self, file: Path) -> dict[str, Any]:
         try:
-            status = file.stat()
-            state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            state = file_state(file)
             known = self._hashed.get(file.name)
             if known is None or known[0] != state:
                 self._hashed[file.name] = known = (state, file_facts(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ def file_facts(path: Path) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+FileState = tuple[int, ...]
+"""What the system says of a file that changes when somebody writes or replaces it."""
+
+
+def file_state(path: str | os.PathLike[str]) -> FileState:
+    """State of a file: which one it is, its size, and when it was last written."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def files_sha256(paths: Iterable[Path]) -> str:

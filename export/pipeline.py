@@ -98,6 +98,7 @@ def export_checkpoint(
         gc.collect()
         with task(f"checking the graphs against {ORACLES[oracle]}"):
             results = {name: parity.check(name, temporary / graph_file(name), recordings[name]) for name in GRAPHS}
+        checkpoint.require_unchanged()
         _print_parity(results)
         write_vocabulary(temporary, pruning.checkpoint.vocabulary)
         facts = {"parity": results, "constants": constants, "vocabulary": pruning.record}

@@ -238,7 +238,7 @@ def record_checkpoint(
         return TransformersStreaming(checkpoint, lookahead)
 
     def make(unfinished: Unfinished | None) -> list[Transcript]:
-        return transcribe_manifest(
+        transcripts = transcribe_manifest(
             open_oracle(),
             utterances,
             sample_rate=checkpoint.sample_rate,
@@ -246,6 +246,8 @@ def record_checkpoint(
             title=f"transcribing with {ORACLE_NAMES[oracle]} at lookahead {lookahead}, chunks of {side.chunk_ms:g} ms",
             unfinished=unfinished,
         )
+        checkpoint.require_unchanged()  # the oracle's weights are mapped
+        return transcripts
 
     return _record(
         side, utterances, language, make, lambda: checkpoint.identity, cache, code=ORACLE_CODE, home=oracle_runs()

@@ -17,6 +17,7 @@ from export.checkpoint.pieces import read_vocabulary
 from export.checkpoint.schema import check_config, check_size, tokenizer_members
 from export.checkpoint.transformers_folder import open_folder
 from export.checkpoint.yaml_config import ConfigError, read_config
+from export.digest import file_state
 from export.errors import UserError
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -40,6 +41,7 @@ def open_checkpoint(
         return open_folder(path, str(source), checkpoint_name(path))
     if not path.exists():
         raise UserError(f"{path}: the embedded checkpoint is missing; restore it from the repository")
+    opened = (file_state(path),)
     archive = read_archive(path)
     try:
         config = read_config(archive.small.get(CONFIG, b""))
@@ -50,4 +52,4 @@ def open_checkpoint(
     tokenizer = tokenizer_members(path, checked.tokenizer, archive.sizes)
     vocabulary = read_vocabulary(path, archive.small.get(tokenizer["model_path"], b""))
     check_size(path, checked, len(vocabulary), archive.sizes[WEIGHTS])
-    return Checkpoint(path, str(source or "demo"), config, vocabulary, path.stem, tokenizer)
+    return Checkpoint(path, str(source or "demo"), config, vocabulary, path.stem, opened, tokenizer)

@@ -12,6 +12,7 @@ import io
 import posixpath
 import shutil
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -31,6 +32,12 @@ _SMALL = 16_000_000
 _MEMBERS = 10_000
 _BLOCK = 1 << 20
 """Bytes of the largest read; tarfile reads extended headers whole, however long they say they are."""
+
+_CHECKED = 16 << 20
+"""Bytes of a read while checksums are compared: large ones, because a thread waits for its turn after each."""
+
+_GZIP = b"\x1f\x8b"
+"""How a compressed archive begins."""
 
 _GROWTH = 20
 """How often its own size a compressed archive may unpack to; weights shrink by a tenth."""
@@ -99,12 +106,54 @@ def unpack(path: Path, names: Collection[str], folder: Path) -> None:
                     shutil.copyfileobj(file, output, _BLOCK)
 
 
-def check_weights(path: Path, weights: Path) -> None:
+def weights_place(path: Path) -> tuple[int, int] | None:
+    """Offset and bytes of the weights in an archive that is not compressed; None in one that is.
+
+    Raises:
+        UserError: see :func:`read_archive`.
+    """
+    with path.open("rb") as raw:
+        if raw.read(2) == _GZIP:
+            return None
+    with _members(path) as members:
+        return next((member.offset_data, member.size) for name, member, _ in members if name == WEIGHTS)
+
+
+class Part(io.RawIOBase):
+    """Bytes ``begin`` to ``begin + size`` of a file, as a file of their own."""
+
+    def __init__(self, file: IO[bytes], begin: int, size: int) -> None:
+        super().__init__()
+        self._file, self._begin, self._size, self._place = file, begin, size, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As :meth:`io.RawIOBase.readinto`."""
+        self._file.seek(self._begin + self._place)
+        left = max(self._size - self._place, 0)
+        count: int = self._file.readinto(memoryview(buffer)[:left])  # type: ignore[attr-defined]
+        self._place += count
+        return count
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """As :meth:`io.IOBase.seek`."""
+        self._place = max(position + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence], 0)
+        return self._place
+
+
+def check_weights(path: Path, weights: IO[bytes]) -> None:
     """Compare PyTorch's weights with the checksums that their own zip archive carries; PyTorch does not.
 
     Args:
         path: the ``.nemo`` file, for errors.
-        weights: the unpacked ``model_weights.ckpt``.
+        weights: its ``model_weights.ckpt``.
 
     Raises:
         UserError: no such archive, more unpacked than packed, or damaged.
@@ -113,17 +162,26 @@ def check_weights(path: Path, weights: Path) -> None:
         with zipfile.ZipFile(weights) as archive:
             records = archive.infolist()
             packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-            if packed or sum(record.file_size for record in records) > weights.stat().st_size:
+            if packed or sum(record.file_size for record in records) > weights.seek(0, io.SEEK_END):
                 raise UserError(f"{path}: its {WEIGHTS} is packed as PyTorch does not; do not use this file")
             if not any(record.CRC for record in records):  # torch.serialization.set_crc32_options(False)
                 return
-            damaged = archive.testzip()
+            for record in records:
+                with archive.open(record) as file:
+                    while file.read(_CHECKED):  # compares the checksum at the end
+                        pass
     except UserError:
         raise
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its {WEIGHTS} is damaged ({_reason(error)}); download it again") from error
-    if damaged is not None:
-        raise UserError(f"{path}: its {WEIGHTS} is damaged ({damaged!r} has another checksum); download it again")
+
+
+def is_native(weights: IO[bytes]) -> bool:
+    """Whether numbers of PyTorch's weights, whose checksums were compared, are stored in this machine's byte order."""
+    with zipfile.ZipFile(weights) as archive:
+        # PyTorch finds a record whatever the case of its name.
+        orders = [archive.read(each) for each in archive.infolist() if each.filename.lower().endswith("byteorder")]
+    return all(order == sys.byteorder.encode() for order in orders)
 
 
 @contextmanager
@@ -131,7 +189,7 @@ def _members(path: Path) -> Iterator[Iterator[tuple[str, tarfile.TarInfo, IO[byt
     """Every file of an archive: its path from the root, its header, its content; failures are one line."""
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
+            packed = raw.read(2) == _GZIP
             raw.seek(0)
             largest = path.stat().st_size * (_GROWTH if packed else 1) + 64_000_000
             source: Any = gzip.GzipFile(fileobj=raw) if packed else raw

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from export.digest import files_sha256
+from export.digest import FileState, file_state, files_sha256
 from export.errors import UserError
 from export.geometry import Geometry, chunk_frames_for, dropped_frames
 from export.languages import DEFAULT_LANGUAGE, LANGUAGE_TAG
@@ -36,6 +36,7 @@ class Checkpoint:
         config: as NeMo writes it, whatever the layout.
         vocabulary: the pieces in id order.
         name: of the model.
+        opened: states of the files that hold the weights, from before anything was read of them.
         tokenizer: a ``.nemo`` file's: the configuration's key to the archive's member.
         shards: a Transformers folder's files of weights, in order; a ``.nemo`` file holds its own.
         writer: version of Transformers that wrote the folder.
@@ -48,6 +49,7 @@ class Checkpoint:
     config: dict[str, Any]
     vocabulary: tuple[str, ...]
     name: str
+    opened: tuple[FileState, ...]
     tokenizer: dict[str, str] = field(default_factory=dict)
     shards: tuple[Path, ...] = ()
     writer: str = ""
@@ -60,8 +62,29 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the ``.nemo`` file, or of a folder's files of weights in order: the identity that bundles record."""
-        return files_sha256(self.weight_files)
+        """Hash of the ``.nemo`` file, or of a folder's files of weights in order: the identity that bundles record.
+
+        Raises:
+            UserError: see :meth:`require_unchanged`.
+        """
+        self.require_unchanged()
+        found = files_sha256(self.weight_files)
+        self.require_unchanged()
+        return found
+
+    def require_unchanged(self) -> None:
+        """Refuse a checkpoint that is no longer the one that was opened: what was read of it may be of two.
+
+        Raises:
+            UserError: naming the file that was written or replaced.
+        """
+        for file, state in zip(self.weight_files, self.opened, strict=True):
+            try:
+                changed = file_state(file) != state
+            except OSError:
+                changed = True
+            if changed:
+                raise UserError(f"{file}: was changed or replaced while it was in use; run again when it is whole")
 
     @property
     def identity(self) -> tuple[str | None, str | None]:

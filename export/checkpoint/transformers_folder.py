@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.checkpoint.config import Checkpoint, check_supported
 from export.checkpoint.schema import Layers, Steps, Width, check_config, check_size, described
-from export.digest import digest
+from export.digest import digest, file_state
 from export.errors import UserError, listed
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
@@ -157,13 +157,15 @@ def open_folder(folder: Path, source: str, name: str) -> Checkpoint:
     config = _as_nemo(model, processor)
     check_supported(folder, config)
     shards = _shards(folder)
+    opened = tuple(map(file_state, shards))
     check_size(folder, check_config(folder, config), len(pieces), sum(shard.stat().st_size for shard in shards))
     checkpoint = Checkpoint(
         folder,
         source,
         config,
         pieces,
-        name=name,
+        name,
+        opened,
         shards=shards,
         writer=model.transformers_version,
         config_sha256=digest([config, pieces]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import pickle
 import re
 import shutil
@@ -10,9 +11,9 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from export.checkpoint.archive import WEIGHTS, check_weights, unpack
+from export.checkpoint.archive import WEIGHTS, Part, check_weights, is_native, unpack, weights_place
 from export.checkpoint.transformers_names import to_nemo
 from export.errors import UserError
 from export.removal import scratch_folder
@@ -31,15 +32,58 @@ def read_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     Raises:
         UserError: damaged weights, or more than tensors in them.
     """
-    if checkpoint.shards:
-        return _read_safetensors(checkpoint)
+    checkpoint.require_unchanged()
+    tensors = _read_safetensors(checkpoint) if checkpoint.shards else _read_archive(checkpoint)
+    checkpoint.require_unchanged()
+    return tensors
+
+
+def _read_archive(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.nemo`` file, mapped from the archive, or from what it unpacks to where it is compressed.
+
+    Raises:
+        UserError: damaged weights, or more than tensors in them.
+    """
+    place = weights_place(checkpoint.path)
     try:
+        found = _load_inside(checkpoint, *place) if place else None
+        if found is not None:
+            return found
         with unpacked(checkpoint, {WEIGHTS}) as folder:
-            return load_tensors(checkpoint, folder / WEIGHTS)
+            return _load(checkpoint, folder / WEIGHTS, map_location="cpu", mmap=True)
     except (RuntimeError, EOFError, KeyError) as error:  # what torch raises over a file that is not its own
         raise UserError(
             f"{checkpoint.path}: its {WEIGHTS} cannot be read ({reason(error)}); download it again"
         ) from error
+
+
+def _load_inside(checkpoint: Checkpoint, begin: int, size: int) -> dict[str, torch.Tensor] | None:
+    """The tensors of weights that lie at ``begin`` of an archive, mapped from there; None in another byte order.
+
+    PyTorch maps whole files only. Loaded to its meta device, tensors say where in the weights their numbers lie.
+
+    Raises:
+        UserError: damaged weights, or more than tensors in them.
+    """
+    import torch
+
+    with checkpoint.path.open("rb") as raw, io.BufferedReader(Part(raw, begin, size)) as file:
+        check_weights(checkpoint.path, file)
+        if not is_native(file):
+            return None  # PyTorch would crash: it turns the bytes of its meta device's storages
+        file.seek(0)
+        described = _load(checkpoint, file, map_location="meta")
+    archive = torch.UntypedStorage.from_file(str(checkpoint.path), False, checkpoint.path.stat().st_size)
+    found = {}
+    for name, tensor in described.items():
+        storage = tensor.untyped_storage()
+        first, count = begin + storage._checkpoint_offset, storage.nbytes()  # type: ignore[operator]  # None elsewhere
+        if first + count > begin + size:
+            raise RuntimeError(f"{name} ends beyond them")
+        numbers = torch.empty(0, dtype=tensor.dtype)
+        numbers.set_(archive[first : first + count], tensor.storage_offset(), tensor.shape, tensor.stride())
+        found[name] = numbers
+    return found
 
 
 @contextmanager
@@ -57,12 +101,13 @@ def unpacked(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Path]:
             if error.errno == errno.ENOSPC:
                 _check_room(checkpoint, unpacked=True)
             raise
-        check_weights(checkpoint.path, folder / WEIGHTS)
+        with (folder / WEIGHTS).open("rb") as weights:
+            check_weights(checkpoint.path, weights)
         yield folder
 
 
-def load_tensors(checkpoint: Checkpoint, file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an unpacked ``model_weights.ckpt``.
+def _load(checkpoint: Checkpoint, file: Path | IO[bytes], **options: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a ``model_weights.ckpt``, by :func:`torch.load` with these options.
 
     Raises:
         UserError: it holds more than tensors.
@@ -71,7 +116,7 @@ def load_tensors(checkpoint: Checkpoint, file: Path) -> dict[str, torch.Tensor]:
 
     try:
         # Given explicitly, so that no TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD runs what the pickle asks for.
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(file, weights_only=True, **options)
     except pickle.UnpicklingError as error:
         unwanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {unwanted[1]}" if unwanted else "holds more than tensors, or is damaged"

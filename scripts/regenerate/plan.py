@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint.archive import weights_place
 from export.checkpoint.hub import Format
 from export.digest import digest
 from export.errors import UserError
@@ -217,6 +218,7 @@ def check_disk(plan: Plan, again: Collection[str] = ()) -> None:
             continue
         need = max(need, taken + bytes_)
         taken += bytes_ - sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
-    temporary = Path(tempfile.gettempdir())  # a .nemo file is unpacked there
-    needs = [(plan.output, need + SLACK), (temporary, 0.0 if plan.checkpoint.shards else float(size))]
+    temporary = Path(tempfile.gettempdir())  # a compressed .nemo file is unpacked there
+    mapped = plan.checkpoint.shards or weights_place(plan.checkpoint.path)
+    needs = [(plan.output, need + SLACK), (temporary, 0.0 if mapped else float(size))]
     require_room(needs, "choose another --output, or set TMPDIR")

@@ -62,6 +62,7 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     force = ["--force"] if folder.exists() else []
     if name == FP32:
         outcome = run_verb(state, "export", plan.checkpoint.path, folder, *plan.settings.arguments(), *force)
+        plan.checkpoint.require_unchanged()  # the folder is of the file whose hash the state records
     else:
         source, recipe = plan.output / FP32, plan.recipe_argument(name)
         outcome = run_verb(state, "quantize", source, folder, "--recipe", recipe, *force)

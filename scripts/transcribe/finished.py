@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from export.bundle import Bundle
-from export.digest import digest, file_facts
+from export.digest import FileState, digest, file_facts, file_state
 from export.errors import UserError
 from export.folders import write_atomically
 from export.locks import try_lock
@@ -197,10 +197,9 @@ def _read(path: Path) -> tuple[list[_Line], bool]:
     raise UserError(f"--output {path}: is no list of transcripts; choose another file, or move it away")
 
 
-def _state(audio: str) -> tuple[int, ...] | None:
+def _state(audio: str) -> FileState | None:
     """What changes with a file; None where there is none."""
     try:
-        status = os.stat(audio)
+        return file_state(audio)
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import multiprocessing
@@ -300,15 +301,18 @@ def full_disk(scene: Scene, count: int) -> Figures:
 
 
 def full_tmpdir(scene: Scene, count: int) -> Figures:
-    """A TMPDIR that is full when the checkpoint is unpacked into it."""
+    """A TMPDIR that is full when a compressed checkpoint is unpacked into it."""
     figures = Figures("full TMPDIR")
-    size = scene.checkpoint.stat().st_size
+    packed = scene.work / "packed.nemo"
+    packed.write_bytes(gzip.compress(scene.checkpoint.read_bytes(), 1))
+    size = packed.stat().st_size
     for index in range(count):
         with _disk(scene, 4096 * (1 + int(size * index / count) // 4096)) as disk:
             place, tmp = scene.place(), disk / "tmp"
             tmp.mkdir()
             output, planted = place / "out", Planted(place / "out")
-            command = run(place / "log", *scene.regenerate(output), temporary=tmp, before=_no_check_of_room)
+            arguments = [packed if each == scene.checkpoint else each for each in scene.regenerate(output)]
+            command = run(place / "log", *arguments, temporary=tmp, before=_no_check_of_room)
             problems = told(command, 2, lines=1) + half_written(output) + planted.lost()
             figures.count("regenerate", problems + scratch(place, tmp, planted=planted))
     return figures

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import tempfile
 import tracemalloc
@@ -20,6 +21,7 @@ import yaml
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.archive import CONFIG, WEIGHTS, check_weights
 from export.checkpoint.nemo import load_model
+from export.checkpoint.weights import read_weights
 from export.errors import UserError
 from tests.helpers.archives import changed, demo_tokenizer, members, sentencepiece, special, tiny_config, write
 
@@ -209,14 +211,19 @@ def test_a_flipped_byte_in_the_weights_is_found(tmp_path: Path, small_checkpoint
         load_model(checkpoint)
 
 
+def check_file(file: Path) -> None:
+    with file.open("rb") as weights:
+        check_weights(Path("x.nemo"), weights)
+
+
 def test_weights_that_are_no_zip_or_packed(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(UserError, match=r"x\.nemo: its model_weights\.ckpt is damaged \(File is not a zip file\)"):
-        check_weights(Path("x.nemo"), tmp_path / "old")
+        check_file(tmp_path / "old")
     with zipfile.ZipFile(tmp_path / "bomb", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(10_000_000))
     with pytest.raises(UserError, match=r"is packed as PyTorch does not; do not use this file"):
-        check_weights(Path("x.nemo"), tmp_path / "bomb")
+        check_file(tmp_path / "bomb")
 
 
 def test_weights_whose_directory_lies_before_the_file_are_damaged(tmp_path: Path) -> None:
@@ -225,7 +232,7 @@ def test_weights_whose_directory_lies_before_the_file_are_damaged(tmp_path: Path
     data[place + 12 : place + 16] = (10**6).to_bytes(4, "little")  # the directory's size, beyond the file's
     (tmp_path / "weights").write_bytes(data)
     with pytest.raises(UserError, match=r"x\.nemo: its model_weights\.ckpt is damaged .*; download it again"):
-        check_weights(Path("x.nemo"), tmp_path / "weights")
+        check_file(tmp_path / "weights")
 
 
 def test_weights_that_were_saved_without_checksums_load(tmp_path: Path) -> None:
@@ -236,7 +243,64 @@ def test_weights_that_were_saved_without_checksums_load(tmp_path: Path) -> None:
         torch.save({"a": torch.zeros(3)}, tmp_path / "weights")
     finally:
         torch.serialization.set_crc32_options(True)
-    check_weights(Path("x.nemo"), tmp_path / "weights")
+    check_file(tmp_path / "weights")
+
+
+def test_weights_are_mapped_from_the_archive_itself(small_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """What is compressed, or of another byte order, is unpacked and gives the same."""
+    import torch
+
+    plain = read_weights(small_checkpoint)
+    assert small_checkpoint.path.resolve() in mapped_files()
+    with tarfile.open(small_checkpoint.path) as old:
+        contents: list[Any] = [(each.name, file.read()) for each in old if (file := old.extractfile(each)) is not None]
+    packed = read_weights(open_checkpoint(write(tmp_path / "packed.nemo", contents, "w:gz")))
+    turned = read_weights(with_weights(small_checkpoint.path, tmp_path / "turned.nemo", big_endian))
+    assert (tmp_path / "packed.nemo") not in mapped_files()
+    for other in (packed, turned):
+        assert list(other) == list(plain)
+        assert all(torch.equal(other[name], tensor) for name, tensor in plain.items())
+
+
+def mapped_files() -> set[Path]:
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return {Path(fields[5]) for line in lines if len(fields := line.split(maxsplit=5)) == 6}
+
+
+def big_endian(data: bytes) -> bytes:
+    """PyTorch's weights, of 4-byte numbers alone, as a machine of the other byte order writes them."""
+    import numpy as np
+
+    turned = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(turned, "w") as new:
+        for record in old.infolist():
+            content = old.read(record)
+            if "/data/" in record.filename:
+                content = np.frombuffer(content, "<u4").byteswap().tobytes()
+            new.writestr(record.filename, b"big" if record.filename.endswith("byteorder") else content)
+    return turned.getvalue()
+
+
+REPLACEMENTS: dict[str, Callable[[Path, Path], object]] = {
+    "renamed": lambda path, other: os.replace(other, path),
+    "written": lambda path, other: path.write_bytes(other.read_bytes()),
+    "gone": lambda path, _: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("replacement", REPLACEMENTS)
+@pytest.mark.parametrize("use", [read_weights, lambda checkpoint: checkpoint.sha256], ids=["weights", "hash"])
+def test_a_checkpoint_that_is_replaced_in_between_is_refused(
+    tmp_path: Path, small_checkpoint: Checkpoint, use: Callable[[Checkpoint], object], replacement: str
+) -> None:
+    """Else a folder would hold the weights of one checkpoint under the hash, or with the pieces, of another."""
+    path, other = (
+        Path(shutil.copyfile(small_checkpoint.path, tmp_path / name)) for name in ("used.nemo", "other.nemo")
+    )
+    checkpoint = open_checkpoint(path)
+    REPLACEMENTS[replacement](path, other)
+    with pytest.raises(UserError, match=r"used\.nemo: was changed or replaced while it was in use; run again"):
+        use(checkpoint)
 
 
 def test_nothing_but_what_the_configuration_names_is_unpacked(
@@ -418,7 +482,7 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, data: bytes) -> None:
 
 
 def test_what_a_killed_run_unpacked_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = open_checkpoint(write(tmp_path / "a.nemo", members()))
+    checkpoint = open_checkpoint(write(tmp_path / "a.nemo", members(), "w:gz"))  # else nothing is unpacked
     temporary = tmp_path / "tmp"
     left = temporary / ".nemotron-ov.0123abcd.nemotron-ov.tmp"
     left.mkdir(parents=True)

@@ -109,7 +109,8 @@ def tokenizer_of(file: Path) -> object:
 
 
 def weights_of(file: Path) -> object:
-    check_weights(file, file)
+    with file.open("rb") as weights:
+        check_weights(file, weights)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -303,8 +304,9 @@ def test_a_disk_that_fills_up_during_quantize_is_one_line(
 
 
 def test_a_full_tmpdir_is_named(small_disk: Path, demo_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "packed.nemo").write_bytes(gzip.compress(demo_checkpoint.path.read_bytes(), 1))  # is unpacked there
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", "export", demo_checkpoint.path, tmp_path / "fp32"],
+        [sys.executable, "-m", "scripts.cli", "export", tmp_path / "packed.nemo", tmp_path / "fp32"],
         capture_output=True,
         text=True,
         check=False,

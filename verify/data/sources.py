@@ -25,6 +25,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from export.digest import FileState, file_state
 from export.errors import UserError
 from export.progress import note
 from export.removal import scratch_folder
@@ -43,8 +44,6 @@ _NOT_SOUGHT = {"MP3", "MPEG"}
 
 _MISSING = 0.1  # seconds by which a decoder may stay below a header
 
-Identity = tuple[int, ...]
-
 
 @dataclass(frozen=True)
 class Source:
@@ -59,7 +58,7 @@ class Source:
 
     name: Path
     path: Path
-    identity: Identity
+    identity: FileState
     parts: tuple[Part, ...]
     channels: int
     frames: int
@@ -89,7 +88,7 @@ def open_source(path: Path) -> Source:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such audio file; check the path")
-    identity = _identity(path)
+    identity = file_state(path)
     try:
         return _header(path, path, identity)
     except (soundfile.LibsndfileError, TypeError, OSError) as error:  # TypeError: what is called .raw
@@ -162,13 +161,8 @@ def header_seconds(path: Path) -> float | None:
         return None
 
 
-def _identity(path: Path) -> Identity:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
 @lru_cache(maxsize=256)
-def _header(name: Path, path: Path, identity: Identity) -> Source:
+def _header(name: Path, path: Path, identity: FileState) -> Source:
     with _COPIES.there(path):
         found = tuple(parts(path))
         file = _open(path, found[0])
