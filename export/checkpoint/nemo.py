@@ -7,9 +7,10 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from export.checkpoint.archive import unpack
 from export.checkpoint.pieces import sentencepiece_model
@@ -37,6 +38,12 @@ def quiet() -> None:
     nemo_logging.setLevel(nemo_logging.ERROR)
     for name in ("nemo_logger", "nv_one_logger", "pytorch_lightning", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def import_nemo() -> None:
+    """Import what :func:`load_model` needs, which takes as long as restoring a model."""
+    quiet()
+    import nemo.collections.asr.models  # noqa: F401
 
 
 def load_model(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor] | None = None) -> EncDecRNNTBPEModel:
@@ -97,6 +104,21 @@ def _tokenizer(checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, str]]]:
         yield folder, {"model_path": "tokenizer.model", "vocab_path": "vocab.txt"}
 
 
+@contextmanager
+def _without_list_of_pieces() -> Iterator[None]:
+    """Have NeMo's configuration hold a text of as many characters where it lists the pieces twice.
+
+    NeMo takes the number of pieces from there, and the pieces from the tokenizer. OmegaConf makes a node of each
+    element of a list, and NeMo copies its configuration a dozen times.
+    """
+    from nemo.collections.asr.models import rnnt_bpe_models, rnnt_bpe_models_prompt
+
+    with ExitStack() as stack:
+        for module in (rnnt_bpe_models, rnnt_bpe_models_prompt):
+            stack.enter_context(patch.object(module, "ListConfig", lambda pieces: "." * len(pieces), create=True))
+        yield
+
+
 def _restore(
     checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], folder: Path, tokenizer: dict[str, str]
 ) -> EncDecRNNTBPEModel:
@@ -132,10 +154,11 @@ def _restore(
 
     connector = TensorsOnly()
     connector.model_extracted_dir = str(folder)
-    config = {key: value for key, value in checkpoint.config.items() if key not in _TRAINING}
+    config = {key: value for key, value in checkpoint.config.items() if key not in (*_TRAINING, "labels")}
+    config["joint"] = {key: value for key, value in config["joint"].items() if key != "vocabulary"}
     files = {key: str(folder / member) for key, member in tokenizer.items()}
     config["tokenizer"] = {"dir": str(folder), "type": "bpe", **files}
-    with NoInitialization():
+    with NoInitialization(), _without_list_of_pieces():
         model: EncDecRNNTBPEModel = EncDecRNNTBPEModel.restore_from(
             str(checkpoint.path),
             override_config_path=OmegaConf.create(config),

@@ -180,6 +180,9 @@ def test_nemo_restores_the_folder_too(pair: Pair) -> None:
     assert all(torch.equal(tensor, there.pop(name)) for name, tensor in ours.state_dict().items())
     assert there == {}
     assert ours.tokenizer.ids_to_text([5, 9, 40]) == theirs.tokenizer.ids_to_text([5, 9, 40])
+    pieces = len(pair.nemo.vocabulary)
+    assert (ours.joint.num_classes_with_blank, ours.decoding.blank_id) == (pieces + 1, pieces)
+    assert isinstance(ours.cfg.labels, str), "a list of all pieces made restoring take half a minute"
 
 
 def copied(pair: Pair, target: Path, *without: str) -> Path:
