@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -308,12 +309,19 @@ def write_vocabulary(directory: Path, vocabulary: tuple[str, ...] | list[str]) -
     (directory / VOCABULARY).write_text(json.dumps(pieces, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
-def write_metadata(directory: Path, metadata: Metadata) -> Metadata:
+def write_metadata(directory: Path, metadata: Metadata, known: Mapping[str, dict[str, Any]] | None = None) -> Metadata:
     """Write ``metadata.json`` last, with the size and hash of every other file, and its own; returns what was written.
 
     Its own is of the text in which that hash is empty, so that any changed byte is found.
+
+    Args:
+        directory: the folder.
+        metadata: without these facts.
+        known: files' facts by name where the caller has them, as :func:`export.digest.file_facts`.
     """
-    files = {file.name: file_facts(file) for file in sorted(directory.iterdir()) if file.name != METADATA}
+    known = known or {}
+    names = sorted(file.name for file in directory.iterdir() if file.name != METADATA)
+    files = {name: known.get(name) or file_facts(directory / name) for name in names}
     changes = {"files": files, "format_version": FORMAT_VERSION, "metadata_sha256": ""}
     complete = metadata.model_copy(update=changes)
     absent = {"num_prompts", "default_prompt_id", "prompt_dictionary"} if not metadata.has_prompt else set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from export.checkpoint import Checkpoint
 from export.checkpoint.hub import checkpoint_facts
 from export.checkpoint.weights import read_weights
 from export.contract import expected_ports
+from export.digest import file_facts
 from export.errors import UserError
 from export.folders import new_directory, refuse_existing
 from export.graphs.saving import save_graph
@@ -90,19 +92,22 @@ def export_checkpoint(
     refuse_existing(directory, kind=BUNDLE, force=force)
     for warning in warnings:
         note(f"warning: {warning}")
-    with new_directory(directory, kind=BUNDLE, force=force) as temporary:
+    with new_directory(directory, kind=BUNDLE, force=force) as temporary, ThreadPoolExecutor() as threads:
+        origin = threads.submit(checkpoint_facts, pruning.checkpoint)  # hashes it
         metadata = _metadata(pruning.checkpoint, geometry, encoder, cache, oracle, warnings)
         recordings, constants = _write_graphs(
-            checkpoint, metadata, geometry, pruning.rows, oracle, temporary, directory
+            checkpoint, metadata, geometry, pruning.rows, oracle, temporary, directory, threads
         )
         gc.collect()
+        files = {file.name: threads.submit(file_facts, file) for file in temporary.iterdir()}
         with task(f"checking the graphs against {ORACLES[oracle]}"):
             results = {name: parity.check(name, temporary / graph_file(name), recordings[name]) for name in GRAPHS}
         checkpoint.require_unchanged()
         _print_parity(results)
         write_vocabulary(temporary, pruning.checkpoint.vocabulary)
         facts = {"parity": results, "constants": constants, "vocabulary": pruning.record}
-        write_metadata(temporary, metadata.model_copy(update=facts))
+        metadata = metadata.model_copy(update=facts | {"checkpoint": origin.result()})
+        write_metadata(temporary, metadata, {name: each.result() for name, each in files.items()})
     return Bundle.open(directory)
 
 
@@ -142,8 +147,11 @@ def _write_graphs(
     oracle: GraphOracle,
     folder: Path,
     target: Path,
+    threads: ThreadPoolExecutor,
 ) -> tuple[dict[str, parity.Recording], dict[str, Counts]]:
     """Write every graph into ``folder``, which is to become ``target``.
+
+    ``threads`` read the weights while NeMo is imported.
 
     Returns:
         What the oracle computed, and the graphs' constants.
@@ -158,8 +166,15 @@ def _write_graphs(
     ports, name = expected_ports(metadata), checkpoint.path.name
     recordings: dict[str, parity.Recording] = {}
     model: Recognizer | None = None
+    weights = threads.submit(read_weights, checkpoint)
+    if oracle == "nemo":
+        from export.checkpoint.nemo import import_nemo
+
+        with task("importing NeMo"):
+            import_nemo()
     with task(f"reading the weights of {name}"):
-        tensors = read_weights(checkpoint)
+        tensors = weights.result()
+    del weights
     if oracle == "nemo":
         from export.checkpoint.nemo import load_model, release
 
@@ -254,7 +269,6 @@ def _metadata(
         knows_short_leads=encoder == "rewritten",
         longer_steps=encoder == "rewritten" and geometry.whole_groups,
         recipe={"name": "fp32"},
-        checkpoint=checkpoint_facts(checkpoint),
         tools={name: version(name) for name in tools},
         warnings=warnings,
     )

@@ -6,6 +6,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -62,13 +63,13 @@ def quantize_bundle(
     _check_source(source, directory)
     _check_calibration(source, recipe, calibration)
     refuse_existing(directory, kind=BUNDLE, force=force)
-    source.check_hashes()  # damaged weights quantize without an error
     recipe = recipe if runtime_options else recipe.without_runtime_options()
     constants: dict[str, Counts] = {}
     warnings: list[str] = []
     with (
         _failures(directory, "written", WRITING_REMEDY),
         new_directory(directory, kind=BUNDLE, force=force) as temporary,
+        _undamaged(source),
     ):
         for graph, part in recipe.graphs.items():
             with task(f"recipe {recipe.name}: {graph}"):
@@ -83,6 +84,23 @@ def quantize_bundle(
     for warning in warnings:
         note(f"warning: recipe {recipe.name}: {warning}")
     return Bundle.open(directory)
+
+
+@contextmanager
+def _undamaged(source: Bundle) -> Iterator[None]:
+    """Compare a folder's hashes while the body runs: damaged weights quantize without an error.
+
+    Raises:
+        UserError: it is damaged, whatever else that led to.
+    """
+    with ThreadPoolExecutor(1) as threads:
+        checked = threads.submit(source.check_hashes)
+        try:
+            yield
+        except Exception:
+            checked.result()
+            raise
+        checked.result()
 
 
 def _longer_steps(folder: Path, metadata: Metadata) -> bool:
