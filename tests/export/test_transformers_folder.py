@@ -182,7 +182,7 @@ def test_nemo_restores_the_folder_too(pair: Pair) -> None:
     assert ours.tokenizer.ids_to_text([5, 9, 40]) == theirs.tokenizer.ids_to_text([5, 9, 40])
     pieces = len(pair.nemo.vocabulary)
     assert (ours.joint.num_classes_with_blank, ours.decoding.blank_id) == (pieces + 1, pieces)
-    assert isinstance(ours.cfg.labels, str), "a list of all pieces made restoring take half a minute"
+    assert isinstance(ours.cfg.labels, str), "OmegaConf copies a list of pieces for half a minute"
 
 
 def copied(pair: Pair, target: Path, *without: str) -> Path:

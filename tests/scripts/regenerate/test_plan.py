@@ -449,6 +449,24 @@ def test_a_folder_that_is_replaced_needs_room_beside_itself(
     assert again == pytest.approx(all_new - first - second), "two old folders are gone when the last new one is written"
 
 
+def test_a_checkpoint_that_is_replaced_during_the_export_is_refused(
+    options: Options, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_checkpoint: Checkpoint
+) -> None:
+    """The state records the hash of the one, and the stage may have read the other."""
+    path = Path(shutil.copyfile(small_checkpoint.path, tmp_path / "mine.nemo"))
+    export = stages.run_verb
+
+    def replacing(*arguments: Any, **options: Any) -> dict[str, Any]:
+        shutil.copyfile(path, tmp_path / "other.nemo")
+        (tmp_path / "other.nemo").replace(path)
+        return export(*arguments, **options)
+
+    monkeypatch.setattr(stages, "run_verb", replacing)
+    with pytest.raises(UserError, match=r"mine\.nemo: was changed or replaced while it was in use"):
+        regenerate(replace(options, checkpoint=str(path)))
+    assert calls == ["export fp32"]
+
+
 def test_other_checkpoints_without_manifest_take_some_of_the_demo_set(options: Options) -> None:
     plan = make_plan(replace(options, manifest=None))
     assert (plan.limit, plan.score_text) == (STAND_IN_LIMIT, False)
