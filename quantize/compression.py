@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from export.errors import NemotronOVError, UserError
 from export.weight_types import constants, stored_type
@@ -54,6 +55,29 @@ def _without_torch() -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """Have NNCF compile the model that quantizes a weight once for each kind of weight, and not for every weight.
+
+    NNCF keeps such models, and switches that off while it changes a graph: a model's next run overwrites what its last
+    one returned, which constants may share. Here each run has a request, and with it memory, of its own.
+    """
+    from nncf.openvino.optimized_functions import models
+    from nncf.quantization.algorithms.weight_compression import openvino_backend
+
+    infer = models._infer_ov_model
+
+    def infer_apart(parameters: Any, compiled: Any, inputs: Any) -> Any:
+        compiled._infer_request = None
+        return infer(parameters, compiled, inputs)
+
+    with (
+        patch.object(models, "_infer_ov_model", infer_apart),
+        patch.object(openvino_backend, "disable_results_caching", contextlib.nullcontext),
+    ):
+        yield
+
+
 @dataclass(frozen=True)
 class Samples:
     """A graph's calibration samples as NNCF wants them: countable, and as often as it asks from the first on."""
@@ -87,7 +111,8 @@ def compress(model: ov.Model, compression: WeightCompression, where: str, sample
         arguments = compression_arguments(compression)
         if compression.needs_calibration:
             arguments["dataset"] = nncf.Dataset(samples)
-        model = nncf.compress_weights(model, **arguments)
+        with _compiled_once():
+            model = nncf.compress_weights(model, **arguments)
     if compression.awq:
         _halve_awq_scales(model, where)
     return model

@@ -7,9 +7,10 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import openvino as ov
@@ -461,6 +462,26 @@ def test_quantizing_loads_no_torch_and_leaves_it_usable(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, after = (Bundle.open(tmp_path / name).metadata.files for name in ("before", "after"))
     assert before["nemotron_encoder.bin"] == after["nemotron_encoder.bin"]
+
+
+@pytest.mark.parametrize("mode", ["int8_sym", "int4_sym", "int4_asym"])
+def test_a_model_that_quantizes_weights_is_compiled_once(small_fp32: Bundle, mode: str) -> None:
+    """And no weight is overwritten by the next one that it quantizes."""
+    from nncf.openvino.optimized_functions import models
+
+    part = WeightCompression(mode=mode, **({} if mode == "int8_sym" else {"group_size": 16, "all_layers": True}))
+    made: list[list[bytes]] = []
+    compiled: list[int] = []
+    for door in (compression._compiled_once, nullcontext):
+        with (
+            patch.object(compression, "_compiled_once", door),
+            patch.object(models, "_compile_ov_model", side_effect=models._compile_ov_model) as calls,
+        ):
+            model = compression.compress(ov.Core().read_model(small_fp32.graph_path("encoder")), part, "test")
+        made.append([each.data.tobytes() for each in model.get_ops() if each.get_type_name() == "Constant"])
+        compiled.append(calls.call_count)
+    assert made[0] == made[1]
+    assert 0 < compiled[0] < compiled[1] / 3
 
 
 def test_nodes_that_share_a_name_are_told_apart() -> None:
