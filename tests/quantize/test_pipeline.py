@@ -469,7 +469,8 @@ def test_a_model_that_quantizes_weights_is_compiled_once(small_fp32: Bundle, mod
     """And no weight is overwritten by the next one that it quantizes."""
     from nncf.openvino.optimized_functions import models
 
-    part = WeightCompression(mode=mode, **({} if mode == "int8_sym" else {"group_size": 16, "all_layers": True}))
+    groups = {} if mode == "int8_sym" else {"group_size": 16, "all_layers": True}
+    part = WeightCompression.model_validate({"mode": mode} | groups)
     made: list[list[bytes]] = []
     compiled: list[int] = []
     for door in (compression._compiled_once, nullcontext):
