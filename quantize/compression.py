@@ -65,7 +65,10 @@ def _compiled_once() -> Iterator[None]:
     from nncf.openvino.optimized_functions import models
     from nncf.quantization.algorithms.weight_compression import openvino_backend
 
-    infer = models._infer_ov_model
+    infer = getattr(models, "_infer_ov_model", None)
+    if infer is None or not hasattr(openvino_backend, "disable_results_caching"):
+        yield  # another NNCF: the same weights, slower
+        return
 
     def infer_apart(parameters: Any, compiled: Any, inputs: Any) -> Any:
         compiled._infer_request = None

@@ -473,9 +473,9 @@ def test_a_model_that_quantizes_weights_is_compiled_once(small_fp32: Bundle, mod
     part = WeightCompression.model_validate({"mode": mode} | groups)
     made: list[list[bytes]] = []
     compiled: list[int] = []
-    for door in (compression._compiled_once, nullcontext):
+    for context in (compression._compiled_once, nullcontext):
         with (
-            patch.object(compression, "_compiled_once", door),
+            patch.object(compression, "_compiled_once", context),
             patch.object(models, "_compile_ov_model", side_effect=models._compile_ov_model) as calls,
         ):
             model = compression.compress(ov.Core().read_model(small_fp32.graph_path("encoder")), part, "test")
