@@ -6,13 +6,16 @@ import json
 import re
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from collections import Counter
+from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from export.bundle import Bundle
 from tests.helpers.command import ROOT
@@ -34,13 +37,39 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-@pytest.fixture(scope="module")
-def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``nemotron-ov`` of an environment with the wheel alone."""
+def required(name: str, extras: frozenset[str], found: set[tuple[str, frozenset[str]]]) -> set[str]:
+    """Distributions that one requires, and theirs in turn, as their metadata say."""
+    if (name, extras) in found:
+        return set()
+    found.add((name, extras))
+    names = set()
+    for requirement in map(Requirement, requires(name) or []):
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": each}) for each in extras | {""}):
+            names |= {requirement.name} | required(requirement.name, frozenset(requirement.extras), found)
+    return names
+
+
+def link_requirements(site_packages: Path) -> None:
+    """What the wheel requires without extras, as it lies in this environment."""
+    files = {}
+    for made in map(distribution, required("nemotron-ov", frozenset(), set())):
+        for line in (made.read_text("RECORD") or "").splitlines():
+            name = line.split(",")[0].split("/")[0]
+            files[name] = made.locate_file(name)
+    for name in files.keys() - {"..", "__pycache__"}:
+        (site_packages / name).symlink_to(str(files[name]))
+
+
+@pytest.fixture(scope="module", params=["linked", pytest.param("by pip", marks=pytest.mark.heavy)])
+def command(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``nemotron-ov`` of an environment with the wheel and what it requires alone."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder)
     python = folder / "bin" / "python"
-    done = run(*PIP, "--python", python, "install", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
+    pip = (*PIP, "--python", python)
+    if request.param == "linked":  # the installation of all takes longer than all else here
+        link_requirements(Path(sysconfig.get_path("purelib", vars={"base": str(folder)})))
+    done = run(*pip, "install", "--no-compile", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert run(python, "-c", "import torch", cwd=folder).returncode == 1, "this environment proves nothing"
     return folder / "bin" / "nemotron-ov"
