@@ -18,6 +18,7 @@ from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED
 from tests.helpers.command import ROOT, Done, run_process
 from tests.helpers.pages import Parsed
+from tests.helpers.transformers_folder import write_transformers_folder
 
 
 def regenerate(*arguments: object) -> Done:
@@ -56,6 +57,7 @@ def test_killed_run_is_continued(tmp_path: Path, small_checkpoint: Checkpoint, s
     """kill -9 while the first folder is written, and again when it is there: its stages die too.
 
     The next run clears what is half-written and keeps what is whole. One recording cannot be used, one is a part.
+    The checkpoint is a Transformers folder, because NeMo's import takes longer than all stages of such a run.
     """
     out, manifest, lines = tmp_path / "out", tmp_path / "manifest.jsonl", short_manifest.read_text().splitlines()
     whole = {key: str(short_manifest.parent / value) if key == "audio_filepath" else value
@@ -63,7 +65,8 @@ def test_killed_run_is_continued(tmp_path: Path, small_checkpoint: Checkpoint, s
     (tmp_path / "bad.wav").write_text("no audio")
     rows = [whole, whole | {"offset": 0.5, "duration": 1.0}, whole | {"audio_filepath": "bad.wav"}]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = [small_checkpoint.path, "--output", out, "--manifest", manifest, "--nemo-limit", "1"]
+    checkpoint = write_transformers_folder(small_checkpoint, tmp_path / "checkpoint")
+    arguments = [checkpoint, "--output", out, "--manifest", manifest, "--nemo-limit", "1", "--run-by", "transformers"]
     kill_when(lambda: bool(list(out.glob(".fp32.*.tmp"))), arguments)
     (half_written,) = out.glob(".fp32.*.tmp")
     assert not (out / "fp32").exists()
