@@ -45,7 +45,7 @@ def test_recipes(capfd: pytest.CaptureFixture[str]) -> None:
 def test_export_prints_only_its_object(
     small_checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """NeMo, torch and OpenVINO are chatty; none of it may reach stdout (nor of their imports, which ``regenerate`` reads)."""
+    """NeMo, torch and OpenVINO are chatty; none of it may reach stdout: ``regenerate`` reads it, import and all."""
     done = run_here(capfd, "export", small_checkpoint.path, tmp_path / "out", "--lookahead", "13", "--json")
     assert done.returncode == 0, done.stderr
     result = one_object(done.stdout)
