@@ -35,10 +35,10 @@ def quantize_verify_transcribe_and_describe(fp32: Bundle, output: Path, capfd: p
     report = output / "reports" / "int8.json"
     report.parent.mkdir()
     for runtime in ("streaming", "generation1", "generation2"):
-        arguments = ("--limit", 3, "--runtime", runtime, "--report", report)
+        arguments = ("--limit", 1, "--runtime", runtime, "--report", report)
         call("verify", small, "--reference", full, *arguments, status=(1, NOT_DECIDED))  # nearly tied logits
         found = json.loads(report.read_text())
-        assert (found["target"]["runtime"], len(found["rows"])) == (runtime, 3)
+        assert (found["target"]["runtime"], len(found["rows"])) == (runtime, 1)
     assert json.loads(call("transcribe", small, AUDIO, "--json"))["transcripts"][0]["tokens"]
     call("card", output)
     card = (output / "README.md").read_text()

@@ -29,6 +29,13 @@ from verify.runtimes.generation1 import Generation1
 from verify.runtimes.streaming import Audio, Recordings, Stream, Streaming
 from verify.runtimes.streaming.words import LONGEST_WORD
 
+
+@pytest.fixture(scope="module")
+def recognizer(small_fp32: Bundle) -> Streaming:
+    """For tests that leave it as it is."""
+    return Streaming(small_fp32, threads=1)
+
+
 SECONDS = (0.05, 0.09, 0.4, 1.0, 1.12, 1.2, 2.237, 3.5, 7.03)
 
 
@@ -97,21 +104,18 @@ def test_nemos_start_in_80_ms_steps_is_another(small_80ms_fp32: Bundle) -> None:
     assert begun[0].tokens != begun[1].tokens
 
 
-def test_a_stream_begun_the_old_way_differs(small_fp32: Bundle) -> None:
+def test_a_stream_begun_the_old_way_differs(small_fp32: Bundle, recognizer: Streaming) -> None:
     meta = small_fp32.metadata
     old = Bundle(small_fp32.path, meta.model_copy(update={"lead_mel_frames": meta.pre_encode_cache}))
     audio = speechlike(3.0, 1)
-    assert (
-        Streaming(old, threads=1).transcribe(audio).tokens != Streaming(small_fp32, threads=1).transcribe(audio).tokens
-    )
+    assert Streaming(old, threads=1).transcribe(audio).tokens != recognizer.transcribe(audio).tokens
 
 
 @pytest.mark.parametrize("block", [1, 77, 160, 1600, 17_919, 40_000])
-def test_blocks_of_any_size_give_the_same(small_fp32: Bundle, block: int) -> None:
-    ours = Streaming(small_fp32, threads=1)
+def test_blocks_of_any_size_give_the_same(recognizer: Streaming, block: int) -> None:
     audio = speechlike(0.3 if block == 1 else 4.4, 5)
-    whole = ours.transcribe(audio)
-    stream = ours.stream()
+    whole = recognizer.transcribe(audio)
+    stream = recognizer.stream()
     for first in range(0, len(audio), block):
         stream.push(audio[first : first + block])
     stream.finish(flush=False)
@@ -145,11 +149,10 @@ def test_mel_of_the_stream_is_nemos_mel(small_nemo: Any, small_fp32: Bundle, mon
 
 
 @pytest.mark.parametrize("batch", [1, 3, 6])
-def test_streams_in_threads_do_not_mix(small_fp32: Bundle, batch: int) -> None:
+def test_streams_in_threads_do_not_mix(small_fp32: Bundle, recognizer: Streaming, batch: int) -> None:
     """Fewer rows than streams, so that states wait outside of the batch, and more."""
-    ours = Streaming(small_fp32, threads=1)
     signals = [speechlike(2.5, seed) for seed in range(4)]
-    alone = [ours.transcribe(signal).tokens for signal in signals]
+    alone = [recognizer.transcribe(signal).tokens for signal in signals]
     assert len({tuple(tokens) for tokens in alone}) > 1
     ours = Streaming(small_fp32, threads=1, batch=batch)
     streams = [ours.stream() for _ in signals]
@@ -169,7 +172,7 @@ def test_streams_in_threads_do_not_mix(small_fp32: Bundle, batch: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_failed_step_is_known_to_all_its_streams(
-    small_fp32: Bundle, monkeypatch: pytest.MonkeyPatch, batch: int
+    small_fp32: Bundle, recognizer: Streaming, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     ours = Streaming(small_fp32, threads=1, batch=batch)
     waiting, *members = (ours.stream() for _ in range(batch + 1))
@@ -198,13 +201,13 @@ def test_a_failed_step_is_known_to_all_its_streams(
         stream.reset()
         stream.push(speechlike(2.5, 2))
         stream.finish(flush=False)
-    alone = Streaming(small_fp32, threads=1).transcribe(speechlike(2.5, 2)).tokens
+    alone = recognizer.transcribe(speechlike(2.5, 2)).tokens
     assert [stream.tokens for stream in members] == [alone] * batch
     # Who was not in that step is as it was.
     waiting.push(speechlike(2.0, 6))
     waiting.finish(flush=False)
     whole = np.concatenate([speechlike(1.2, 4), speechlike(2.0, 6)])
-    assert waiting.tokens == Streaming(small_fp32, threads=1).transcribe(whole).tokens
+    assert waiting.tokens == recognizer.transcribe(whole).tokens
     assert waiting.tokens[: len(before)] == before
 
 
@@ -294,20 +297,19 @@ def test_a_step_that_others_run_is_not_missed(small_fp32: Bundle, monkeypatch: p
         (np.zeros((2, 100), np.float32), r"shape \[2, 100\]"),
     ],
 )
-def test_what_is_no_audio_is_not_taken(small_fp32: Bundle, block: Audio, message: str) -> None:
-    ours = Streaming(small_fp32, threads=1)
+def test_what_is_no_audio_is_not_taken(recognizer: Streaming, block: Audio, message: str) -> None:
     audio = speechlike(3.0, 1)
-    stream = ours.stream()
+    stream = recognizer.stream()
     stream.push(audio[:10_000])
     with pytest.raises(ValueError, match=message):
         stream.push(block)
     stream.push(audio[10_000:])
     stream.finish(flush=False)
-    assert stream.tokens == ours.transcribe(audio).tokens
+    assert stream.tokens == recognizer.transcribe(audio).tokens
 
 
-def test_a_finished_stream_takes_no_more(small_fp32: Bundle) -> None:
-    stream = Streaming(small_fp32, threads=1).stream()
+def test_a_finished_stream_takes_no_more(recognizer: Streaming) -> None:
+    stream = recognizer.stream()
     stream.finish()
     with pytest.raises(ValueError, match="finished"):
         stream.push(np.zeros(160, np.float32))
@@ -422,17 +424,16 @@ def test_steps_in_lock_step_take_all_that_are_ready(small_fp32: Bundle) -> None:
     assert ours.step() == 0
 
 
-def test_reset_begins_anew(small_fp32: Bundle) -> None:
-    ours = Streaming(small_fp32, threads=1)
+def test_reset_begins_anew(recognizer: Streaming) -> None:
     audio = speechlike(3.0, 2)
-    stream = ours.stream("de")
+    stream = recognizer.stream("de")
     stream.push(speechlike(2.0, 3))
     for language in (None, "fr"):
         stream.reset(language)
         assert stream.tokens == []
         stream.push(audio)
         stream.finish(flush=False)
-        assert stream.tokens == ours.transcribe(audio, language or "de").tokens
+        assert stream.tokens == recognizer.transcribe(audio, language or "de").tokens
 
 
 def test_flush_gives_what_was_still_to_come(demo_fp32: Bundle) -> None:
@@ -542,11 +543,11 @@ def test_japanese_is_taken_piece_by_piece(demo_fp32: Bundle) -> None:
     assert "".join(" " * word.spaced + word.text for word in taken).strip() == whole.result()[0]
 
 
-def test_a_word_that_never_ends_is_cut(small_fp32: Bundle) -> None:
+def test_a_word_that_never_ends_is_cut(small_fp32: Bundle, recognizer: Streaming) -> None:
     vocabulary = small_fp32.vocabulary
     piece = next(index for index, each in enumerate(vocabulary) if each.isascii() and each.isalpha())
     size = len(vocabulary[piece])
-    stream = Streaming(small_fp32, threads=1).stream()
+    stream = recognizer.stream()
     for frame in range(LONGEST_WORD + 2):
         stream.emit(piece, frame)
     assert [len(word.text) for word in stream.words()] == [LONGEST_WORD * size, 2 * size]
@@ -555,8 +556,7 @@ def test_a_word_that_never_ends_is_cut(small_fp32: Bundle) -> None:
     assert len(stream.tokens) == 2
 
 
-def test_words_carry_times(small_fp32: Bundle) -> None:
-    recognizer = Streaming(small_fp32, threads=1)
+def test_words_carry_times(small_fp32: Bundle, recognizer: Streaming) -> None:
     stream = recognizer.stream()
     stream.push(speechlike(5.0, 3))
     stream.finish()
