@@ -39,6 +39,9 @@ def test_demo_checkpoint_becomes_verified_folders(tmp_path: Path) -> None:
     assert (fp16["exact_match"], fp16["utterances"]) == (1.0, 60)
     assert (fp32["exact_match"], fp32["reference"], fp32["runtime"]) == (1.0, "NeMo", "streaming")
     assert fp32["scored_utterances"] == 60
+    rows = json.loads((out / fp32["report"]).read_text())["rows"]
+    assert len({row["language"] for row in rows}) == 5
+    assert all(row["reference"]["tokens"] for row in rows), "a trained model, whose tokens mean something"
     for row in report["folders"]:
         assert row["encoder_step_ms"] > 0
         assert row["peak_rss_mb"] > 0
