@@ -8,9 +8,7 @@ decoding many times too expensive: the blank bias is calibrated on the model its
 from __future__ import annotations
 
 import copy
-import io
 import os
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +17,7 @@ import yaml
 
 from export import progress
 from export.checkpoint.config import RANDOM_WEIGHTS
-from export.errors import UserError
-from export.removal import scratch_folder
+from scripts.checkpoints.packing import new_checkpoint, pack
 from scripts.checkpoints.random import blank_bias as random_calibration
 from scripts.checkpoints.random import tokenizer as random_tokenizer
 
@@ -145,24 +142,13 @@ def write_random_checkpoint(
     Raises:
         UserError: ``output`` exists without ``force``, is something else, or cannot be written.
     """
-    output = Path(os.path.abspath(output))
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; give the name of a .nemo file")
-    if output.exists() and not force:
-        raise UserError(f"{output}: already exists; add --force to replace it, or choose another name")
-    if output.exists() and not (output.is_file() and tarfile.is_tarfile(output)):
-        raise UserError(f"{output}: exists and is no checkpoint; choose another name, or move it away")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(output) as folder:
-            _write(folder, output, DIMENSIONS[size, variant], variant, seed)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another place") from error
-    return output
+    with new_checkpoint(output, force=force) as folder:
+        _write(folder, output, DIMENSIONS[size, variant], variant, seed)
+    return Path(os.path.abspath(output))
 
 
 def _write(folder: Path, output: Path, dimensions: Dimensions, variant: Variant, seed: int) -> None:
-    """Build model and archive under ``folder``, then move the archive to ``output``."""
+    """Build model and archive under ``folder``."""
     import torch
 
     tags = random_tokenizer.TAGS if variant == "multilingual" else ()
@@ -180,9 +166,7 @@ def _write(folder: Path, output: Path, dimensions: Dimensions, variant: Variant,
         torch.save(model.state_dict(), weights)
         members: dict[str, bytes | Path] = {"model_config.yaml": _archived_config(model), "model_weights.ckpt": weights}
         members |= {file.name: file for file in sorted(tokenizer.iterdir())}
-        archive = folder / output.name
-        _pack(archive, members)
-        archive.replace(output)
+        pack(folder / output.name, members)
 
 
 def _build(config: dict[str, Any], tokenizer: Path, seed: int) -> EncDecRNNTBPEModel:
@@ -234,18 +218,3 @@ def _archived_config(model: EncDecRNNTBPEModel) -> bytes:
         "spe_tokenizer_vocab": "nemo:tokenizer.vocab",
     }
     return yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode("utf-8")
-
-
-def _pack(archive: Path, members: dict[str, bytes | Path]) -> None:
-    """An uncompressed tar without times or owners, so that equal contents give equal bytes."""
-    with tarfile.open(archive, "w:", format=tarfile.GNU_FORMAT) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"./{name}")
-            info.mode = 0o644
-            if isinstance(content, bytes):
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            else:
-                info.size = content.stat().st_size
-                with content.open("rb") as file:
-                    tar.addfile(info, file)

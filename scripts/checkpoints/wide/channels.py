@@ -1,0 +1,143 @@
+"""Channels that are copied, and weights over them: what a wider layer must hold to compute what the small one did.
+
+Net2WiderNet of Chen, Goodfellow, Shlens, *Net2Net: Accelerating Learning via Knowledge Transfer* (ICLR 2016): a channel
+is copied, and the weights that read it are split into parts whose sum is the old weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[Any]
+
+OUTLIERS = (20.0, 50.0)
+"""How many times larger an outlier channel's activations are.
+
+Dettmers et al., *LLM.int8()* (NeurIPS 2022): up to 20 times, in some 0.1 % of the channels, the same in nearly all layers. Xiao et
+al., *SmoothQuant* (ICML 2023): about 100 times, always in the same channels.
+"""
+
+SCALES_SPREAD = 0.4
+"""Standard deviation of the logarithm of all other channels' scales."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A layer's channels.
+
+    Attributes:
+        source: which old channel each is a copy of, [new].
+        scale: what each copy holds of the old channel's value, [new].
+    """
+
+    source: Array
+    scale: Array
+
+    @classmethod
+    def copies(cls, source: Array) -> Channels:
+        """Copies as they are."""
+        return cls(source, np.ones(len(source)))
+
+    def scaled(self, scale: Array) -> Channels:
+        """The same, each multiplied by its scale."""
+        return replace(self, scale=self.scale * scale)
+
+    def repeated(self, inner: int) -> Channels:
+        """Each followed by ``inner`` values of its own, as flattened time-frequency maps are."""
+        source = self.source[:, None] * inner + np.arange(inner)
+        return Channels(source.ravel(), np.repeat(self.scale, inner))
+
+    def blocks(self, count: int) -> Channels:
+        """``count`` blocks of such channels, one after another: gates."""
+        old = int(self.source.max()) + 1
+        source = np.arange(count)[:, None] * old + self.source
+        return Channels(source.ravel(), np.tile(self.scale, count))
+
+    def then(self, kept: int) -> Channels:
+        """These, and ``kept`` channels behind them that are not copied."""
+        old = int(self.source.max()) + 1
+        return Channels(
+            np.concatenate([self.source, old + np.arange(kept)]), np.concatenate([self.scale, np.ones(kept)])
+        )
+
+
+class Splitter:
+    """Draws everything random.
+
+    Args:
+        seed: of the draws.
+        spread: how unequal the parts of a weight are; 0 for equal parts. With 1 a row's weights have the root mean square
+            of the old row's divided by √k, of k copies: errors of rounding that are independent then move the output as much as
+            in the old layer. Equal parts average them, to 1/√k of that.
+        outliers: share of the channels whose activations are :data:`OUTLIERS` times larger.
+    """
+
+    def __init__(self, seed: int, spread: float = 1.0, outliers: float = 0.005) -> None:
+        self._random = np.random.default_rng(seed)
+        self._spread, self._outliers = spread, outliers
+
+    def channels(self, old: int, new: int) -> Channels:
+        """Copies of each of ``old`` channels, in random order."""
+        return Channels.copies(self._random.permutation(np.repeat(np.arange(old), new // old)))
+
+    def outliers(self, count: int) -> Array:
+        """Which of ``count`` channels are outliers, at least one, or none where no share is asked for."""
+        share = self._outliers
+        return self._random.choice(count, size=max(1, round(share * count)) if share else 0, replace=False)
+
+    def scales(self, count: int, outliers: Array | None = None) -> Array:
+        """Scales of ``count`` channels, log-normal; 1 everywhere where no share of outliers is asked for.
+
+        Args:
+            count: of channels.
+            outliers: which are; new ones are drawn where this is None.
+        """
+        if not self._outliers:
+            return np.ones(count)
+        scale = np.exp(SCALES_SPREAD * self._random.standard_normal(count))
+        where = self.outliers(count) if outliers is None else outliers
+        scale[where] = np.exp(self._random.uniform(*np.log(OUTLIERS), len(where)))
+        return scale
+
+    def parts(self, groups: int, copies: int) -> Array:
+        """Parts that sum to 1 in each group, [groups, copies]."""
+        drawn = self._random.laplace(scale=np.sqrt(0.5), size=(groups, copies))
+        drawn -= drawn.mean(axis=1, keepdims=True)
+        return 1.0 / copies + self._spread * drawn / np.sqrt(copies)
+
+    def split(self, weight: Array, columns: Channels) -> Array:
+        """A weight [rows, old, …] over copied channels, [rows, new, …].
+
+        What is added to the equal parts is Laplace-distributed with the row's root mean square (trained weights have heavier tails than
+        normal ones), and sums to nothing over the copies of a channel.
+        """
+        counts = np.bincount(columns.source)
+        share = counts[columns.source].reshape(-1, *[1] * (weight.ndim - 2))
+        size = np.sqrt((weight**2).mean(axis=tuple(range(1, weight.ndim)), keepdims=True))
+        wide = weight[:, columns.source]
+        noise = self._random.laplace(scale=np.sqrt(0.5), size=wide.shape) * size
+        order = np.argsort(columns.source, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        sums = np.add.reduceat(noise[:, order], starts, axis=1)[:, columns.source]
+        noise -= sums / share
+        wide = wide / share + self._spread * noise / np.sqrt(share)
+        return wide / columns.scale.reshape(share.shape)
+
+
+def copied(tensor: Array, rows: Channels) -> Array:
+    """A bias, a norm's weight or a matrix whose outputs are copied, [new, …]."""
+    return tensor[rows.source] * rows.scale.reshape(-1, *[1] * (tensor.ndim - 1))
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """In FP32."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
