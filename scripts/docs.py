@@ -6,7 +6,7 @@ from export.digest import ROOT
 from export.folders import write_atomically
 from quantize.recipe import allowance
 from quantize.recipes import RECIPES
-from scripts import scale
+from scripts import effects, scale
 from scripts.costs import costs_table, read
 
 RECIPES_PAGE = ROOT / "docs" / "recipes.md"
@@ -18,6 +18,12 @@ SCALE_DOCUMENT = ROOT / "docs" / "scale.md"
 SCALE_BEGIN, SCALE_END = "<!-- scale: made by python -m scripts.docs -->", "<!-- /scale -->"
 
 COSTS_BEGIN, COSTS_END = "<!-- costs: made by python -m scripts.docs -->", "<!-- /costs -->"
+
+EFFECTS = {
+    part: (f"<!-- {part} by checkpoint: made by python -m scripts.docs -->", f"<!-- /{part} by checkpoint -->")
+    for part in ("recipes", "mixtures")
+}
+"""Between which comments the tables of :mod:`scripts.effects` stand."""
 
 BEGIN, END = "<!-- recipes: made by python -m scripts.docs -->", "<!-- /recipes -->"
 
@@ -63,6 +69,17 @@ def with_costs(text: str) -> str:
     return with_content(text, costs_table(read()), COSTS_BEGIN, COSTS_END)
 
 
+def with_effects(text: str) -> str:
+    """A document with what recipes and mixtures do to each checkpoint that was measured.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    for part, (begin, end) in EFFECTS.items():
+        text = with_content(text, effects.effects_tables(effects.read(), part), begin, end)
+    return text
+
+
 def with_content(text: str, content: str, begin: str, end: str) -> str:
     """A document with this content between two comments.
 
@@ -80,7 +97,7 @@ def main() -> None:
     """Write every document's table again."""
     for document in DOCUMENTS:
         text = updated(document.read_text(encoding="utf-8"))
-        write_atomically(document, with_costs(text) if document == RECIPES_PAGE else text)
+        write_atomically(document, with_effects(with_costs(text)) if document == RECIPES_PAGE else text)
     write_atomically(SCALE_DOCUMENT, with_scale(SCALE_DOCUMENT.read_text(encoding="utf-8")))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,10 @@ from scripts.checkpoints.packing import new_checkpoint, pack
 from scripts.checkpoints.wide.channels import Splitter
 from scripts.checkpoints.wide.model import Widening, Widths, widened_config
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command()
 def main(
     source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .nemo file, or 'demo'.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The .nemo file to write.")],
@@ -36,13 +38,9 @@ def main(
     try:
         write_wide_checkpoint(source, output, Widths(width, heads, hidden), Splitter(seed, spread, outliers), force)
     except NemotronOVError as error:
-        sys.exit(_failed(error))
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
     typer.echo(f"{output}: {file_facts(output)['bytes'] / 1e6:.0f} MB")
-
-
-def _failed(error: NemotronOVError) -> int:
-    typer.echo(f"error: {error}", err=True)
-    return error.exit_code
 
 
 def write_wide_checkpoint(source: str | Path, output: Path, widths: Widths, splitter: Splitter, force: bool) -> None:
@@ -70,4 +68,4 @@ def write_wide_checkpoint(source: str | Path, output: Path, widths: Widths, spli
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -83,9 +83,11 @@ class Widening:
         for name in [name for name in names if name.startswith("preprocessor.")]:
             self._wide[name] = to_torch(self._left.pop(name))
         self._pre_encode()
+        has_prompt = "prompt_kernel.0.weight" in self._left
         for number in range(self._layers):
-            encoded = self._layer(f"encoder.layers.{number}", last=number + 1 == self._layers)
-        if "prompt_kernel.0.weight" in self._left:
+            last = number + 1 == self._layers
+            encoded = self._layer(f"encoder.layers.{number}", scaled=last and has_prompt)
+        if has_prompt:
             encoded = self._prompt_kernel(encoded)
         self._transducer(encoded)
         if self._left:
@@ -130,8 +132,8 @@ class Widening:
         self._vectors(name, scaled, "weight", "bias")
         return scaled
 
-    def _layer(self, name: str, *, last: bool) -> Channels:
-        """One conformer layer; the channels that it gives."""
+    def _layer(self, name: str, *, scaled: bool) -> Channels:
+        """One conformer layer, and the channels that it gives; ``scaled`` where no residual stream takes them."""
         for number in (1, 2):
             part = f"{name}.feed_forward{number}"
             inner = self._left[f"{part}.linear2.weight"].shape[1]
@@ -144,7 +146,7 @@ class Widening:
         self._linear(f"{name}.conv.depthwise_conv", channels, None)
         self._vectors(f"{name}.conv.batch_norm", channels, "weight", "bias")
         self._linear(f"{name}.conv.pointwise_conv2", self._stream, channels)
-        if last:
+        if scaled:
             return self._normed(f"{name}.norm_out")
         self._vectors(f"{name}.norm_out", self._stream, "weight", "bias")
         return self._stream
@@ -172,7 +174,7 @@ class Widening:
             self._wide[f"{part}.pos_bias_{kind}"] = to_torch(bias.reshape(new.heads, -1))
 
     def _positions(self, part: str, rows: Channels) -> None:
-        """The position's product: of the wider sinusoids, every k-th pair has the old wavelengths; the others are not read."""
+        """Of the wider sinusoids every k-th pair has the old wavelengths; the others are not read."""
         weight = copied(self._left.pop(f"{part}.linear_pos.weight"), rows)
         wide = np.zeros((len(weight), self._widths.width))
         for pair in (0, 1):

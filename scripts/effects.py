@@ -1,0 +1,304 @@
+"""What recipes do to a checkpoint: ``python -m scripts.effects NAME FP32_DIR --calibration DIR --work DIR``.
+
+Divergence along FP32's own path, tokens and words of the same encodings, each with an interval, and each paired with
+one recipe's. The figures are stored under NAME for the tables that :mod:`scripts.docs` makes. What is measured stays in
+``--work`` and is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from export.bundle import Bundle
+from export.digest import ROOT
+from export.folders import write_atomically
+from export.progress import note
+from quantize.groups import find_groups, for_groups
+from quantize.pipeline import quantize_bundle
+from quantize.ranking import Ranking, read_ranking
+from quantize.recipe import Recipe, SensitivityMetric, WeightCompression
+from quantize.recipes import RECIPES, get_recipe
+from quantize.samples import CalibrationData
+from verify.compare import first_divergence
+from verify.data.manifest import Utterance
+from verify.data.selection import choose_utterances
+from verify.runtimes.transcript import decode
+from verify.scoring.bootstrap import interval, resample
+from verify.scoring.divergence import (
+    ReferencePath,
+    encode,
+    kl,
+    open_encoder,
+    open_transducer,
+    read_reference_paths,
+    record_reference_paths,
+)
+from verify.scoring.models import Output, Row
+from verify.scoring.rows import compare_distances, score_rows
+
+FIGURES = ROOT / "docs" / "recipes-effects.json"
+
+METRICS: tuple[SensitivityMetric, ...] = (
+    "weight_quantization_error",
+    "hessian_input_activation",
+    "mean_activation_variance",
+    "max_activation_variance",
+    "mean_activation_magnitude",
+)
+
+
+def four_bits(name: str, description: str, *, last: bool = False, **changes: Any) -> Recipe:
+    """As ``int4``, its first compression changed, and the last layer in 4 bits too where ``last`` says so."""
+    recipe = RECIPES["int4"]
+    first, *rest = recipe.encoder.compression
+    scope = first.ignored_scope.model_copy(update={"layers": ()}) if last else first.ignored_scope
+    table = first.model_dump(exclude_none=True) | {"ignored_scope": scope.model_dump()} | changes
+    runtime = {key: changes.get("group_size", value) for key, value in recipe.encoder.runtime_options.items()}
+    encoder = recipe.encoder.model_copy(
+        update={"compression": (WeightCompression.model_validate(table), *rest), "runtime_options": runtime}
+    )
+    return recipe.model_copy(update={"name": name, "version": 1, "description": description, "encoder": encoder})
+
+
+def variants() -> list[Recipe]:
+    """The built-in recipes that change something, and what ``int4`` was chosen from."""
+    return [
+        *(recipe for name, recipe in RECIPES.items() if name not in ("fp32", "fp16")),
+        four_bits("int4-32", "as `int4`, groups of 32", group_size=32),
+        four_bits("int4-128", "as `int4`, groups of 128", group_size=128),
+        four_bits("int4-awq", "as `int4`, AWQ", awq=True),
+        four_bits("int4-scales", "as `int4`, scale estimation", scale_estimation=True),
+        four_bits("int4-all", "as `int4`, last layer in INT4 too", last=True),
+    ]
+
+
+def by_metric(metric: SensitivityMetric, ratio: float) -> Recipe:
+    """Encoder layers in INT4 but for what one of NNCF's metrics leaves to INT8."""
+    name = f"mixed-{metric.replace('_', '-')}-{round(100 * ratio)}"
+    description = f"NNCF's `{metric}`, {100 * ratio:g} % of the weights in INT4"
+    return four_bits(name, description, last=True, ratio=ratio, sensitivity_metric=metric)
+
+
+def by_divergence(ranking: Ranking, extra_mb: float) -> Recipe:
+    """Encoder layers in INT4 but for the groups that cost most divergence a byte."""
+    mixed = ranking.mixed(ranking.kept(extra_mb=extra_mb))
+    description = f"divergence a byte, {extra_mb:.2f} MB more"
+    return mixed.model_copy(update={"name": f"mixed-kl-{round(100 * extra_mb)}", "description": description})
+
+
+class Effects:
+    """Recipes on one FP32 folder, each measured once.
+
+    Args:
+        source: the folder.
+        work: where folders and measurements stay.
+        calibration: for recipes that need it.
+        utterances: what is decoded.
+        threads: of OpenVINO.
+    """
+
+    def __init__(
+        self,
+        source: Bundle,
+        work: Path,
+        calibration: CalibrationData | None,
+        utterances: Sequence[Utterance],
+        threads: int,
+    ) -> None:
+        self._source, self._work, self._calibration, self._threads = source, work, calibration, threads
+        self._utterances = utterances
+        paths = work / f"paths-{len(utterances)}"
+        if not paths.is_dir():
+            record_reference_paths(source, utterances, paths, threads=threads)
+        self._paths = list(read_reference_paths(paths))
+        self._groups = find_groups(source)
+
+    def megabytes(self, recipe: Recipe) -> float:
+        """Of the recipe's folder, 10⁶ bytes."""
+        return self._folder(recipe).size_bytes / 1e6
+
+    def _folder(self, recipe: Recipe) -> Bundle:
+        folder = self._work / "folders" / recipe.name
+        if not folder.exists():
+            note(f"making {recipe.name}")
+            quantize_bundle(self._source, folder, for_groups(recipe, self._groups), calibration=self._calibration)
+        return Bundle.open(folder)
+
+    def measured(self, recipe: Recipe) -> dict[str, Any]:
+        """Megabytes, and of each utterance tokens, divergence and cells."""
+        file = self._work / f"{recipe.name}-{len(self._utterances)}.json"
+        if not file.exists():
+            bundle = self._folder(recipe)
+            note(f"measuring {recipe.name}, {bundle.size_bytes / 1e6:.1f} MB")
+            found = {"mb": bundle.size_bytes / 1e6, "utterances": list(self._measure(bundle))}
+            write_atomically(file, json.dumps(found))
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return result
+
+    def _measure(self, bundle: Bundle) -> Iterator[dict[str, Any]]:
+        encoder, transducer = open_encoder(bundle, self._threads), open_transducer(bundle, self._threads)
+        for path in self._paths:
+            encoded = encode(encoder, path)
+            frames, before = path.cells.T
+            logits = transducer.logits(encoded[frames], transducer.decoder_outs(path.tokens.tolist())[before])
+            tokens, _, _ = transducer.greedy(encoded)
+            yield {"tokens": tokens, "kl": float(kl(path.logits, logits).sum()), "cells": len(frames)}
+
+    def rows(self, found: dict[str, Any]) -> list[Row]:
+        """A measurement as rows of a comparison with FP32."""
+        utterances = zip(self._utterances, self._paths, found["utterances"], strict=True)
+        return [self._row(utterance, path, each["tokens"]) for utterance, path, each in utterances]
+
+    def _row(self, utterance: Utterance, path: ReferencePath, tokens: list[int]) -> Row:
+        meta = self._source.metadata
+
+        def output(tokens: list[int]) -> Output:
+            text, language = decode(tokens, self._source.vocabulary, meta.lang_tag_token_ids or ())
+            return Output(tokens=tokens, text=text, language=language)
+
+        return Row(
+            audio=str(utterance.audio_filepath),
+            audio_seconds=0.0,
+            language=utterance.target_lang,
+            text=utterance.text,
+            target=output(tokens),
+            reference=output(path.tokens.tolist()),
+        )
+
+    def figures(self, recipes: Sequence[Recipe], beside: Recipe) -> list[dict[str, Any]]:
+        """A row for each recipe, paired with ``beside``."""
+        base = self.measured(beside)
+        found = []
+        for recipe in recipes:
+            mine = self.measured(recipe)
+            rows, others = self.rows(mine), self.rows(base)
+            scores = score_rows(rows, recipe.tolerance)
+            paired = compare_distances(rows, others)
+            found.append(
+                {
+                    "name": recipe.name,
+                    "beside": recipe.name == beside.name,
+                    "recipe_hash": recipe.hash,
+                    "description": recipe.description,
+                    "mb": round(mine["mb"], 2),
+                    **self._divergence(mine, base),
+                    "same": [first_divergence(row.reference.tokens, row.target.tokens) for row in rows].count(None),
+                    "wer": scores.wer,
+                    "wer_between": [scores.wer_between, scores.wer_between_interval],
+                    "errors": scores.between_errors.model_dump() if scores.between_errors else None,
+                    "farther": [paired.points, paired.interval],
+                }
+            )
+        return found
+
+    def _divergence(self, mine: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+        sums = [[each["kl"] for each in side["utterances"]] for side in (mine, base)]
+        cells = [each["cells"] for each in mine["utterances"]]
+        drawn = resample(np.array([*sums, cells]), [each.text for each in self._utterances], seed=0)
+        assert drawn is not None  # noqa: S101  # the demo set has many sentences
+        ours, theirs = (1e3 * sum(each) / sum(cells) for each in sums)
+        kls = 1e3 * drawn[:2] / drawn[2]
+        return {
+            "kl": [ours, interval(kls[0], 0.0, signed=False)],
+            "kl_more": [ours - theirs, interval(kls[0] - kls[1], 0.0, signed=True)],
+        }
+
+
+def main(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the checkpoint, in the stored figures.")],
+    source: Annotated[Path, typer.Argument(metavar="FP32_DIR")],
+    work: Annotated[Path, typer.Option(metavar="DIR")],
+    calibration: Annotated[Path | None, typer.Option(metavar="DIR", help="For recipes that need it.")] = None,
+    ranking: Annotated[
+        Path | None, typer.Option(metavar="LAYERS_JSON", help="Of `int4-all`; also mixtures, beside NNCF's.")
+    ] = None,
+    ratio: Annotated[list[float] | None, typer.Option(help="Share of weights in INT4 of mixtures.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Repeatable. (default: all)")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Utterances of the demo set.")] = None,
+    threads: Annotated[int, typer.Option(metavar="N")] = 2,
+) -> None:
+    """Measure recipes, or mixtures, and store what came out."""
+    bundle = Bundle.open(source)
+    utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
+    effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
+    entry = {"checkpoint": bundle.metadata.checkpoint.get("sha256"), "utterances": len(utterances)}
+    if ranking is None:
+        known = {each.name: each for each in variants()}
+        chosen = [known.get(each) or get_recipe(each) for each in recipe] if recipe else list(known.values())
+        entry["recipes"] = effects.figures(chosen, RECIPES["int4"])
+    else:
+        base = known_base()
+        ranked, mixtures = read_ranking(ranking), []
+        for share in ratio or [0.9, 0.8]:
+            theirs = [by_metric(metric, share) for metric in METRICS]
+            room = min(map(effects.megabytes, theirs)) - effects.megabytes(base)
+            mixtures += [by_divergence(ranked, room), *theirs]
+        entry["mixtures"] = effects.figures([base, *mixtures, RECIPES["int4"]], base)
+    stored = read()
+    stored[name] = stored.get(name, {}) | entry
+    write_atomically(FIGURES, json.dumps(stored, indent=1, sort_keys=True) + "\n")
+
+
+def known_base() -> Recipe:
+    """What mixtures start from."""
+    return next(each for each in variants() if each.name == "int4-all")
+
+
+def effects_tables(found: dict[str, Any], part: str) -> str:
+    """A table for each checkpoint.
+
+    Args:
+        found: the stored figures.
+        part: ``recipes`` or ``mixtures``.
+    """
+    tables = []
+    for name, entry in found.items():
+        rows = [row for row in entry.get(part, []) if _is_current(row)]
+        lines = [
+            f"| {name}, {entry['utterances']} utterances | MB | KL | KL more | same tokens % | % from FP32's text "
+            "| S / D / I | points farther |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *(_line(row, entry["utterances"]) for row in rows),
+        ]
+        tables += ["\n".join(lines)] if rows else []
+    return "\n\n".join(tables)
+
+
+def _is_current(row: dict[str, Any]) -> bool:
+    """Whether a row is not of another recipe that a built-in one has the name of."""
+    return row["name"] not in RECIPES or RECIPES[row["name"]].hash == row["recipe_hash"]
+
+
+def _line(row: dict[str, Any], utterances: int) -> str:
+    cells = [
+        f"`{row['name']}`" if row["name"] in RECIPES else row["description"],
+        f"{row['mb']:.1f}",
+        _with_interval(row["kl"], ".2f"),
+        "" if row["beside"] else _with_interval(row["kl_more"], "+.2f"),
+        f"{100 * row['same'] / utterances:.0f}",
+        _with_interval(row["wer_between"], ".2f"),
+        " / ".join(f"{row['errors'][kind]:.2f}" for kind in ("substitutions", "deletions", "insertions")),
+        "" if row["beside"] else _with_interval(row["farther"], "+.2f"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _with_interval(figure: tuple[float, Sequence[float]], form: str) -> str:
+    value, (low, high) = figure
+    return f"{value:{form}} ({low:{form}} to {high:{form}})".replace("-", "−")
+
+
+def read(figures: Path = FIGURES) -> dict[str, Any]:
+    """The stored figures by checkpoint."""
+    found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)
