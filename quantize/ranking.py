@@ -7,6 +7,7 @@ higher precision can be decided again and again from one ranking.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,9 @@ from quantize.modes import Mode
 from quantize.recipe import Recipe
 
 HALF_BITS = 16
+
+_STEPS = 10_000
+"""Into which the room of a mixture is divided; a group takes whole steps."""
 
 
 class Ranked(BaseModel):
@@ -46,7 +50,7 @@ class Ranking(BaseModel):
         Args:
             keep_worst: the so many worst.
             kl_budget: the worst, until the divergences of the rest add up to no more than this.
-            extra_mb: those that cost most divergence a byte, as many as fit in so many 10⁶ bytes more.
+            extra_mb: those whose divergences add up to most, of all that fit in so many 10⁶ bytes more.
         """
         rows = [row for row in self.groups if row.keepable]
         if keep_worst is not None:
@@ -60,11 +64,7 @@ class Ranking(BaseModel):
                 kept.append(row.name)
                 left -= row.kl
         elif extra_mb is not None:
-            room = extra_mb
-            for row in sorted(rows, key=lambda row: row.kl / row.more_mb, reverse=True):
-                if row.more_mb <= room:
-                    kept.append(row.name)
-                    room -= row.more_mb
+            kept = [row.name for row in _worth_most(rows, extra_mb)]
         return kept
 
     def mixed(self, kept: Sequence[str], name: str | None = None) -> Recipe:
@@ -79,6 +79,33 @@ class Ranking(BaseModel):
             name=name or f"{self.recipe.name}-kept-{len(groups)}",
             description=f"{self.recipe.name}, {len(groups)} groups that lose most {higher}: {names}",
         )
+
+
+def _worth_most(rows: Sequence[Ranked], room: float) -> list[Ranked]:
+    """The rows that fit in ``room`` (10⁶ bytes) and whose divergences add up to most, in their order (0/1 knapsack).
+
+    One after another by divergence a byte would leave room empty where groups are few and large.
+    """
+    import numpy as np
+
+    if room <= 0:
+        return []
+    sizes = [math.ceil(_STEPS * row.more_mb / room - 1e-9) for row in rows]
+    best = np.zeros(_STEPS + 1)  # of the rows so far, in so many steps of the room
+    taken = np.zeros((len(rows), _STEPS + 1), bool)
+    for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        if size > _STEPS:
+            continue
+        with_row = np.full_like(best, -1.0)
+        with_row[size:] = best[: len(best) - size] + row.kl
+        taken[number] = with_row > best
+        best = np.maximum(best, with_row)
+    chosen, left = [], _STEPS
+    for number in reversed(range(len(rows))):
+        if taken[number, left]:
+            chosen.append(rows[number])
+            left -= sizes[number]
+    return chosen[::-1]
 
 
 def more_mb(recipe: Recipe, group: Group) -> float:

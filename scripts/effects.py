@@ -86,10 +86,10 @@ def by_metric(metric: SensitivityMetric, ratio: float) -> Recipe:
 
 
 def by_divergence(ranking: Ranking, extra_mb: float) -> Recipe:
-    """Encoder layers in INT4 but for the groups that cost most divergence a byte."""
+    """Encoder layers in INT4 but for the groups whose divergences add up to most in so many 10⁶ bytes."""
     mixed = ranking.mixed(ranking.kept(extra_mb=extra_mb))
-    description = f"divergence a byte, {extra_mb:.2f} MB more"
-    return mixed.model_copy(update={"name": f"mixed-kl-{round(100 * extra_mb)}", "description": description})
+    description = f"divergence, {extra_mb:.2f} MB more"
+    return mixed.model_copy(update={"name": f"mixed-divergence-{round(100 * extra_mb)}", "description": description})
 
 
 class Effects:
@@ -219,6 +219,7 @@ def main(
         Path | None, typer.Option(metavar="LAYERS_JSON", help="Of `int4-all`; also mixtures, beside NNCF's.")
     ] = None,
     ratio: Annotated[list[float] | None, typer.Option(help="Share of weights in INT4 of mixtures.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Of NNCF, repeatable. (default: all)")] = None,
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Repeatable. (default: all)")] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Utterances of the demo set.")] = None,
     threads: Annotated[int, typer.Option(metavar="N")] = 2,
@@ -236,7 +237,7 @@ def main(
         base = known_base()
         ranked, mixtures = read_ranking(ranking), []
         for share in ratio or [0.9, 0.8]:
-            theirs = [by_metric(metric, share) for metric in METRICS]
+            theirs = [by_metric(each, share) for each in METRICS if not metric or each in metric]
             room = min(map(effects.megabytes, theirs)) - effects.megabytes(base)
             mixtures += [by_divergence(ranked, room), *theirs]
         entry["mixtures"] = effects.figures([base, *mixtures, RECIPES["int4"]], base)

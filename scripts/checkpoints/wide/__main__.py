@@ -63,8 +63,9 @@ def write_wide_checkpoint(source: str | Path, output: Path, widths: Widths, spli
             torch.save(tensors, folder / WEIGHTS)
             config = widened_config(copy.deepcopy(checkpoint.config), widths, widening.times)
             text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode("utf-8")
-            tokenizer = {member: old / member for member in sorted(members - {WEIGHTS})}
-            pack(folder / output.name, {CONFIG: text, WEIGHTS: folder / WEIGHTS} | tokenizer)
+            contents: dict[str, bytes | Path] = {CONFIG: text, WEIGHTS: folder / WEIGHTS}
+            contents |= {member: old / member for member in sorted(members - {WEIGHTS})}
+            pack(folder / output.name, contents)
 
 
 if __name__ == "__main__":

@@ -101,16 +101,17 @@ class Splitter:
         """
         if not self._outliers:
             return np.ones(count)
-        scale = np.exp(SCALES_SPREAD * self._random.standard_normal(count))
+        scale: Array = np.exp(SCALES_SPREAD * self._random.standard_normal(count))
         where = self.outliers(count) if outliers is None else outliers
-        scale[where] = np.exp(self._random.uniform(*np.log(OUTLIERS), len(where)))
+        scale[where] = np.exp(self._random.uniform(np.log(OUTLIERS[0]), np.log(OUTLIERS[1]), len(where)))
         return scale
 
     def parts(self, groups: int, copies: int) -> Array:
         """Parts that sum to 1 in each group, [groups, copies]."""
         drawn = self._laplace((groups, copies))
         drawn -= drawn.mean(axis=1, keepdims=True)
-        return 1.0 / copies + self._spread * drawn / np.sqrt(copies)
+        parts: Array = 1.0 / copies + self._spread * drawn / np.sqrt(copies)
+        return parts
 
     def split(self, weight: Array, columns: Channels) -> Array:
         """A weight [rows, old, …] over copied channels, [rows, new, …].
@@ -125,7 +126,7 @@ class Splitter:
         size = np.sqrt((weight**2).mean(axis=tuple(range(1, weight.ndim)), keepdims=True))
         noise = self._laplace((len(weight), len(source), *weight.shape[2:])) * size
         noise -= (np.add.reduceat(noise, starts, axis=1) / counts.reshape(-1, *share.shape[1:]))[:, source]
-        wide = np.empty_like(noise)
+        wide: Array = np.empty_like(noise)
         parts = weight[:, source] / share + self._spread * noise / np.sqrt(share)
         wide[:, order] = parts / scale.reshape(share.shape)
         return wide
@@ -133,12 +134,14 @@ class Splitter:
     def _laplace(self, shape: tuple[int, ...]) -> Array:
         """Of variance 1: the difference of two exponential draws, which is faster than NumPy's own."""
         first, second = (self._random.standard_exponential(shape, np.float32) for _ in range(2))
-        return (first.astype(np.float64) - second) / np.sqrt(2.0)
+        drawn: Array = (first.astype(np.float64) - second) / np.sqrt(2.0)
+        return drawn
 
 
 def copied(tensor: Array, rows: Channels) -> Array:
     """A bias, a norm's weight or a matrix whose outputs are copied, [new, …]."""
-    return tensor[rows.source] * rows.scale.reshape(-1, *[1] * (tensor.ndim - 1))
+    wide: Array = tensor[rows.source] * rows.scale.reshape(-1, *[1] * (tensor.ndim - 1))
+    return wide
 
 
 def to_torch(array: Array) -> torch.Tensor:

@@ -159,9 +159,8 @@ class Widening:
         old, new, part = self._old, self._widths, f"{name}.self_attn"
         depth, copies = old.width // old.heads, (new.width // new.heads) // (old.width // old.heads)
         times = new.heads // old.heads
-        source = np.arange(old.width).reshape(old.heads, 1, depth, 1)
-        source = np.broadcast_to(source, (old.heads, times, depth, copies)).ravel()
-        plain = Channels.copies(source)
+        channels: Array = np.arange(old.width).reshape(old.heads, 1, depth, 1)
+        plain = Channels.copies(np.broadcast_to(channels, (old.heads, times, depth, copies)).ravel())
         keys = plain.scaled(np.sqrt(copies) * self._splitter.parts(new.width // copies, copies).ravel())
         values = plain.scaled(self._splitter.scales(new.width))
         normed = self._normed(f"{name}.norm_self_att")

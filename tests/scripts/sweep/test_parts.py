@@ -299,8 +299,9 @@ def test_kept_groups_are_the_worst_by_count_by_what_is_left_or_by_the_byte() -> 
     assert ranked.kept(kl_budget=1.0) == ["layers.0.conv", "layers.1.conv"]
     assert ranked.kept(kl_budget=7.0) == []
     assert ranked.kept(extra_mb=2.0) == ["layers.1.conv", "layers.2.conv"], "the worst group costs least a byte"
-    assert ranked.kept(extra_mb=5.5) == ["layers.1.conv", "layers.2.conv"]
-    assert ranked.kept(extra_mb=6.0) == ["layers.1.conv", "layers.2.conv", "layers.0.conv"]
+    assert ranked.kept(extra_mb=5.5) == ["layers.0.conv", "layers.1.conv"], "half a million bytes less left empty"
+    assert ranked.kept(extra_mb=6.0) == ["layers.0.conv", "layers.1.conv", "layers.2.conv"]
+    assert ranked.kept(extra_mb=0.5) == ranked.kept(extra_mb=0.0) == []
 
 
 def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.bundle import Bundle
+from quantize.ranking import Ranked, Ranking
+from quantize.recipes import RECIPES
+from scripts import docs, effects
+from verify.data.selection import choose_utterances
+from verify.scoring.divergence import divergence_between
+
+
+def test_the_tables_are_current() -> None:
+    text = docs.RECIPES_PAGE.read_text(encoding="utf-8")
+    assert docs.with_effects(text) == text, "run `python -m scripts.docs`"
+
+
+def test_variants_are_int4_but_for_what_their_names_say() -> None:
+    found = {recipe.name: recipe for recipe in effects.variants()}
+    first = found["int4-32"].encoder.compression[0]
+    assert (first.group_size, first.ignored_scope.layers) == (32, (-1,))
+    assert found["int4-32"].encoder.runtime_options == {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
+    assert found["int4-all"].encoder.compression[0].ignored_scope.layers == ()
+    assert len({recipe.hash for recipe in found.values()}) == len(found)
+    mixed = effects.by_metric("max_activation_variance", 0.9)
+    assert (mixed.name, mixed.encoder.compression[0].ratio) == ("mixed-max-activation-variance-90", 0.9)
+
+
+def test_the_mixture_by_divergence_keeps_what_costs_most_a_byte_and_fits() -> None:
+    rows = [("a", 4e-4, 0.2), ("b", 3e-4, 0.1), ("c", 2e-4, 0.1)]
+    groups = [
+        Ranked(name=f"layers.0.{name}", graph="encoder", elements=1, kl=kl, keepable=True, more_mb=more)
+        for name, kl, more in rows
+    ]
+    mixed = effects.by_divergence(Ranking(recipe=effects.known_base(), groups=groups), 0.25)
+    kept = mixed.encoder.compression[0].ignored_scope.patterns[1:]
+    assert kept == (r".*encoder\.layers\.0\.b\..*", r".*encoder\.layers\.0\.c\..*"), "a and b do not fit together"
+
+
+def test_what_is_measured_is_what_the_divergence_says(small_fp32: Bundle, tmp_path: Path) -> None:
+    utterances = choose_utterances(None, 3, prompts=small_fp32.metadata.prompt_dictionary)
+    measuring = effects.Effects(small_fp32, tmp_path, None, utterances, threads=1)
+    int8, int4 = measuring.figures([RECIPES["int8"], RECIPES["int4"]], RECIPES["int8"])
+    folder = Bundle.open(tmp_path / "folders" / "int4")
+    expected = 1e3 * divergence_between(small_fp32, folder, utterances, threads=1).kl
+    assert int4["kl"][0] == pytest.approx(expected, rel=1e-6)
+    assert int4["kl"][0] - int8["kl"][0] == pytest.approx(int4["kl_more"][0])
+    assert int4["kl_more"][1][0] < int4["kl_more"][0] < int4["kl_more"][1][1]
+    assert (int8["beside"], int8["kl_more"]) == (True, [0.0, (0.0, 0.0)])
+    assert int4["mb"] == round(folder.size_bytes / 1e6, 2)
+
+
+def test_rows_of_another_recipe_of_that_name_are_not_shown() -> None:
+    row: dict[str, Any] = {
+        "name": "int4",
+        "recipe_hash": RECIPES["int4"].hash,
+        "description": "",
+        "beside": False,
+        "mb": 4.54,
+        "kl": [1.278, [1.1, 1.5]],
+        "kl_more": [-0.5, [-0.75, -0.25]],
+        "same": 39,
+        "wer_between": [0.5, [0.0, 1.5]],
+        "errors": {"substitutions": 0.25, "deletions": 0.25, "insertions": 0.0},
+        "farther": [0.25, [-0.5, 1.0]],
+    }
+    entry = {"utterances": 40, "recipes": [row]}
+    lines = effects.effects_tables({"demo": entry}, "recipes").splitlines()
+    assert lines[0].startswith("| demo, 40 utterances | MB |")
+    assert lines[2:] == [
+        "| `int4` | 4.5 | 1.28 (1.10 to 1.50) | −0.50 (−0.75 to −0.25) | 98 | 0.50 (0.00 to 1.50) | 0.25 / 0.25 / 0.00 "
+        "| +0.25 (−0.50 to +1.00) |"
+    ]
+    other = entry | {"recipes": [row | {"recipe_hash": RECIPES["int8"].hash}]}
+    assert effects.effects_tables({"demo": other}, "recipes") == ""
+    assert effects.effects_tables({"demo": entry}, "mixtures") == ""
