@@ -7,7 +7,6 @@ higher precision can be decided again and again from one ranking.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +20,8 @@ from quantize.recipe import Recipe
 
 HALF_BITS = 16
 
-_STEPS = 10_000
-"""Into which the room of a mixture is divided; a group takes whole steps."""
+TINY = 1e-30
+"""Nats: what divergences are divided by where all are 0."""
 
 
 class Ranked(BaseModel):
@@ -82,30 +81,24 @@ class Ranking(BaseModel):
 
 
 def _worth_most(rows: Sequence[Ranked], room: float) -> list[Ranked]:
-    """The rows that fit in ``room`` (10⁶ bytes) and whose divergences add up to most, in their order (0/1 knapsack).
+    """The rows that fit in ``room`` (10⁶ bytes) and whose divergences add up to most, in their order.
 
     One after another by divergence a byte would leave room empty where groups are few and large.
     """
-    import numpy as np
-
-    if room <= 0:
+    if not rows:
         return []
-    sizes = [math.ceil(_STEPS * row.more_mb / room - 1e-9) for row in rows]
-    best = np.zeros(_STEPS + 1)  # of the rows so far, in so many steps of the room
-    taken = np.zeros((len(rows), _STEPS + 1), bool)
-    for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
-        if size > _STEPS:
-            continue
-        with_row = np.full_like(best, -1.0)
-        with_row[size:] = best[: len(best) - size] + row.kl
-        taken[number] = with_row > best
-        best = np.maximum(best, with_row)
-    chosen, left = [], _STEPS
-    for number in reversed(range(len(rows))):
-        if taken[number, left]:
-            chosen.append(rows[number])
-            left -= sizes[number]
-    return chosen[::-1]
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    worth = np.array([row.kl for row in rows])
+    found = milp(
+        -worth / max(worth.max(), TINY),
+        integrality=1,
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint([[row.more_mb for row in rows]], ub=room),
+        options={"mip_rel_gap": 0.0},
+    )
+    return [row for row, taken in zip(rows, found.x, strict=True) if taken > 0.5]
 
 
 def more_mb(recipe: Recipe, group: Group) -> float:
