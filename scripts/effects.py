@@ -279,7 +279,7 @@ def _is_current(row: dict[str, Any]) -> bool:
 def _line(row: dict[str, Any], utterances: int) -> str:
     cells = [
         f"`{row['name']}`" if row["name"] in RECIPES else row["description"],
-        f"{row['mb']:.1f}",
+        f"{row['mb']:.2f}",
         _with_interval(row["kl"], ".2f"),
         "" if row["beside"] else _with_interval(row["kl_more"], "+.2f"),
         f"{100 * row['same'] / utterances:.0f}",

@@ -71,8 +71,8 @@ def test_rows_of_another_recipe_of_that_name_are_not_shown() -> None:
     lines = effects.effects_tables({"demo": entry}, "recipes").splitlines()
     assert lines[0].startswith("| demo, 40 utterances | MB |")
     assert lines[2:] == [
-        "| `int4` | 4.5 | 1.28 (1.10 to 1.50) | −0.50 (−0.75 to −0.25) | 98 | 0.50 (0.00 to 1.50) | 0.25 / 0.25 / 0.00 "
-        "| +0.25 (−0.50 to +1.00) |"
+        "| `int4` | 4.54 | 1.28 (1.10 to 1.50) | −0.50 (−0.75 to −0.25) | 98 | 0.50 (0.00 to 1.50) "
+        "| 0.25 / 0.25 / 0.00 | +0.25 (−0.50 to +1.00) |"
     ]
     other = entry | {"recipes": [row | {"recipe_hash": RECIPES["int8"].hash}]}
     assert effects.effects_tables({"demo": other}, "recipes") == ""
