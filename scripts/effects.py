@@ -22,9 +22,10 @@ from export.progress import note
 from quantize.groups import find_groups, for_groups
 from quantize.pipeline import quantize_bundle
 from quantize.ranking import Ranking, read_ranking
-from quantize.recipe import Recipe, SensitivityMetric, WeightCompression
+from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
+from quantize.steps import SensitivityMetric, WeightCompression
 from verify.compare import first_divergence
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances

@@ -10,8 +10,8 @@ import typer
 import yaml
 
 from export.checkpoint import open_checkpoint
-from export.checkpoint.archive import CONFIG, WEIGHTS
-from export.checkpoint.weights import load_tensors, unpacked
+from export.checkpoint.archive import CONFIG, WEIGHTS, unpack
+from export.checkpoint.weights import read_weights
 from export.digest import file_facts
 from export.errors import NemotronOVError, UserError
 from export.progress import task
@@ -52,10 +52,9 @@ def write_wide_checkpoint(source: str | Path, output: Path, widths: Widths, spli
     checkpoint = open_checkpoint(source)
     if checkpoint.shards:
         raise UserError(f"{checkpoint.path}: is a folder as Transformers lays it out; give a .nemo file")
-    members = {WEIGHTS, *checkpoint.tokenizer.values()}
-    with new_checkpoint(output, force=force) as folder, unpacked(checkpoint, members) as old:
+    with new_checkpoint(output, force=force) as folder:
         with task("widening"):
-            widening = Widening(checkpoint, load_tensors(checkpoint, old / WEIGHTS), widths, splitter)
+            widening = Widening(checkpoint, read_weights(checkpoint), widths, splitter)
             tensors = widening.tensors()
         with task(f"writing {output.name}"):
             import torch
@@ -64,7 +63,9 @@ def write_wide_checkpoint(source: str | Path, output: Path, widths: Widths, spli
             config = widened_config(copy.deepcopy(checkpoint.config), widths, widening.times)
             text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode("utf-8")
             contents: dict[str, bytes | Path] = {CONFIG: text, WEIGHTS: folder / WEIGHTS}
-            contents |= {member: old / member for member in sorted(members - {WEIGHTS})}
+            tokenizer = set(checkpoint.tokenizer.values())
+            unpack(checkpoint.path, tokenizer, folder)
+            contents |= {member: folder / member for member in sorted(tokenizer)}
             pack(folder / output.name, contents)
 
 
