@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from export.errors import UserError
@@ -30,7 +31,7 @@ def new_directory(target: Path, *, kind: FolderKind, force: bool = False) -> Ite
             temporary = stack.enter_context(scratch_folder(target))
         yield temporary
         with _unwritable(target):
-            temporary.chmod(0o755)
+            temporary.chmod(_mode(target, 0o777))
             for path in (*temporary.rglob("*"), temporary):
                 _sync(path)
             with alone_beside(target):
@@ -60,6 +61,15 @@ def _take_place(temporary: Path, target: Path, kind: FolderKind) -> None:
         raise
     _sync(target.parent)
     settle(target, kind)
+
+
+def _mode(target: Path, usual: int) -> int:
+    """The permissions that an existing target has, and those that the umask leaves to a new one."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0o077)  # there is no way to only read it
+    os.umask(umask)
+    return usual & ~umask
 
 
 def _sync(path: Path) -> None:
@@ -122,7 +132,7 @@ def write_atomically(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(_mode(target, 0o666))
             temporary.replace(target)
     except OSError as error:
         reason = error.strerror or error

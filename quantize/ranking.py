@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from export.errors import UserError
 from quantize.groups import Group, without
@@ -32,7 +32,13 @@ class Ranked(BaseModel):
     elements: Annotated[int, Field(ge=0)]
     kl: Annotated[float, Field(allow_inf_nan=False)]  # nats a cell
     keepable: bool  # whether the recipe stores it by its first compression, so that it can be kept higher
-    more_mb: float  # what keeping it higher adds to the folder, 10⁶ bytes
+    more_mb: Annotated[float, Field(allow_inf_nan=False)]  # what keeping it higher adds to the folder, 10⁶ bytes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Ranked:
+        if self.keepable and self.more_mb <= 0:
+            raise ValueError(f"{self.name}: keeping it higher takes no room")
+        return self
 
 
 class Ranking(BaseModel):
@@ -40,6 +46,13 @@ class Ranking(BaseModel):
 
     recipe: Recipe
     groups: list[Ranked]
+
+    @field_validator("groups")
+    @classmethod
+    def _worst_first(cls, groups: list[Ranked]) -> list[Ranked]:
+        if len({group.name for group in groups}) < len(groups):
+            raise ValueError("a group stands there twice")
+        return sorted(groups, key=lambda row: (-row.kl, row.name))
 
     def kept(
         self, *, keep_worst: int | None = None, kl_budget: float | None = None, extra_mb: float | None = None
@@ -123,5 +136,5 @@ def read_ranking(path: Path) -> Ranking:
         return Ranking(recipe=content["recipe_table"], groups=content["groups"])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the layers.json that `rank` wrote") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is no ranking of this version; write it again with `nemotron-ov rank`") from error

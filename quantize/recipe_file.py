@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +66,27 @@ def save_recipe(recipe: Recipe, path: Path, *, force: bool = False) -> None:
     write_atomically(path, dump_recipe(recipe))
 
 
-def keep_recipe(recipe: Recipe, path: Path) -> None:
+def keep_recipe(recipe: Recipe, path: Path, earlier: Collection[str] = ()) -> None:
     """Write the TOML file of a recipe that a run found, which people edit, and which the next run finds again.
+
+    Args:
+        recipe: what the run found.
+        path: its file.
+        earlier: :func:`text_sha256` of recipes that earlier runs wrote: until somebody edits one, it may be replaced.
 
     Raises:
         UserError: a file with another text is there, or it cannot be written.
     """
     text = dump_recipe(recipe)
-    if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
+    known = {text_sha256(recipe), *earlier}
+    if path.exists() and (not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() not in known):
         raise UserError(f"{path}: is there and says something else; rename it or move it away, then run again")
     write_atomically(path, text)
+
+
+def text_sha256(recipe: Recipe) -> str:
+    """Hash of the content of a recipe's file."""
+    return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()
 
 
 def renamed(recipe: Recipe, path: Path) -> Recipe:

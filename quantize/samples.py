@@ -8,8 +8,8 @@ languages in turn, so that every prefix is as balanced as the whole. :mod:`verif
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -86,6 +86,7 @@ class CalibrationData:
 
     path: Path
     index: Index
+    unusable: Mapping[str, str] = field(default_factory=dict)  # recordings that could not be run, and why; not stored
 
     @classmethod
     def open(cls, path: str | Path) -> CalibrationData:

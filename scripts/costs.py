@@ -24,6 +24,7 @@ from export.progress import note
 from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
 from scripts.bench.report import load_average
+from scripts.cli import end_with_status
 from scripts.processes import run_module
 
 FIGURES = ROOT / "docs" / "recipes-full-size.json"
@@ -40,18 +41,20 @@ def main(
 ) -> None:
     """Make folders, and store what each took; figures of other recipes stay."""
     bundle = Bundle.open(source)
+    chosen_recipes = [get_recipe(name) for name in recipe or RECIPES]
     found = read(figures)
-    for name in recipe or RECIPES:
-        chosen = get_recipe(name)
+    wanted = [each for each in chosen_recipes if each.name != "fp32" and not (work / each.name).exists()]
+    if calibration is None and any(each.needs_calibration for each in wanted):
+        needing = ", ".join(each.name for each in wanted if each.needs_calibration)
+        raise UserError(f"recipe {needing}: needs calibration; give --calibration DIR, or --recipe with others")
+    for chosen in chosen_recipes:
+        if chosen not in wanted:
+            note(f"{chosen.name}: is there or is the source; not measured")
+    for chosen in wanted:
         folder, needed = work / chosen.name, chosen.needs_calibration
-        if folder.exists() or name == "fp32":
-            note(f"{name}: is there or is the source; not measured")
-            continue
-        if needed and calibration is None:
-            raise UserError(f"recipe {name}: needs --calibration DIR")
         given = ["--calibration", calibration] if needed else []
         made = run_module(
-            "scripts.cli", ["quantize", source, folder, "--recipe", name, *given, "--json"], stderr="show"
+            "scripts.cli", ["quantize", source, folder, "--recipe", chosen.name, *given, "--json"], stderr="show"
         )
         found[chosen.name] = {
             "recipe_hash": chosen.hash,
@@ -68,9 +71,18 @@ def main(
 
 
 def read(figures: Path = FIGURES) -> dict[str, Any]:
-    """The stored figures by recipe."""
-    found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
-    return found
+    """The stored figures by recipe.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+        if all("recipe_hash" in row for row in found.values()):
+            return found
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{figures}: holds no figures of recipes; choose another --figures")
 
 
 def costs_table(found: dict[str, Any]) -> str:
@@ -96,4 +108,4 @@ def costs_table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    end_with_status(lambda: typer.run(main))

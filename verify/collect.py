@@ -12,7 +12,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -108,6 +108,9 @@ def collect(
         threads: CPU threads; None leaves the choice to OpenVINO.
         force: replace an existing set.
 
+    Returns:
+        The set, which says which recordings could not be run.
+
     Raises:
         UserError: the folder is not FP32 or damaged, audio cannot be read, nothing is left, or ``directory`` is taken.
     """
@@ -118,7 +121,7 @@ def collect(
     rate = bundle.metadata.sample_rate
     manifests = list(dict.fromkeys((default_manifest(), *exclude)))
     evaluated = _evaluation_audio(manifests, rate)
-    recordings, excluded = _choose(bundle, utterances, evaluated, samples, seed)
+    recordings, excluded, unusable = _choose(bundle, utterances, evaluated, samples, seed)
     languages = sorted({each.utterance.target_lang for each in recordings})
     try:
         with new_directory(directory, force=force, kind=CALIBRATION_SET) as temporary:
@@ -142,7 +145,7 @@ def collect(
         raise UserError(
             f"{directory}: cannot be written ({error.strerror or error}); make room, or choose fewer --samples"
         ) from error
-    return CalibrationData.open(directory)
+    return replace(CalibrationData.open(directory), unusable=unusable)
 
 
 def default_utterances() -> list[Utterance]:
@@ -200,8 +203,8 @@ def matching_recordings(hashes: Collection[str], utterances: Sequence[Utterance]
 
 def _choose(
     bundle: Bundle, utterances: Sequence[Utterance], evaluated: set[str], samples: int, seed: int
-) -> tuple[list[Recording], int]:
-    """Recordings to run, chosen language by language, and how many were left out as evaluation audio."""
+) -> tuple[list[Recording], int, dict[str, str]]:
+    """Recordings to run, chosen language by language, how many were left out as evaluation audio, and what is bad."""
     meta = bundle.metadata
     hop = meta.chunk_mel_frames * meta.sample_rate // 100  # samples of new audio a step
     by_language: dict[str, list[Utterance]] = {}
@@ -210,7 +213,7 @@ def _choose(
     wanted = ENOUGH * -(-samples // len(by_language))
     chosen: list[Recording] = []
     excluded: list[str] = []
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     known: set[str] = set()
     for language in sorted(by_language):
         group, steps = by_language[language], 0
@@ -221,7 +224,7 @@ def _choose(
                 whole = load_audio(group[place].audio_filepath, meta.sample_rate)
                 audio = cut_utterance(group[place], whole, meta.sample_rate)
             except UserError as error:  # others take its place
-                bad.append(str(error))
+                bad[group[place].place] = str(error)
                 continue
             digest = audio_sha256(audio)
             if not evaluated.isdisjoint(utterance_hashes(group[place], whole, meta.sample_rate)):
@@ -231,8 +234,8 @@ def _choose(
                 chosen.append(Recording(group[place], digest, audio_sha256(whole)))
                 steps += -(-len(audio) // hop)
     if bad and not chosen:
-        raise UserError(bad[0] + (f" ({len(bad) - 1} more cannot be used)" if bad[1:] else ""))
-    for reason in bad:
+        raise UserError(next(iter(bad.values())) + (f" ({len(bad) - 1} more cannot be used)" if len(bad) > 1 else ""))
+    for reason in bad.values():
         note(f"error: {reason}")
     if not chosen:
         raise UserError(
@@ -241,7 +244,7 @@ def _choose(
         )
     if excluded:
         note(f"left out {len(excluded)} recordings that belong to an evaluation set, {excluded[0]} among them")
-    return chosen, len(excluded)
+    return chosen, len(excluded), bad
 
 
 def _run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.bench.report import header, warnings
+from scripts.bench.report import as_nemo, header, warnings
 
 HEAD = (
     "build", "loop", "precision", "encoder, ms a chunk", "as fast", "audio to text, × real time", "as fast",
@@ -30,7 +30,6 @@ def markdown(report: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    same = row["same_tokens"]
     return (
         f"`{row['label']}`",
         row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else ""),
@@ -43,9 +42,10 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         "–" if row["anonymous_mb"] is None else f"{row['anonymous_mb']:,.0f}",
         f"{row['folder_mb']:,.0f}",
         f"{row['tokens']:,}",
-        "–" if same is None else f"{100 * same:.0f} %",
+        as_nemo(row),
     )
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
+    """A row; a folder may be called anything."""
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"

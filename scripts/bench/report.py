@@ -270,10 +270,15 @@ def _figure_table(report: Mapping[str, Any]) -> RenderableType:
 def _detail_table(report: Mapping[str, Any]) -> RenderableType:
     table = _table(*_PLACE, "load s", "tokens", "as NeMo", "mel/enc/dec/joint %", "ms a call")
     for row in report["builds"].values():
-        same = "–" if row["same_tokens"] is None else f"{100 * row['same_tokens']:.0f} %"
-        figures = (_figure(row["load_s"]), f"{row['tokens']:,}", same, _split(row), _calls(row))
+        figures = (_figure(row["load_s"]), f"{row['tokens']:,}", as_nemo(row), _split(row), _calls(row))
         table.add_row(_escape(row["label"]), *_place(row), *figures)
     return table
+
+
+def as_nemo(row: Mapping[str, Any]) -> str:
+    """The share of utterances with NeMo's tokens, in percent; a dash where NeMo was not measured."""
+    same = row["same_tokens"]
+    return "–" if same is None else f"{100 * same:.1f} %"
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from export.errors import INTERRUPTED, NemotronOVError, UserError, require_utf8
 from scripts.extras import missing_extra
@@ -34,13 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with the exit status.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    try:
+
+    def command() -> None:
         from scripts.cli.app import app
 
         if not {"transcribe", "inspect"} & set(given[:1]):  # these write no document that names its inputs
             for argument in given:
                 require_utf8(argument)
         app(args=given, prog_name="nemotron-ov")
+
+    end_with_status(command)
+
+
+def end_with_status(command: Callable[[], object]) -> None:
+    """Run a command, and where it raises, say why in one line and exit as :func:`main` does.
+
+    Raises:
+        SystemExit: with the exit status.
+    """
+    try:
+        command()
     except KeyboardInterrupt:  # while the verbs were loaded, which typer does not catch
         sys.exit(INTERRUPTED)
     except NemotronOVError as error:

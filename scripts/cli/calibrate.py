@@ -46,8 +46,12 @@ def calibrate(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> Result:
-    """Collect calibration samples: audio through an FP32 folder, and what its graphs were given on the way."""
+    """Collect calibration samples: audio through an FP32 folder, and what its graphs were given on the way.
+
+    Exit status 3: some recording could not be used.
+    """
     from export.bundle import Bundle
+    from export.errors import exit_status
     from export.host import peak_rss_mb
     from quantize.samples import CALIBRATED
     from verify.collect import ENOUGH, SAMPLES, collect
@@ -84,6 +88,7 @@ def calibrate(
         "noisy": sum(origin.snr_db is not None for origin in steps),
         "recordings": len(data_set.index.audio),
         "excluded": data_set.index.excluded,
+        "unusable": data_set.unusable,
         "seed": seed,
         "peak_rss_mb": peak_rss_mb(),
     }
@@ -99,7 +104,10 @@ def calibrate(
         "size": megabytes(data_set.size_bytes),
         "sha256": data_set.sha256,
     }
-    return Result(outcome, lambda: [facts_table(str(data_set.path), facts)], as_json)
+    if data_set.unusable:
+        facts["could not be used"] = "; ".join(data_set.unusable.values())
+    code = exit_status(None if data_set.unusable else True)
+    return Result(outcome, lambda: [facts_table(str(data_set.path), facts)], as_json, exit_code=code)
 
 
 def _utterances(

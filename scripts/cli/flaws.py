@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def flaws(
     checkpoint: options.OptionalSource = None,
     manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
     limit: options.Limit = None,
     work: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep what is exported here, for the next time.")
@@ -34,21 +36,23 @@ def flaws(
     from export.checkpoint import open_checkpoint
     from export.errors import exit_status
     from verify.data.selection import choose_utterances, usable
+    from verify.data.sets import choose_manifest
     from verify.flaws import measure
     from verify.scoring.normalization import DEFAULT_NORMALIZER
 
     opened = open_checkpoint(checkpoint, revision, options.layout_of(checkpoint_format))
+    manifest = choose_manifest(manifest, options.data_set(data, split), prompts=opened.prompts)
     utterances, unusable = usable(choose_utterances(manifest, limit, prompts=opened.prompts), opened.sample_rate)
     with nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="flaws.") as folder:
         rows = measure(opened, utterances, Path(folder))
-    data = {
+    outcome = {
         "checkpoint": opened.source,
         "utterances": len(utterances),
         "unusable": unusable,
         "normalizer": DEFAULT_NORMALIZER,
         "rows": [asdict(row) for row in rows],
     }
-    return Result(data, lambda: _table(rows), as_json, exit_code=exit_status(None if unusable else True))
+    return Result(outcome, lambda: _table(rows), as_json, exit_code=exit_status(None if unusable else True))
 
 
 def _table(rows: list[Row]) -> list[Any]:

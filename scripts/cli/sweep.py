@@ -115,6 +115,8 @@ def rank(
         str, typer.Option(metavar="NAME", help="The recipe, or its .toml file, whose first compression is tried.")
     ] = "int8",
     manifest: options.Manifest = None,
+    data: options.Data = None,
+    split: options.SplitOption = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Utterances along which logits are compared. (default: 8)")
     ] = None,
@@ -142,6 +144,8 @@ def rank(
             output=output,
             recipes=(recipe,),
             manifest=manifest,
+            data=options.data_set(data, split),
+            ignore_text=True,
             limit=limit,
             calibration=calibration,
             threads=threads,

@@ -81,7 +81,7 @@ def with_calibration(plan: Plan) -> Plan:
         remove_folder(earlier, CALIBRATION_SET, folder.parent)
     command = ["calibrate", plan.source.path, folder, "--json", *(["--exclude", manifest] if manifest else [])]
     try:
-        run_module("scripts.cli", command, stderr="show")
+        run_module("scripts.cli", command, stderr="show", may_fail=True)
     except ChildError as error:
         remove_files(folder.parent, ())
         raise UserError(

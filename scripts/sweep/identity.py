@@ -16,7 +16,7 @@ from quantize.samples import graph_hashes
 from quantize.steps import WeightCompression
 from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance
-from verify.data.selection import choose_utterances, first_seconds, spread
+from verify.data.selection import first_seconds, spread
 
 if TYPE_CHECKING:
     from scripts.sweep.options import Plan
@@ -71,13 +71,7 @@ def stage_identity(plan: Plan, stage: str) -> str:
 
 def reference_paths_identity(plan: Plan) -> str:
     """Address of the reference paths: FP32's graphs, the utterances and the machine."""
-    chosen = choose_utterances(
-        plan.options.manifest,
-        plan.reference_path_limit,
-        prompts=plan.source.metadata.prompt_dictionary,
-        ignore_text=True,
-        left_out=plan.unusable,
-    )
+    chosen = spread(plan.utterances, plan.reference_path_limit)
     return digest([plan.identity, manifest_sha256(chosen), plan.threads, machine()])
 
 

@@ -12,7 +12,6 @@ from export.progress import note
 from quantize.groups import Group, find_groups, for_groups, is_compressed, whole
 from quantize.ranking import Ranking, more_mb
 from quantize.recipe import Recipe
-from quantize.recipe_file import keep_recipe
 from scripts.processes import ChildError
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import probe_identity
@@ -53,7 +52,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
             plan = with_calibration(plan)
         found = _probe(plan, store, recipe, groups)
         report = _report(plan, recipe, groups, found)
-        report |= _write_mixed(options, Ranking(recipe=recipe, groups=report["groups"]))
+        report |= _write_mixed(options, store, Ranking(recipe=recipe, groups=report["groups"]))
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -66,6 +65,12 @@ def _single_recipe(plan: Plan) -> Recipe:
         raise UserError(
             f"--recipe {recipe.name}: compresses no weights of the encoder; rank layers with int8, int4 or another "
             "recipe of weight compression"
+        )
+    first, *rest = recipe.encoder.compression
+    if rest and rest[0].kind.bits <= first.kind.bits:
+        raise UserError(
+            f"--recipe {recipe.name}: its second compression, {rest[0].mode}, is no higher precision than its first, "
+            f"{first.mode}, so no group could be kept higher; put the smaller mode first"
         )
     options = plan.options
     if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
@@ -136,12 +141,12 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
     }
 
 
-def _write_mixed(options: Options, ranking: Ranking) -> dict[str, Any]:
+def _write_mixed(options: Options, store: Store, ranking: Ranking) -> dict[str, Any]:
     """Write the recipe that was asked for: names of the groups that it keeps, and its file, or None."""
     if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
         return {"kept": [], "drawn": None}
     kept = ranking.kept(keep_worst=options.keep_worst, kl_budget=options.kl_budget, extra_mb=options.extra_mb)
     mixed = ranking.mixed(kept)
     file = options.output / f"{mixed.name}.toml"
-    keep_recipe(mixed, file)
+    store.keep_recipe(mixed, file)
     return {"kept": kept, "drawn": str(file)}

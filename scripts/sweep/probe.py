@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ def probe(task: Task) -> list[str]:
         for name, file in task.wanted.items():
             try:
                 result = builds.measure(groups.get(name))
+                if not math.isfinite(result["kl"]):
+                    result = {"failed": f"its logits differ from fp32's by no finite number ({result['kl']})"}
             except NemotronOVError as error:
                 result = {"failed": " ".join(str(error).split())}
             except Exception as error:  # OpenVINO's, NNCF's: what one group meets says nothing about the others

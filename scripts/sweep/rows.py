@@ -12,7 +12,6 @@ from typing import Any
 from export.errors import NemotronOVError
 from export.folders import write_atomically
 from export.progress import note
-from quantize.recipe_file import keep_recipe
 from quantize.recipes import RECIPES
 from scripts.bench.report import load_average
 from scripts.bench.rounds import time_left
@@ -82,7 +81,7 @@ def sweep(options: Options) -> dict[str, Any]:
             _mark(rows)
             _drop_losers(plan, trials, rows)
         _mark(rows)
-        _keep_winners(plan, trials, rows, failed)
+        _keep_winners(plan, store, trials, rows, failed)
         _pair(trials, rows)
         report = _report(plan, rows, failed, {"seconds": round(time.monotonic() - start, 1), "load_average": load})
         write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -197,7 +196,9 @@ def _is_kept(plan: Plan, row: Row) -> bool:
     return plan.options.keep == "all" or (plan.options.keep == "front" and bool(row["front"]))
 
 
-def _keep_winners(plan: Plan, trials: Sequence[Trial], rows: Sequence[Row], failed: dict[str, str]) -> None:
+def _keep_winners(
+    plan: Plan, store: Store, trials: Sequence[Trial], rows: Sequence[Row], failed: dict[str, str]
+) -> None:
     """Folders that shall stay and went in an earlier run are made again; rows without one lose their path.
 
     What a grid put on the front is written as a recipe's file.
@@ -208,7 +209,7 @@ def _keep_winners(plan: Plan, trials: Sequence[Trial], rows: Sequence[Row], fail
         row["recipe_file"] = None
         if row["front"] and "@" in row["name"]:
             file = plan.output / RECIPE_FILES / f"{recipe.name}.toml"
-            keep_recipe(recipe, file)
+            store.keep_recipe(recipe, file)
             row["recipe_file"] = str(file)
         if not _is_kept(plan, row):
             row["path"] = None

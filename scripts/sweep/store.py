@@ -13,11 +13,14 @@ from export.digest import digest
 from export.errors import UserError
 from export.folders import write_atomically
 from export.removal import clear_leftovers
+from quantize.recipe import Recipe
+from quantize.recipe_file import keep_recipe, text_sha256
 from scripts.claim import claimed_folder
 from scripts.sweep.options import Plan
 
 FOLDERS = "folders"
 _STATE, _LOCK = ".sweep.json", ".sweep.lock"
+_WRITTEN = ".recipes.json"
 _HIDDEN, _PATHS, _TRANSCRIPTS = ".results", ".reference-paths", ".transcripts"
 
 
@@ -55,6 +58,18 @@ class Store:
     def write(self, file: Path, result: dict[str, Any]) -> None:
         """Store a result; the file appears only when complete."""
         write_atomically(file, json.dumps(result) + "\n")
+
+    def keep_recipe(self, recipe: Recipe, file: Path) -> None:
+        """Write a recipe that this run found, also over one that an earlier run wrote here and nobody has edited.
+
+        Raises:
+            UserError: a file with another text is there, or it cannot be written.
+        """
+        record = self.output / _WRITTEN
+        found = (self.read(record) or {}).get("sha256")
+        earlier = [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+        self.write(record, {"sha256": sorted({*earlier, text_sha256(recipe)})})  # first: a kill may come between
+        keep_recipe(recipe, file, earlier)
 
 
 @contextmanager

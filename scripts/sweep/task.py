@@ -21,6 +21,7 @@ class Task(BaseModel):
     calibration: Path | None = None
     manifest: Path | None = None
     limit: int | None = None
+    paths: int | None = None  # reference: so many of the utterances
     ignore_text: bool = False
     left_out: list[str] = Field(default_factory=list)  # places of what cannot be used; see usable
     runtime: str | None = None

@@ -185,7 +185,8 @@ def ensure_reference_paths(plan: Plan, store: Store) -> Path:
             source=plan.source.path,
             folder=folder,
             manifest=plan.options.manifest,
-            limit=plan.reference_path_limit,
+            limit=plan.options.limit,
+            paths=plan.reference_path_limit,
             left_out=list(plan.unusable),
             threads=plan.threads,
         )

@@ -73,13 +73,14 @@ def _verify(task: Task) -> dict[str, Any]:
 
 
 def _reference(task: Task) -> dict[str, Any]:
-    from verify.data.selection import choose_utterances
+    from verify.data.selection import choose_utterances, spread
     from verify.scoring.divergence import record_reference_paths
 
     source = Bundle.open(task.source)
     prompts = source.metadata.prompt_dictionary
     left_out = task.left_out
     utterances = choose_utterances(task.manifest, task.limit, prompts=prompts, ignore_text=True, left_out=left_out)
+    utterances = spread(utterances, task.paths)
     return {"cells": record_reference_paths(source, utterances, task.folder, threads=task.threads)}
 
 

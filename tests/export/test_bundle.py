@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,25 @@ def test_a_link_to_a_file_stays_and_its_file_is_written(tmp_path: Path) -> None:
     write_atomically(tmp_path / "report.json", "new")
     assert (tmp_path / "report.json").is_symlink()
     assert [(each.name, each.read_text()) for each in (tmp_path / "kept").iterdir()] == [("real.json", "new")]
+
+
+def test_new_files_and_folders_have_the_umasks_mode_and_replaced_ones_keep_theirs(tmp_path: Path) -> None:
+    def mode(name: str) -> int:
+        return stat.S_IMODE((tmp_path / name).stat().st_mode)
+
+    umask = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "new.json", "{}")
+        for name in ("old.json", "old"):
+            (tmp_path / name).touch() if name == "old.json" else (tmp_path / name).mkdir()
+            (tmp_path / name).chmod(0o702)
+        write_atomically(tmp_path / "old.json", "{}")
+        for name in ("new", "old"):
+            with new_directory(tmp_path / name, kind=BUNDLE):
+                pass
+    finally:
+        os.umask(umask)
+    assert [mode(name) for name in ("new.json", "old.json", "new", "old")] == [0o640, 0o702, 0o750, 0o702]
 
 
 def test_open_refuses_what_is_no_bundle(tmp_path: Path) -> None:

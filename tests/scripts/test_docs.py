@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from export.digest import ROOT
 from quantize.recipes import RECIPES
 from scripts import costs, docs, scale
 from scripts.cli.app import app
+from tests.helpers.command import Done, assert_user_error
+from tests.helpers.tiny_bundle import tiny_bundle
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -139,3 +143,19 @@ def test_the_python_of_the_readme_transcribes(
     assert len(growing) == 7
     assert growing[-1]
     assert whole.startswith(growing[-1])
+
+
+def test_what_costs_cannot_measure_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
+    folder, foreign = tiny_bundle(tmp_path / "fp32").path, tmp_path / "foreign.json"
+    foreign.write_text('{"mine": 1}')
+    for arguments, mention in (
+        (["--recipe", "fp16", "--recipe", "int4-aware"], "--calibration DIR"),
+        (["--recipe", "fp16", "--recipe", "int5"], "int5"),
+        (["--recipe", "fp16", "--figures", foreign], "foreign.json"),
+        (["--recipe", "fp16", "--figures", tmp_path], "Is a directory"),
+    ):
+        command = [sys.executable, "-m", "scripts.costs", folder, "--work", tmp_path / "work", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert_user_error(Done(done.returncode, done.stdout, done.stderr), mention)
+    assert not (tmp_path / "work").exists()
+    assert foreign.read_text() == '{"mine": 1}'

@@ -17,7 +17,7 @@ import soundfile
 from export.bundle import Bundle
 from export.contract import expected_ports
 from export.demo import CALIBRATION, MANIFEST
-from export.errors import UserError
+from export.errors import NOT_DECIDED, UserError
 from quantize.samples import CALIBRATED, INDEX, CalibrationData, Inputs, Origin
 from tests.helpers.command import assert_user_error, run_here, run_process
 from tests.helpers.tiny_bundle import speech, tiny_bundle
@@ -412,6 +412,22 @@ def test_the_verbs_errors(tiny: Bundle, tmp_path: Path, capfd: pytest.CaptureFix
     assert_user_error(run_here(capfd, "calibrate", tiny.path, tiny.path, "--force"), "is or holds the source folder")
     assert not out.exists()
     assert not [file for file in tmp_path.iterdir() if file.suffix == ".tmp"]
+
+
+def test_recordings_that_cannot_be_used_are_in_the_result_and_the_status(
+    tiny: Bundle, audio: list[Utterance], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"RIFF")
+    listed = [{"audio_filepath": str(each.audio_filepath), "target_lang": each.target_lang} for each in audio]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, [*listed, {"audio_filepath": str(bad)}])))
+    arguments = ["calibrate", tiny.path, tmp_path / "set", "--manifest", tmp_path / "m.jsonl", "--samples", "8"]
+    done = run_here(capfd, *arguments, "--json")
+    assert done.returncode == NOT_DECIDED
+    assert list(json.loads(done.stdout)["unusable"]) == [str(bad)]
+    people = run_here(capfd, *arguments, "--force")
+    assert people.returncode == NOT_DECIDED
+    assert "bad.wav" in people.stdout
 
 
 def test_the_demo_evaluation_set_is_refused(demo_fp32: Bundle, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from export.bundle import Bundle, write_metadata
 from export.checkpoint import Checkpoint
 from export.errors import UserError
-from tests.helpers.command import run_process
-from tests.helpers.tiny_bundle import speechlike
+from tests.helpers.command import assert_user_error, run_here, run_process
+from tests.helpers.tiny_bundle import speech, speechlike
+from verify.data.manifest import Utterance
 from verify.flaws import Deviations, Flaws, exported, flawed, old_beginning, with_encoder
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.graph import Graph
@@ -87,6 +89,27 @@ def test_a_folder_of_other_settings_is_not_used(
     write_metadata(copy, small_fp32.metadata.model_copy(update=changes))
     with pytest.raises(UserError, match="is not this checkpoint's rewritten encoder of lookahead 0; give another"):
         exported(small_checkpoint, copy)
+
+
+def test_a_data_set_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", speech(1.0), 16000)
+    (tmp_path / "audio" / "a.txt").write_text("hallo")
+    heard: list[Utterance] = []
+
+    def measure(_: object, utterances: list[Utterance], __: object) -> list[object]:
+        heard.extend(utterances)
+        return []
+
+    monkeypatch.setattr("verify.flaws.measure", measure)
+    arguments = ["flaws", "demo", "--data", f"{tmp_path / 'audio'}:de-DE"]
+    done = run_here(capfd, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [(each.audio_filepath.name, each.text, each.target_lang) for each in heard] == [("a.wav", "hallo", "de-DE")]
+    assert_user_error(run_here(capfd, *arguments, "--manifest", tmp_path / "m.jsonl"), "both given")
 
 
 @pytest.mark.heavy

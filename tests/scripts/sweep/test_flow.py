@@ -20,7 +20,7 @@ from quantize.recipe_file import dump_recipe
 from quantize.recipes import RECIPES
 from quantize.samples import CalibrationData
 from scripts.processes import ChildError
-from scripts.sweep import calibration, rows, sweep, trial
+from scripts.sweep import calibration, rank_layers, rows, sweep, trial, worker
 from scripts.sweep.options import Options
 from scripts.sweep.plan import check_room, make_plan
 from scripts.sweep.task import Task
@@ -237,7 +237,7 @@ def collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str
     own.write_text(json.dumps({"audio_filepath": "other.wav", "text": "", "target_lang": "de-DE"}) + "\n")
     done: list[list[str]] = []
 
-    def run(module: str, arguments: list[Any], *, stderr: str) -> None:
+    def run(module: str, arguments: list[Any], **_: object) -> None:
         done.append([str(argument) for argument in arguments])
         try:
             collect(Bundle.open(arguments[1]), read_manifest(own), arguments[2], samples=2)
@@ -335,3 +335,70 @@ def test_rank_says_what_was_left_out(
     assert done.returncode == NOT_DECIDED
     assert "bad.wav" in done.stdout
     assert list(json.loads((tmp_path / "out" / "layers.json").read_text())["unusable"]) == [str(tmp_path / "bad.wav")]
+
+
+def ranked(**divergences: float) -> Any:
+    """What :func:`scripts.sweep.layers._probe` found: each group's divergence; 0 for those not named."""
+    found = {"cells": 5, "agreement": 1.0, "agreed_until": 1.0, "compressed": 1.0}
+    return lambda *_: {name: found | {"kl": divergences.get(name, 0.0)} for name in (*NAMES, "f16")}
+
+
+NAMES = ("pre_encode", "prompt_kernel", "embedding", "joint")
+
+
+def test_a_ranking_replaces_the_recipe_that_an_earlier_one_drew_until_somebody_edits_it(
+    fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]
+    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda _: members)
+    out, arguments = tmp_path / "out", ["--manifest", manifest, "--keep-worst", "1"]
+    file = out / "int8-kept-1.toml"
+    texts = []
+    for worst in ("pre_encode", "prompt_kernel", "pre_encode"):
+        monkeypatch.setattr("scripts.sweep.layers._probe", ranked(**{worst: 1.0}))
+        assert run_here(capfd, "rank", fp32.path, "--output", out, *arguments).returncode == 0
+        texts.append(file.read_text())
+    assert texts[0] == texts[2] != texts[1]
+    file.write_text(texts[2] + "# mine\n")
+    monkeypatch.setattr("scripts.sweep.layers._probe", ranked(prompt_kernel=1.0))
+    assert_user_error(run_here(capfd, "rank", fp32.path, "--output", out, *arguments), file, "move it away")
+    assert file.read_text() == texts[2] + "# mine\n"
+
+
+def test_reference_paths_come_from_recordings_that_can_be_used(fp32: Bundle, manifest: Path, tmp_path: Path) -> None:
+    """The first line's recording is bad: the one path is the second's, in the process that records it too."""
+    (tmp_path / "0.wav").write_text("no audio")
+    plan = make_plan(Options(fp32.path, tmp_path / "out", ("int8",), manifest=manifest, ignore_text=True))
+    assert plan.reference_path_limit == 1
+    task = Task(kind="reference", source=fp32.path, folder=tmp_path / "paths", manifest=manifest)
+    task = task.model_copy(update={"paths": 1, "left_out": list(plan.unusable)})
+    assert worker.work(task)["cells"] > 0
+
+
+def test_rank_takes_a_data_set(
+    fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of recordings without texts: nothing is scored."""
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    manifest.unlink()
+    (tmp_path / "audio").mkdir()
+    for number in range(2):
+        (tmp_path / f"{number}.wav").rename(tmp_path / "audio" / f"{number}.wav")
+    monkeypatch.setattr("scripts.sweep.layers._probe", ranked(pre_encode=1.0))
+    members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]
+    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda _: members)
+    arguments = ["rank", fp32.path, "--output", tmp_path / "out", "--data", f"{tmp_path / 'audio'}:en-US", "--json"]
+    done = run_here(capfd, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["utterances"] == 2
+    assert_user_error(run_here(capfd, *arguments, "--manifest", tmp_path / "m.jsonl"), "both given")
+
+
+def test_a_recipe_that_could_keep_nothing_higher_is_not_ranked(fp32: Bundle, manifest: Path, tmp_path: Path) -> None:
+    int4 = RECIPES["int4"]
+    first, second = int4.encoder.compression
+    turned = int4.encoder.model_copy(update={"compression": (second, first)})
+    file = saved(int4, tmp_path / "turned.toml", encoder=turned)
+    with pytest.raises(UserError, match="no higher precision"):
+        rank_layers(Options(fp32.path, tmp_path / "out", (file,), manifest=manifest, ignore_text=True))
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,17 +251,18 @@ def test_a_group_that_fails_does_not_stop_the_others(
         def measure(self, group: Group | None) -> dict[str, float]:
             if group is not None and group.name == "pre_encode":
                 raise error
-            return {"kl": 1.0}
+            return {"kl": float("nan") if group is not None and group.name == "joint" else 1.0}
 
     monkeypatch.setattr(probing, "_Builds", Builds)
     monkeypatch.setattr(probing, "_half_graphs", lambda _: contextlib.nullcontext(tmp_path))
     folder = tiny_bundle(tmp_path / "fp32").path
-    groups = groups_of("pre_encode", "layers.0.conv")
-    files = {name: tmp_path / f"{name}.json" for name in ("f16", "pre_encode", "layers.0.conv")}
+    groups = groups_of("pre_encode", "layers.0.conv", "joint")
+    files = {name: tmp_path / f"{name}.json" for name in ("f16", "pre_encode", "layers.0.conv", "joint")}
     wanted = {name: str(file) for name, file in files.items()}
     probing.probe(Task(kind="layers", source=folder, folder=tmp_path, groups=groups, wanted=wanted))
     found = {name: json.loads(file.read_text()) for name, file in files.items()}
     assert found["f16"] == found["layers.0.conv"] == {"kl": 1.0}
+    assert "no finite number" in found["joint"]["failed"]
     message = found["pre_encode"]["failed"]
     assert str(error) in message
     assert isinstance(error, UserError) or type(error).__name__ in message
@@ -324,6 +327,33 @@ def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixtu
     ):
         assert_user_error(run_here(capfd, "recipes", "mix", *arguments), *parts)
     assert not (tmp_path / "a.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda groups: groups[0].update(more_mb=0.0),
+        lambda groups: groups[0].update(more_mb=-1.0),
+        lambda groups: groups[0].update(more_mb=float("nan")),
+        lambda groups: groups[0].update(kl=float("nan")),
+        lambda groups: groups.append(groups[0]),
+    ],
+    ids=["no room", "less room", "room nan", "divergence nan", "twice"],
+)
+def test_an_edited_ranking_is_refused(
+    edit: Callable[[list[dict[str, Any]]], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ranked = ranking(("layers.0.conv", 3.0, 2_000_000), ("layers.1.conv", 2.0, 2_000_000))
+    groups = [row.model_dump() for row in ranked.groups]
+    edit(groups)
+    stored = tmp_path / "layers.json"
+    stored.write_text(json.dumps({"recipe_table": RECIPES["int4"].as_table(), "groups": groups}))
+    assert_user_error(run_here(capfd, "recipes", "mix", stored, tmp_path / "a.toml", "--extra-mb", "1"), "no ranking")
+
+
+def test_the_worst_are_kept_whatever_their_order_in_the_file() -> None:
+    rows = (("layers.0.conv", 1.0, 8), ("layers.1.conv", 3.0, 8))
+    assert ranking(*rows).kept(keep_worst=1) == ["layers.1.conv"]
 
 
 def test_table_says_what_failed_and_that_the_machine_was_busy(small_report: dict[str, object]) -> None:
