@@ -305,7 +305,7 @@ def _record(
     facts = side.model_dump(exclude={"name", "size_bytes", "checkpoint", "files"})
     inputs = [facts, contents(), language, code_sha256(*code)]
     files = [folder / f"{digest([*inputs, audio])}.json" for folder in folders]
-    found = {file: _kept(file, side) for file in files}
+    found = {file: _kept(file, side, audio, len(utterances)) for file in files}
     kept = next((each for each in found.values() if each is not None), None)
     unfinished = None
     if kept is None:
@@ -329,14 +329,17 @@ def _record(
     return run
 
 
-def _kept(file: Path, side: Side) -> Run | None:
-    """The run of a file, if it is there and is one."""
+def _kept(file: Path, side: Side, audio: str, utterances: int) -> Run | None:
+    """The run of a file, if it is there and is one of this audio."""
     if not file.is_file():
         return None
     try:
         run = load_transcripts(file)
     except UserError as error:
         note(f"warning: {error}")
+        return None
+    if (run.manifest_sha256, len(run.transcripts)) != (audio, utterances):
+        note(f"warning: {file}: holds transcripts of other recordings than its name says; it is made again")
         return None
     return run.model_copy(update={"side": side})
 

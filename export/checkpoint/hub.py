@@ -34,10 +34,10 @@ def resolve_checkpoint(source: str | None, revision: str | None = None, layout: 
     if source is None or source == "demo":
         from export import demo
 
-        return _of_layout(demo.CHECKPOINT, layout)
+        return _of_layout(demo.CHECKPOINT, revision, layout)
     path = Path(source).expanduser()
     if path.exists():
-        return _of_layout(path, layout)
+        return _of_layout(path, revision, layout)
     if _HUB_ID.fullmatch(source) and not source.endswith(".nemo"):
         return _one_checkpoint(source, revision, layout)
     raise UserError(
@@ -46,8 +46,10 @@ def resolve_checkpoint(source: str | None, revision: str | None = None, layout: 
     )
 
 
-def _of_layout(path: Path, layout: Format | None) -> Path:
-    """A local checkpoint, which is of the layout that was asked for."""
+def _of_layout(path: Path, revision: str | None, layout: Format | None) -> Path:
+    """A local checkpoint, which is of the layout that was asked for and has no revisions."""
+    if revision is not None:
+        raise UserError(f"--revision {revision}: {path} lies on this machine; leave the option out, or give a Hub id")
     if path.is_dir() and not (path / CONFIG).exists():
         nemo = sorted(path.glob("*.nemo"))
         remedy = f"give the file inside it, {nemo[0].name}" if nemo else "give a .nemo file, or a folder that has both"

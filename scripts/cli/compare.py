@@ -235,11 +235,17 @@ def _reference(reference: str, revision: str | None, layout: Format | None) -> B
     from export.bundle import Bundle
     from export.checkpoint import open_checkpoint
     from export.checkpoint.transformers_folder import is_transformers_folder
+    from export.errors import UserError
     from export.remote_folder import local_folder
     from verify.runs import load_transcripts
 
     path = local_folder(reference)
-    if path.is_dir() and not is_transformers_folder(path):
+    folder = path.is_dir() and not is_transformers_folder(path)
+    given = {"--revision": revision, "--checkpoint-format": layout}
+    refused = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if refused and (folder or path.suffix == ".json"):
+        raise UserError(f"{', '.join(refused)}: {reference} is no checkpoint; leave the option out")
+    if folder:
         return Bundle.open(path, check="hashes")
     if path.suffix == ".json":
         return load_transcripts(path)

@@ -12,6 +12,7 @@ import pytest
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.hub import checkpoint_facts
+from export.errors import UserError
 from tests.helpers.hub import TOKEN, Hub
 from tests.helpers.serving import serving
 from tests.helpers.transformers_folder import write_transformers_folder
@@ -110,6 +111,12 @@ def test_a_repository_in_transformers_layout(hub: Hub, small_checkpoint: Checkpo
         2,
         f"{REPOSITORY}: holds no config.json, so it is not in Transformers' layout; give another id",
     )
+
+
+def test_what_lies_here_has_no_revision(small_checkpoint: Checkpoint) -> None:
+    for source in ("demo", small_checkpoint.path):
+        with pytest.raises(UserError, match=r"--revision v2: .*\.nemo lies on this machine; leave the option out"):
+            open_checkpoint(source, "v2")
 
 
 def test_random_weights_are_recorded(small_checkpoint: Checkpoint) -> None:

@@ -18,7 +18,7 @@ from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED, UserError
 from export.host import machine, peak_rss_mb
 from quantize.recipe import Tolerance
-from tests.helpers.command import run_here
+from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
 from verify.collect import audio_sha256
@@ -248,6 +248,23 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, spoken: list[Utterance]) 
     again = record_bundle(reference, spoken, cache=cache)
     assert [each.tokens for each in again.transcripts] == [each.tokens for each in first.transcripts]
     runs.load_transcripts(file)
+
+
+def test_a_cached_run_of_fewer_utterances_is_made_again(tmp_path: Path, spoken: list[Utterance]) -> None:
+    """Somebody edited the file."""
+    reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
+    first = record_bundle(reference, spoken, cache=cache)
+    (file,) = cache.iterdir()
+    runs.save_transcripts(file, first.model_copy(update={"transcripts": first.transcripts[1:]}))
+    again = record_bundle(reference, spoken, cache=cache)
+    assert [each.tokens for each in again.transcripts] == [each.tokens for each in first.transcripts]
+
+
+def test_options_of_a_checkpoint_are_refused_for_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, reference = tiny_bundle(tmp_path / "a").path, tiny_bundle(tmp_path / "b").path
+    for option, value in (("--revision", "v2"), ("--checkpoint-format", "nemo")):
+        done = run_here(capfd, "verify", folder, "--reference", reference, option, value)
+        assert_user_error(done, f"{option} {value}: {reference} is no checkpoint")
 
 
 def test_resources() -> None:
