@@ -14,6 +14,8 @@ from export.digest import digest
 from export.errors import UserError
 from verify.report import Report, Speed
 from verify.runs import Side
+from verify.scoring.models import Row
+from verify.scoring.rows import weighted_interval
 
 FP32 = "fp32"
 BUILD = "int8"
@@ -98,7 +100,9 @@ def make_tables(paths: Sequence[Path], *, build: str = BUILD, normalizer: str = 
         normalizer=first.normalizer,
         rate=first.rate,
         languages=languages,
-        weighted=_weighted(languages),
+        weighted=_weighted(
+            languages, [row for report in shown.values() for row in report.rows] if chosen else [], first.normalizer
+        ),
         fp32_cost=_cost(folders, FP32, [_fp32_side(each, beside=bool(chosen)) for each in shown.values()]),
         build_cost=_cost(folders, build, [(each.target, each.speed) for each in chosen.values()]),
         settings=_settings(ours),
@@ -195,7 +199,8 @@ def _languages(reports: dict[Path, Report], *, beside: bool) -> list[LanguageRow
     return sorted(rows.values(), key=lambda row: (row.metric != "WER", row.language))
 
 
-def _weighted(rows: Sequence[LanguageRow]) -> LanguageRow:
+def _weighted(rows: Sequence[LanguageRow], compared: Sequence[Row], normalizer: str) -> LanguageRow:
+    """The languages' mean; its interval is resampled from the utterances of both builds, where there are two."""
     weights = [row.utterances for row in rows]
 
     def mean(name: str) -> float | None:
@@ -204,7 +209,7 @@ def _weighted(rows: Sequence[LanguageRow]) -> LanguageRow:
 
     return LanguageRow(
         language="weighted", metric="", utterances=sum(weights), fp32=mean("fp32"), build=mean("build"),
-        delta=mean("delta"),
+        delta=mean("delta"), delta_interval=weighted_interval(compared, normalizer),
     )  # fmt: skip
 
 

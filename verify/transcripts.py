@@ -14,17 +14,17 @@ from export.errors import UserError
 from export.folders import write_atomically
 from verify.report import Report
 from verify.runs import Side
-from verify.scoring.models import SIDES
+from verify.scoring.models import SIDES, Output
 
 
 def write_transcripts(report: Report, directory: Path) -> list[Path]:
-    """Write both sides' transcripts as JSON lines, a file for each side and language; earlier ones are replaced.
+    """Write all sides' transcripts as JSON lines, a file for each side and language; earlier ones are replaced.
 
     A line has ``audio_filepath, duration, time`` (seconds), ``text`` and ``pred_text``, and ``offset`` where the
     utterance is a part of its file.
 
     Returns:
-        The files, the target's first.
+        The files, the target's first; those of a witness last.
 
     Raises:
         UserError: one cannot be written, or two languages would be one file.
@@ -36,13 +36,13 @@ def write_transcripts(report: Report, directory: Path) -> list[Path]:
         other = languages.setdefault(_plain(language), language)
         if other != language:
             raise UserError(f"--transcripts: {other} and {language} would be one file; call them alike in the manifest")
-    for side, name in zip(SIDES, names, strict=True):
+    for side, name in zip((*SIDES, *(["witness"] if report.witness else [])), names, strict=True):
         for language in report.per_language:
             lines = []
             for row in report.rows:
-                if row.language != language:
+                output: Output | None = getattr(row, side)
+                if row.language != language or output is None:
                     continue
-                output = row.target if side == "target" else row.reference
                 line = {
                     "audio_filepath": row.audio_filepath or row.audio,
                     "duration": row.audio_seconds,
@@ -58,10 +58,13 @@ def write_transcripts(report: Report, directory: Path) -> list[Path]:
     return written
 
 
-def _names(report: Report) -> tuple[str, str]:
-    """What the two sides are called in names of files; never the same."""
-    target, reference = (_name(side) for side in (report.target, report.reference))
-    return (target, reference) if target != reference else (target, f"{reference}-reference")
+def _names(report: Report) -> list[str]:
+    """What the sides are called in names of files; never the same."""
+    names: list[str] = []
+    for role, side in (("target", report.target), ("reference", report.reference), ("witness", report.witness)):
+        if side is not None:
+            names.append(f"{_name(side)}-{role}" if _name(side) in names else _name(side))
+    return names
 
 
 def _name(side: Side) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from export.errors import INTERRUPTED, UserError
+from export.errors import INTERRUPTED, UserError, listed
 from scripts.cli import options
 from scripts.cli.result import Result, chatter_on_stderr
 
@@ -128,7 +128,9 @@ def transcribe(
     if form is Format.json:
         Result(_facts(bundle, name, outcome), list, as_json=True).show()
     if outcome.interrupted:
-        note("interrupted; what was recognized until then is printed")
+        partial = [each.audio for each in outcome.transcripts if each.partial]
+        of = f"; only the beginning of {listed(partial, 8, ', ')}" if partial else ""
+        note(f"interrupted; what was recognized until then is printed{of}")
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(UserError.exit_code)
@@ -197,6 +199,7 @@ def _transcript(recording: RecordingTranscript) -> dict[str, Any]:
         "frames": transcript.frames,
         "seconds": transcript.audio_seconds,
         "time": recording.seconds,
+        "partial": recording.partial,
         "words": row(recording)["words"],
         "segments": [
             {"start": each.start, "end": each.end, "text": each.text, "language": each.language}

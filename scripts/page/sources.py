@@ -358,10 +358,18 @@ def _add_document(sources: Sources, file: Path, document: _Document, compared: M
     sources.notes += document.notes + [f"{name} failed: {why}" for name, why in document.failed.items()]
     if document.rows:  # a sweep's comparisons are stored without limits
         sources.facts = [(label, "each recipe's" if label == "limits" else value) for label, value in sources.facts]
-    known = dict(sources.facts)
     for label, value in (("checkpoint", document.checkpoint.get("source")), ("machine", document.machine.get("cpu"))):
-        if value and label not in known:
-            sources.facts.append((label, str(value)))
+        if value:
+            sources.facts = _with_fact(sources.facts, label, str(value))
+
+
+def _with_fact(facts: list[tuple[str, str]], label: str, value: str) -> list[tuple[str, str]]:
+    """The facts with one value more, unless it is among a label's already."""
+    known = dict(facts).get(label)
+    if known is None:
+        return [*facts, (label, value)]
+    more = known if value in known.split(", ") else f"{known}, {value}"
+    return [(each, more if each == label else old) for each, old in facts]
 
 
 def _facts(reports: Sequence[Report]) -> list[tuple[str, str]]:

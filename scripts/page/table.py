@@ -21,7 +21,8 @@ from scripts.page.utterances import table_rows
 
 TEXT = (
     "build", "reference", "audio_filepath", "language", "sentence", "normalizer", "metric", "text", "build_text",
-    "reference_text", "build_language", "reference_language",
+    "reference_text", "build_language", "reference_language", "witness_text",
+    "witness_language", "agree",
 )  # fmt: skip
 WHOLE = (
     "units", "substitutions", "deletions", "insertions", "reference_units", "reference_substitutions",
@@ -35,9 +36,12 @@ COLUMNS = (
     "reference_units", "reference_substitutions", "reference_deletions", "reference_insertions", "reference_rate",
     "between_units", "between_substitutions", "between_deletions", "between_insertions", "between_rate",
     "same_tokens", "position", "expected", "actual", "frame", "margin", "near_tie", "build_language",
-    "reference_language", "build_seconds", "reference_seconds",
+    "reference_language", "build_seconds", "reference_seconds", "witness_text", "witness_language", "agree",
 )  # fmt: skip
-"""A row's columns: seconds, rates in percent, tokens as the checkpoint's ids; all other columns are floats."""
+"""A row's columns: seconds, rates in percent, tokens as the checkpoint's ids; all other columns are floats.
+
+``agree`` says which of the three sides have the same tokens, where there is a witness.
+"""
 
 
 def check_table(path: Path | None) -> None:

@@ -225,6 +225,9 @@ def table_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
                 "reference_language": row.reference.language,
                 "build_seconds": row.target.seconds,
                 "reference_seconds": row.reference.seconds,
+                "witness_text": row.witness and row.witness.text,
+                "witness_language": row.witness and row.witness.language,
+                "agree": row.agree,
             }
 
 

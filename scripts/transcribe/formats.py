@@ -18,7 +18,10 @@ LINE_CELLS, LINES, CUE_SECONDS, SHORTEST_SECONDS = 42, 2, 7.0, 1.0
 
 
 def row(recording: RecordingTranscript) -> dict[str, Any]:
-    """A line of ``jsonl``, in NeMo's and the Open ASR leaderboard's words; ``text``, the reference, is unknown."""
+    """A line of ``jsonl``, in NeMo's and the Open ASR leaderboard's words; ``text``, the reference, is unknown.
+
+    ``partial`` stands there only where it is true.
+    """
     return {
         "audio_filepath": recording.audio,
         "duration": round(recording.transcript.audio_seconds, 3),
@@ -30,7 +33,7 @@ def row(recording: RecordingTranscript) -> dict[str, Any]:
             {"word": word.text, "start": word.start, "end": word.end, "language": word.language}
             for word in recording.words
         ],
-    }
+    } | ({"partial": True} if recording.partial else {})
 
 
 def jsonl(recording: RecordingTranscript) -> str:

@@ -49,7 +49,7 @@ class Outcome:
         transcripts: in the order of the recordings; those of an earlier run included.
         fresh: those that were made in this run.
         failed: recordings that could not be used, and why.
-        interrupted: whether Ctrl-C ended it; the last of ``transcripts`` may then be of recordings' beginnings.
+        interrupted: whether Ctrl-C ended it; some of ``transcripts`` may then be partial.
     """
 
     transcripts: list[RecordingTranscript] = field(default_factory=list)
@@ -94,19 +94,20 @@ class Transcriber:
             KeyboardInterrupt: Ctrl-C came before the first block.
         """
         start = time.perf_counter()
-        blocks = self.blocks(audio)
+        through: list[str] = []
+        blocks = _noting(self.blocks(audio), through, audio)
         if isinstance(self.recognizer, Streaming):
             transcript = self._stream(self.recognizer, blocks, interrupt, on_block)
         else:
             assert isinstance(self.recognizer, Generation1)  # noqa: S101  # the third kind takes several together
             transcript = self._whole(self.recognizer, blocks, interrupt, on_block)
-        return self.with_words(audio, transcript, time.perf_counter() - start)
+        partial = audio not in (*through, STANDARD_INPUT)
+        return self.with_words(audio, transcript, time.perf_counter() - start, partial=partial)
 
-    def with_words(self, audio: str, transcript: Transcript, seconds: float) -> RecordingTranscript:
+    def with_words(self, audio: str, transcript: Transcript, seconds: float, *, partial: bool) -> RecordingTranscript:
         """The transcript with its words."""
-        return RecordingTranscript(
-            audio, transcript, words_of(self.bundle, transcript.tokens, transcript.frames), seconds
-        )
+        words = words_of(self.bundle, transcript.tokens, transcript.frames)
+        return RecordingTranscript(audio, transcript, words, seconds, partial)
 
     def blocks(self, audio: str) -> Iterator[Audio]:
         """The audio at the folder's rate, block by block as it is read."""
@@ -152,6 +153,12 @@ class Transcriber:
         wall += time.perf_counter() - start
         transcript = stream.transcript()
         return replace(transcript, timings=replace(transcript.timings, wall=wall))
+
+
+def _noting(blocks: Iterator[Audio], through: list[str], audio: str) -> Iterator[Audio]:
+    """The blocks of a recording, which is added to ``through`` when they have all been taken."""
+    yield from blocks
+    through.append(audio)
 
 
 OnBlockOf = Callable[[str, Audio, Stream | None], None]
@@ -268,7 +275,7 @@ def _together(
         for number, outcome in results:
             audio = recordings[number]
             if isinstance(outcome, Transcript):
-                recording = transcriber.with_words(audio, outcome, outcome.timings.wall)
+                recording = transcriber.with_words(audio, outcome, outcome.timings.wall, partial=number not in through)
                 if finished is not None and number in through:
                     finished.add(recording)
                 there[number] = audio, recording, False

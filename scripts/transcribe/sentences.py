@@ -34,12 +34,14 @@ class RecordingTranscript:
         transcript: tokens, text and times in the graphs.
         words: of the transcript.
         seconds: that the transcription took, decoding included.
+        partial: whether Ctrl-C came before its end; live audio on standard input ends so.
     """
 
     audio: str
     transcript: Transcript
     words: list[SpokenWord]
     seconds: float
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -371,6 +371,20 @@ def test_transcripts_for_other_tools(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert_user_error(refused, "--transcripts", tmp_path / "file")
 
 
+def test_a_witness_has_transcripts_too(tmp_path: Path) -> None:
+    from verify.transcripts import write_transcripts
+
+    made = report()
+    witness = made.reference.model_copy(update={"runtime": "transformers-streaming"})
+    rows = [row.model_copy(update={"witness": row.reference}) for row in made.rows]
+    files = write_transcripts(made.model_copy(update={"rows": rows, "witness": witness}), tmp_path)
+    theirs = [file for file in files if "_DATASET_" in file.name and "transformers" in file.name]
+    assert len(theirs) == len(SET)
+    english = next(file for file in theirs if "en-US" in file.name)
+    lines = [json.loads(line) for line in english.read_text(encoding="utf-8").splitlines()]
+    assert [line["pred_text"] for line in lines] == [r.reference.text for r in rows if r.language == "en-US"]
+
+
 def test_two_languages_are_never_one_file(tmp_path: Path) -> None:
     from verify.transcripts import write_transcripts
 

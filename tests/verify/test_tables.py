@@ -12,6 +12,7 @@ from quantize.recipe import Tolerance
 from tests.helpers.command import assert_user_error, run_here
 from verify.report import Output, Report, Row, Speed, score_rows
 from verify.runs import Side
+from verify.tables import make_tables
 
 LIMITS = Tolerance(exact_match=0.0, wer_delta=100.0)
 
@@ -96,6 +97,23 @@ def test_the_three_tables(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         "Normalizer published; a language's number is the mean of its utterances' rates; weighted by n. Loop "
         "generation1, lookahead 0, chunks of 1120 ms, f32, CPU; prompt: manifest; A Processor.",
     ]  # fmt: skip
+
+
+def test_the_weighted_row_has_an_interval(tmp_path: Path) -> None:
+    """Of one language its own; another one that is less sure makes its share of that wider."""
+    said = [(f"one two {number}", f"one two {number}", f"one two {number % 3}") for number in range(12)]
+    save_report(tmp_path / "de.json", "de-DE", said)
+    alone = make_tables([tmp_path])
+    assert alone.weighted.delta_interval == alone.languages[0].delta_interval is not None
+    save_report(tmp_path / "en.json", "en-US", ENGLISH)
+    both = make_tables([tmp_path])
+    spans = [interval[1] - interval[0] for row in both.languages if (interval := row.delta_interval)]
+    assert both.weighted.delta_interval is not None
+    assert both.weighted.delta is not None
+    assert both.weighted.delta_interval[0] < both.weighted.delta < both.weighted.delta_interval[1]
+    assert min(spans) * 12 / 14 < both.weighted.delta_interval[1] - both.weighted.delta_interval[0] < max(spans)
+    save_report(tmp_path / "fr.json", "fr-FR", ENGLISH, text=False)
+    assert make_tables([tmp_path]).weighted.delta_interval is None
 
 
 def test_as_json_and_by_another_normalizer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

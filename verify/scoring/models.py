@@ -21,11 +21,15 @@ SIDES: tuple[Literal["target", "reference"], ...] = ("target", "reference")
 METRICS: tuple[Metric, ...] = ("wer", "cer")
 
 
+Whole = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
+"""A token or a frame; a larger number is none, and a table for notebooks could not hold it."""
+
+
 class Output(BaseModel):
     """What one side made of an utterance."""
 
-    tokens: list[int]  # the checkpoint's ids, also where the folder's vocabulary is pruned
-    frames: list[int] = Field(default_factory=list)
+    tokens: list[Whole]  # the checkpoint's ids, also where the folder's vocabulary is pruned
+    frames: list[Whole] = Field(default_factory=list)
     text: str
     language: str | None = None
     seconds: Measure | None = None  # of computing; None in reports of before, and where a cluster transcribed

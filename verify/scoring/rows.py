@@ -125,6 +125,22 @@ def compare_distances(ours: Sequence[Row], theirs: Sequence[Row], *, normalizer:
     return Paired(points=errors[0], interval=errors[1], deletions=deletions[0], deletions_interval=deletions[1])
 
 
+def weighted_interval(rows: Sequence[Row], normalizer: str) -> Interval:
+    """Of the points that the target is worse, averaged over languages as weighted by utterances.
+
+    None where nothing tells, or a language has no text.
+    """
+    tags = [scored_language(row) for row in rows]
+    parts = list(_in_parts(rows, tags, [None] * len(rows), NORMALIZERS[normalizer])[1].values())
+    found = [part.worse(part.kind)[1] for part in parts if part.with_text]
+    known = [drawn for drawn in found if drawn is not None]
+    if not parts or len(known) < len(parts):
+        return None
+    shares = [part.utterances / len(rows) for part in parts]
+    error = max(share * part.sample.error("target", part.kind) for share, part in zip(shares, parts, strict=True))
+    return _interval(np.average(known, axis=0, weights=shares), error, signed=True)
+
+
 def _in_parts(
     rows: Sequence[Row], tags: Sequence[str], divergences: Sequence[int | None], normalizer: Normalizer
 ) -> tuple[list[dict[str, Score]], dict[str, _Part]]:

@@ -363,6 +363,16 @@ def test_rows_of_one_name_in_two_outputs_have_two_lines(tmp_path: Path, stored: 
     assert [builds[name].verdict for name in ("int8", f"int8 {other}")] == ["passed", "FAILED"]
 
 
+def test_about_names_every_checkpoint(tmp_path: Path) -> None:
+    for name in ("a", "b", "a2"):
+        (tmp_path / name).mkdir()
+        rows, checkpoint = [{"recipe": "int8", "bytes": 1}], {"source": f"{name[0]}.nemo"}
+        document = {"folders": rows, "notes": [], "checkpoint": checkpoint}
+        (tmp_path / name / "report.json").write_text(json.dumps(document))
+    facts = read_sources([tmp_path / name for name in ("a", "b", "a2")]).facts
+    assert facts == [("checkpoint", "a.nemo, b.nemo")]
+
+
 def test_sides_of_one_name_have_two(tmp_path: Path) -> None:
     make_report(TEXTS, build="a/int8", reference="b/int8").save(tmp_path / "r.json")
     names = [build.name for build in read_sources([tmp_path / "r.json"]).builds]
@@ -456,6 +466,26 @@ def test_the_table_as_csv(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         "0",
         "4",
     )
+
+
+def test_a_witness_has_columns() -> None:
+    witness = make_report([("a", "a", "b")]).rows[0].target
+    report = make_report([("a", "a", "b")], witness=witness)
+    (row,) = table_rows(of_report(report, "int8").comparisons)
+    assert (row["witness_text"], row["witness_language"], row["agree"]) == ("b", "en-US", "target_and_witness")
+    assert set(row) == set(table.COLUMNS)
+    (row,) = table_rows(of_report(make_report([("a", "a", "b")]), "int8").comparisons)
+    assert (row["witness_text"], row["agree"]) == (None, None)
+
+
+@pytest.mark.parametrize("field", ["tokens", "frames"])
+def test_a_number_that_is_no_token_is_refused(field: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Parquet could not hold it."""
+    content = make_report([("a", "b", "c")]).model_dump(mode="json")
+    content["rows"][0]["target"][field] = [1 << 80]
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    done = run_here(capfd, "page", tmp_path / "r.json", "--table", tmp_path / "t.parquet")
+    assert_user_error(done, "r.json")
 
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="Parquet needs the extra 'data'")

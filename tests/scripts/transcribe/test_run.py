@@ -227,6 +227,8 @@ def test_ctrl_c_ends_with_what_was_recognized(
     assert outcome.interrupted
     assert [round(each.transcript.audio_seconds, 3) for each in outcome.transcripts] == [1.0, 0.3]
     assert outcome.transcripts[1].transcript.tokens == expected
+    assert [each.partial for each in outcome.transcripts] == [False, True]
+    assert ["partial" in row(each) for each in outcome.transcripts] == [False, True]
     assert len((tmp_path / "finished.jsonl").read_text().splitlines()) == 1
 
 

@@ -17,6 +17,7 @@ from scripts.transcribe.finished import Finished
 from scripts.transcribe.formats import row
 from scripts.transcribe.run import Outcome, Transcriber, transcribe_all
 from scripts.transcribe.sentences import RecordingTranscript
+from tests.helpers.command import run_here
 from tests.helpers.tiny_bundle import speechlike
 from verify.runtimes.streaming import Recordings, Stream, Streaming
 from verify.runtimes.streaming.recordings import Shape
@@ -113,10 +114,32 @@ def test_ctrl_c_ends_with_the_beginnings(
     assert recordings[5] not in observer.names
     kept = [json.loads(line)["audio_filepath"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert recordings[0] not in kept
+    assert {each.audio for each in outcome.transcripts if not each.partial} == set(kept)
     monkeypatch.undo()
     rest = run(small_fp32, together, recordings, tmp_path / "a.jsonl", Names())
     assert len(rest.transcripts) == 6
     assert len(rest.fresh) == 6 - len(kept)
+
+
+def test_ctrl_c_names_what_was_heard_in_part(
+    small_fp32: Bundle, recordings: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    push = Stream.push
+
+    def interrupting(stream: Stream, *args: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        push(stream, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Stream, "push", interrupting)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = run_here(capfd, "transcribe", small_fp32.path, *recordings[:2], "--format", "jsonl")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.returncode == 130
+    partial = [line["audio_filepath"] for line in map(json.loads, done.stdout.splitlines()) if line.get("partial")]
+    assert partial
+    assert f"only the beginning of {', '.join(partial)}" in done.stderr
 
 
 def test_a_reader_who_fails_ends_the_run(small_fp32: Bundle, together: Recordings, recordings: list[str]) -> None:
