@@ -267,6 +267,18 @@ def test_options_of_a_checkpoint_are_refused_for_a_folder(tmp_path: Path, capfd:
         assert_user_error(done, f"{option} {value}: {reference} is no checkpoint")
 
 
+def test_no_head_is_shortened_in_a_pipe(
+    tmp_path: Path, spoken: list[Utterance], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    folders = [tiny_bundle(tmp_path / name).path for name in "ab"]
+    manifest = spoken[0].audio_filepath.parent / "manifest.jsonl"
+    done = run_here(capfd, "verify", folders[0], "--reference", folders[1], "--manifest", manifest, "--limit", "1")
+    assert "…" not in done.stdout
+    for head in ("language", "utterances", "same tokens %", "reference %", "95 %"):
+        assert head in done.stdout
+
+
 def test_resources() -> None:
     assert 10 < peak_rss_mb() < 1e6
     facts = machine()

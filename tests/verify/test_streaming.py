@@ -17,7 +17,7 @@ from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import UserError
 from export.pipeline import export_checkpoint
-from tests.helpers.tiny_bundle import speechlike
+from tests.helpers.tiny_bundle import speechlike, tiny_bundle
 from verify.data.audio import load_audio
 from verify.data.manifest import default_manifest, read_manifest
 from verify.data.selection import spread
@@ -27,6 +27,7 @@ from verify.references.nemo import NemoStreaming
 from verify.runs import record_bundle
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.streaming import Audio, Recordings, Stream, Streaming
+from verify.runtimes.streaming.stream import _prompt
 from verify.runtimes.streaming.words import LONGEST_WORD
 
 
@@ -285,6 +286,17 @@ def test_a_step_that_others_run_is_not_missed(small_fp32: Bundle, monkeypatch: p
     for thread in threads:
         thread.join()
     assert [found[index] for index in range(12)] == alone * 3
+
+
+def test_a_streams_language_is_resolved_or_refused(tmp_path: Path) -> None:
+    meta = tiny_bundle(tmp_path / "a").metadata
+    assert _prompt(meta, "en_us") == _prompt(meta, "EN-us") == _prompt(meta, "en-US") != _prompt(meta, "auto")
+    with pytest.raises(UserError, match="tlh"):
+        _prompt(meta, "tlh")
+    without = meta.model_copy(update={"prompt_dictionary": None})
+    assert _prompt(without, "auto") == 0
+    with pytest.raises(UserError, match="takes no language"):
+        _prompt(without, "de-DE")
 
 
 @pytest.mark.parametrize(

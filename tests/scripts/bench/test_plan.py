@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import soundfile
 
 from export.bundle import Bundle
 from export.contract import Port
@@ -24,12 +25,14 @@ from export.errors import UserError
 from quantize.recipes import RECIPES
 from scripts.bench import builds, worker
 from scripts.bench.encoders import mel_windows, time_steps
+from scripts.bench.markdown import _line
 from scripts.bench.plan import BASELINE, Options, make_plan
-from scripts.bench.report import baseline_of, ratios, warnings
+from scripts.bench.report import as_nemo, baseline_of, ratios, warnings
 from scripts.bench.rounds import time_left
 from scripts.processes import ChildError, run_module
 from tests.helpers.command import ROOT, assert_user_error, run_here
-from tests.helpers.tiny_bundle import tiny_bundle
+from tests.helpers.tiny_bundle import speech, tiny_bundle
+from verify.data.sets import DataSet
 
 
 @pytest.fixture
@@ -66,6 +69,21 @@ def test_a_minute_of_audio_is_transcribed_by_default() -> None:
     assert 60.0 <= sum(each.duration for each in chosen) < 75.0
     assert len({each.target_lang for each in chosen}) == 5
     assert len(make_plan(Options(builds=("int8",), limit=3)).utterances) == 3
+
+
+def test_a_data_set_is_transcribed(folder: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings without a text: nothing is scored."""
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", speech(1.0), 16000)
+    (chosen,) = make_plan(Options(folders=(folder.path,), data=DataSet(f"{tmp_path / 'audio'}:de-DE"))).utterances
+    assert (chosen.audio_filepath.name, chosen.target_lang) == ("a.wav", "de-DE")
+
+
+def test_shares_and_names_in_tables() -> None:
+    """Less than all never reads as all, and a folder may be called what Markdown takes for a column."""
+    assert [as_nemo({"same_tokens": share}) for share in (1.0, 164 / 165, None)] == ["100.0 %", "99.4 %", "–"]
+    assert _line(("`a|b`", "c\nd")) == "| `a\\|b` | c d |"
 
 
 def test_folders_of_one_name_are_told_apart(folder: Bundle, tmp_path: Path) -> None:
