@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -28,7 +28,7 @@ class Ranked(BaseModel):
     """A group and what compressing it alone costs."""
 
     name: str
-    graph: str
+    graph: Literal["encoder", "decoder", "joint"]
     elements: Annotated[int, Field(ge=0)]
     kl: Annotated[float, Field(allow_inf_nan=False)]  # nats a cell
     keepable: bool  # whether the recipe stores it by its first compression, so that it can be kept higher

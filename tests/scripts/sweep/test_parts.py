@@ -337,8 +337,9 @@ def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixtu
         lambda groups: groups[0].update(more_mb=float("nan")),
         lambda groups: groups[0].update(kl=float("nan")),
         lambda groups: groups.append(groups[0]),
+        lambda groups: groups[0].update(graph="Encoder"),  # whose groups no recipe would keep
     ],
-    ids=["no room", "less room", "room nan", "divergence nan", "twice"],
+    ids=["no room", "less room", "room nan", "divergence nan", "twice", "no graph"],
 )
 def test_an_edited_ranking_is_refused(
     edit: Callable[[list[dict[str, Any]]], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
