@@ -17,6 +17,7 @@ from verify.comparable import (
     require_same_audio,
     require_usable_record,
 )
+from verify.compare import first_divergence
 from verify.data.manifest import Utterance
 from verify.data.selection import spread
 from verify.limits import Limits, limits_for
@@ -29,6 +30,7 @@ from verify.runtimes.transcript import Transcript
 from verify.scoring.agreement import count_agreement
 from verify.scoring.divergence import divergence_between
 from verify.scoring.normalization import DEFAULT_NORMALIZER
+from verify.scoring.rows import divergence_at
 from verify.shards import MANIFEST_LANGUAGE, Machines
 from verify.speed import speed, step_ms
 
@@ -119,7 +121,20 @@ def verify_bundle(
     report = compare_runs(
         run, reference, utterances, witness=witness, limits=limits, margins=margins, normalizer=normalizer
     )
-    return report.model_copy(update={"divergence": logits})
+    return report.model_copy(update={"divergence": logits, "pieces": _pieces(target, report.rows)})
+
+
+def _pieces(bundle: Bundle, rows: Sequence[Row]) -> dict[int, str]:
+    """What the folder writes for the tokens at which utterances part, but for what it was pruned of."""
+    tokens: set[int | None] = set()
+    for row in rows:
+        place = first_divergence(row.reference.tokens, row.target.tokens)
+        if place is not None:
+            parting = divergence_at(row, place)
+            tokens |= {parting.expected, parting.actual}
+    ids = checkpoint_ids(bundle.metadata.vocabulary) or range(len(bundle.vocabulary))
+    written = zip(ids, bundle.vocabulary, strict=False)  # blank has no piece
+    return {token: piece.encode(errors="replace").decode() for token, piece in written if token in tokens}
 
 
 def _nemo_start(target: Bundle, reference: Bundle | Checkpoint | Run, runtime: Runtime, *, asked: bool) -> bool:

@@ -145,7 +145,14 @@ class Report(Scores):
     witness_speed: Speed | None = None
     divergence: LogitDivergence | None = None  # where it was asked for
     unusable: dict[str, str] = Field(default_factory=dict)  # recordings that could not be compared, and why
+    pieces: dict[int, str] = Field(default_factory=dict)  # of the tokens at which utterances part; none in old reports
     rows: list[Row]
+
+    def token_words(self, token: int | None) -> str:
+        """A token as people read it: its id and, where the report has it, its piece."""
+        if token is None:
+            return "end"
+        return f"{token} “{self.pieces[token]}”" if token in self.pieces else str(token)
 
     def save(self, path: Path) -> None:
         """Write the report as JSON; the file appears only when complete.

@@ -38,6 +38,8 @@ class TokenDivergence:
     build: str
     reference: str
     at: Divergence
+    expected: str  # token and piece
+    actual: str
     agree: str | None = None  # which two of three sides have the same tokens, where a second reference ran
 
 
@@ -112,8 +114,9 @@ def disagreements(comparisons: Sequence[Comparison]) -> list[Utterance]:
             if position is None:
                 continue
             words = row.agree and agreement_words(report)[row.agree]
-            divergence = TokenDivergence(comparison.build, comparison.reference, divergence_at(row, position), words)
-            utterance.divergences.append(divergence)
+            at = divergence_at(row, position)
+            tokens = report.token_words(at.expected), report.token_words(at.actual)
+            utterance.divergences.append(TokenDivergence(comparison.build, comparison.reference, at, *tokens, words))
             chosen = NORMALIZERS[report.normalizer]
             utterance.differences[comparison.build] = _difference(row, chosen)
     disagreeing = [key for key, utterance in found.items() if utterance.differences]

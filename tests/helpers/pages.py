@@ -53,6 +53,7 @@ def make_report(
         **dict(score_rows(rows, LIMITS, [1])), limits=LIMITS, limits_of=f"a recipe{hostile}", target=sides[0],
         reference=sides[1], language="manifest", manifest_sha256="m", speed=speed, reference_speed=speed, rows=rows,
         unusable={f"/x/{hostile}": f"no audio{hostile}"} if hostile else {},
+        pieces={token: hostile for row in rows for token in (*row.target.tokens, *row.reference.tokens) if hostile},
     )  # fmt: skip
 
 

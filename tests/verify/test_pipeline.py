@@ -18,6 +18,8 @@ from export.checkpoint import Checkpoint
 from export.errors import NOT_DECIDED, UserError
 from export.host import machine, peak_rss_mb
 from quantize.recipe import Tolerance
+from scripts.page.sources import read_sources
+from scripts.page.utterances import disagreements
 from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import CHUNK, speech, tiny_bundle, tiny_metadata
 from verify import runs
@@ -265,6 +267,20 @@ def test_options_of_a_checkpoint_are_refused_for_a_folder(tmp_path: Path, capfd:
     for option, value in (("--revision", "v2"), ("--checkpoint-format", "nemo")):
         done = run_here(capfd, "verify", folder, "--reference", reference, option, value)
         assert_user_error(done, f"{option} {value}: {reference} is no checkpoint")
+
+
+def test_partings_are_named_by_pieces(tmp_path: Path, spoken: list[Utterance]) -> None:
+    target, reference = tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b", seed=2)
+    report = verify_bundle(target, reference, spoken)
+    found = report.first_divergences[0]
+    assert found.actual is not None
+    assert report.token_words(found.actual) == f"{found.actual} “{target.vocabulary[found.actual]}”"
+    assert report.token_words(None) == "end"
+    report.save(tmp_path / "r.json")
+    assert Report.load(tmp_path / "r.json").pieces == report.pieces
+    sources = read_sources([tmp_path / "r.json"])
+    (first, *_) = (each for each in disagreements(sources.comparisons) if each.audio == found.audio)
+    assert first.divergences[0].actual == report.token_words(found.actual)
 
 
 def test_no_head_is_shortened_in_a_pipe(
