@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from export.bundle import GRAPHS, Bundle, graph_file
 from export.errors import NemotronOVError
-from export.folders import write_atomically
 from export.progress import task as shown
 from quantize.compression import Samples, compress
 from quantize.effect import check_effect, weights
 from quantize.groups import Group, step_for
 from quantize.recipe import GraphRecipe
 from quantize.samples import CalibrationData
+from scripts.sweep.store import write_result
 from verify.runtimes.graph import Graph, properties
 from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, read_reference_paths
 
@@ -51,7 +50,7 @@ def probe(task: Task) -> list[str]:
             except Exception as error:  # OpenVINO's, NNCF's: what one group meets says nothing about the others
                 lines = str(error).strip().splitlines() or [""]
                 result = {"failed": f"{type(error).__name__}: {lines[-1][:200]}"}
-            write_atomically(Path(file), json.dumps(result) + "\n")
+            write_result(Path(file), result)
             gc.collect()
             progress.advance()
     return list(task.wanted)

@@ -27,7 +27,7 @@ from scripts.sweep import probe as probing
 from scripts.sweep.options import Options
 from scripts.sweep.report import render_sweep
 from scripts.sweep.rows import _mark
-from scripts.sweep.store import claimed
+from scripts.sweep.store import claimed, read_result, write_result
 from scripts.sweep.task import Task
 from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -240,6 +240,15 @@ def test_step_of_one_group_chooses_nothing_by_itself() -> None:
     assert whole(RECIPES["int8"].encoder.compression[0]) == RECIPES["int8"].encoder.compression[0]
 
 
+@pytest.mark.parametrize("edit", ["{}", "[]", '{"result": {"kl": 2}}', None, "[" * 100_000])
+def test_a_stored_result_that_somebody_edited_is_none(edit: str | None, tmp_path: Path) -> None:
+    file, result = tmp_path / "made-1.json", {"kl": 1.5, "name": "\udcff", "counts": {9: 1, 10: 2}}
+    write_result(file, result)
+    assert read_result(file) == {"kl": 1.5, "name": "\udcff", "counts": {"9": 1, "10": 2}}
+    file.write_text(file.read_text().replace("1.5", "1.4") if edit is None else edit)
+    assert read_result(file) is None
+
+
 @pytest.mark.parametrize("error", [ValueError("no such thing"), RuntimeError(""), MemoryError(), UserError("bad rule")])
 def test_a_group_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -260,7 +269,7 @@ def test_a_group_that_fails_does_not_stop_the_others(
     files = {name: tmp_path / f"{name}.json" for name in ("f16", "pre_encode", "layers.0.conv", "joint")}
     wanted = {name: str(file) for name, file in files.items()}
     probing.probe(Task(kind="layers", source=folder, folder=tmp_path, groups=groups, wanted=wanted))
-    found = {name: json.loads(file.read_text()) for name, file in files.items()}
+    found = {name: read_result(file) or {} for name, file in files.items()}
     assert found["f16"] == found["layers.0.conv"] == {"kl": 1.0}
     assert "no finite number" in found["joint"]["failed"]
     message = found["pre_encode"]["failed"]
