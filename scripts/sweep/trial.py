@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import BUNDLE, Bundle
+from export.digest import file_facts
 from export.errors import NemotronOVError, UserError
 from export.progress import note
 from export.removal import remove_folder
@@ -28,6 +29,14 @@ Outcome = dict[str, Any]
 BASE = "fp32"
 
 _FIGURES = ("encoder_step_ms", "pipeline_rtfx", "peak_rss_mb", "load_s", "folder_mb", "encoder_mb", "chunk_ms")
+
+
+_WRITTEN = "written_sha256"
+"""In a stage's result: the hash of the file that it wrote besides."""
+
+
+def _sha256(file: Path) -> str | None:
+    return str(file_facts(file)["sha256"]) if file.is_file() else None
 
 
 class TrialError(NemotronOVError):
@@ -98,13 +107,16 @@ class Trial:
         self, stage: str, address: str, compute: Callable[[], Outcome], *, writes: Path | None = None
     ) -> Outcome:
         file = self.store.result_file(stage, self.address, address)
-        found = self.store.read(file) if writes is None or writes.is_file() else None
+        found = self.store.read(file)
+        if found is not None and writes is not None and found.get(_WRITTEN) != _sha256(writes):
+            found = None
         if found is None:
             self.computed = True
             try:
                 found = compute()
             except ChildError as error:
                 raise TrialError(str(error)) from error
+            found |= {_WRITTEN: _sha256(writes)} if writes is not None else {}
             self.store.write(file, found)
         return found
 

@@ -183,6 +183,21 @@ def test_recipe_of_the_same_content_has_a_row_with_its_own_limits(
     assert found["plain"]["constants"] == fp32.metadata.constants
 
 
+def test_a_stored_comparison_that_somebody_edited_is_made_again(
+    fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended
+) -> None:
+    given = options(fp32, manifest, tmp_path / "out", recipes=("fp16", "int8"))
+    first = sweep(given)
+    edited = sorted((tmp_path / "out" / ".results").glob("report-*.json"))[0]
+    whole = edited.read_text()
+    edited.write_text('{"rows": [{}]}')
+    pretended.done.clear()
+    again = sweep(given)["rows"]
+    assert [row | {"computed": None} for row in again] == [row | {"computed": None} for row in first["rows"]]
+    assert pretended.done == ["verify"]
+    assert edited.read_text() == whole
+
+
 def test_sweep_of_fp32_alone_is_its_row(fp32: Bundle, manifest: Path, tmp_path: Path, pretended: Pretended) -> None:
     report = sweep(Options(fp32.path, tmp_path / "out", ("fp32",), manifest=manifest))
     assert [(row["name"], row["front"]) for row in report["rows"]] == [("fp32", ["size", "step"])]
