@@ -43,11 +43,14 @@ def address() -> Iterator[str]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as Processes
 
-    folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path is short
-    options = {"num_cpus": 2, "object_store_memory": 80 << 20, "temp_dir": folder, "include_dashboard": False}
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # a socket's path is short
+    (folder / "ray").mkdir()
+    options = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
     processes = Processes()
     try:
-        processes.add_node(**options)
+        with pytest.MonkeyPatch.context() as patch:  # else it writes its address to /tmp/ray, if that is there
+            patch.setenv("RAY_TMPDIR", str(folder))
+            processes.add_node(temp_dir=str(folder / "ray"), **options)
         yield processes.address
     finally:
         processes.shutdown()

@@ -18,7 +18,7 @@ import torch
 
 import export.checkpoint.transformers as transformers_checkpoint
 from export.bundle import Bundle
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint.weights import read_weights
 from export.errors import UserError
 from scripts.cli.verdict import comparison
@@ -166,9 +166,7 @@ def test_an_oracle_runs_once_for_all_comparisons(
     assert len(list(home.iterdir())) == 1
     moved = shutil.copy(small_checkpoint.path, tmp_path / "renamed.nemo")
     monkeypatch.setattr(runs, "transcribe_manifest", None)
-    again = record_checkpoint(
-        replace(small_checkpoint, path=Path(moved)), 3, spoken, oracle="transformers", cache=tmp_path / "here"
-    )
+    again = record_checkpoint(open_checkpoint(moved), 3, spoken, oracle="transformers", cache=tmp_path / "here")
     assert again.transcripts == first.transcripts
     assert [file.name for file in home.iterdir()] == [file.name for file in (tmp_path / "here").iterdir()]
     for options in ({"language": "auto"}, {"oracle": "nemo"}):
