@@ -194,7 +194,7 @@ def test_a_stored_comparison_that_somebody_edited_is_made_again(
     pretended.done.clear()
     again = sweep(given)["rows"]
     assert [row | {"computed": None} for row in again] == [row | {"computed": None} for row in first["rows"]]
-    assert pretended.done == ["verify"]
+    assert pretended.done.count("verify") == 1
     assert edited.read_text() == whole
 
 
