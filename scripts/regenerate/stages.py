@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ import scripts.page
 from export.bundle import METADATA, Bundle
 from export.checkpoint.config import identity
 from export.digest import code_sha256, digest, file_facts
-from export.folders import write_atomically
 from export.profiles import Settings
 from export.progress import note
 from export.removal import scratch_folder
 from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, State
+from scripts.results import read_result, write_result, written_sha256
 from verify.runs import RUNTIME_CODE
 
 if TYPE_CHECKING:
@@ -178,13 +177,9 @@ def write_page(plan: Plan, state: State) -> None:
     report, page = plan.output / REPORT, plan.output / PAGE
     compared = [plan.output / REPORTS / f"{name}.json" for name in plan.folders]
     code = sorted(each for each in Path(scripts.page.__file__).parent.iterdir() if each.is_file())
-    _cached(
-        state,
-        "written-page",
-        _key(plan, report, *compared, *code),
-        lambda: run_verb(state, "page", report, "--output", page),
-        writes=page,
-    )
+    key = _key(plan, report, *compared, *code)
+    if not page.exists() or _kept(state, "written-page", key) is None:  # a page that somebody edited stays
+        _keep(state, "written-page", key, run_verb(state, "page", report, "--output", page))
 
 
 def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> Outcome:
@@ -214,25 +209,28 @@ def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = F
 def _cached(
     state: State, name: str, key: str, compute: Callable[[], Outcome], *, writes: Path | None = None
 ) -> Outcome:
-    """A stage's result from an earlier run of the same inputs whose file is there, or computed now and kept."""
-    outcome = _kept(state, name, key) if writes is None or writes.exists() else None
+    """A stage's result from an earlier run of the same inputs whose file is as it was, or computed now and kept."""
+    outcome = _kept(state, name, key, writes)
     if outcome is None:
         outcome = compute()
-        _keep(state, name, key, outcome)
+        _keep(state, name, key, outcome, writes)
     return outcome
 
 
-def _kept(state: State, name: str, key: str) -> Outcome | None:
-    try:
-        kept = json.loads((state.output / STAGES / f"{name}.json").read_text(encoding="utf-8"))
-        outcome: Outcome = kept["outcome"]
-        return outcome if kept["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+def _kept(state: State, name: str, key: str, writes: Path | None = None) -> Outcome | None:
+    kept = read_result(state.output / STAGES / f"{name}.json")
+    written = written_sha256(writes)
+    if kept is None or (kept.get("key"), kept.get("written_sha256")) != (key, written):
         return None
+    if writes is not None and written is None:
+        return None
+    outcome: Outcome = kept["outcome"]
+    return outcome
 
 
-def _keep(state: State, name: str, key: str, outcome: Outcome) -> None:
-    write_atomically(state.output / STAGES / f"{name}.json", json.dumps({"key": key, "outcome": outcome}))
+def _keep(state: State, name: str, key: str, outcome: Outcome, writes: Path | None = None) -> None:
+    result = {"key": key, "outcome": outcome, "written_sha256": written_sha256(writes)}
+    write_result(state.output / STAGES / f"{name}.json", result)
 
 
 def _key(plan: Plan, *files: Path) -> str:

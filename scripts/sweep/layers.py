@@ -13,6 +13,7 @@ from quantize.groups import Group, find_groups, for_groups, is_compressed, whole
 from quantize.ranking import Ranking, more_mb
 from quantize.recipe import Recipe
 from scripts.processes import ChildError
+from scripts.results import read_result
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import probe_identity
 from scripts.sweep.options import Options, Plan
@@ -85,7 +86,7 @@ def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) ->
     used = plan.calibration if whole(step).needs_calibration else None
     members: list[tuple[str, Group | None]] = [(BASE, None), *((group.name, group) for group in groups)]
     files = {name: store.result_file("probed", probe_identity(plan, group, groups, step)) for name, group in members}
-    wanted = {name: str(file) for name, file in files.items() if store.read(file) is None}
+    wanted = {name: str(file) for name, file in files.items() if read_result(file) is None}
     if wanted:
         task = Task(
             kind="layers",
@@ -102,7 +103,7 @@ def _probe(plan: Plan, store: Store, recipe: Recipe, groups: Sequence[Group]) ->
             run_task(task, stderr="show")
         except ChildError as error:
             raise NemotronOVError(f"rank: {error}; run again to go on from there") from error
-    results = {name: store.read(file) or {"failed": "left no result"} for name, file in files.items()}
+    results = {name: read_result(file) or {"failed": "left no result"} for name, file in files.items()}
     for name, file in files.items():
         if "failed" in results[name]:
             file.unlink(missing_ok=True)  # to be tried again by the next run

@@ -18,7 +18,7 @@ from quantize.effect import check_effect, weights
 from quantize.groups import Group, step_for
 from quantize.recipe import GraphRecipe
 from quantize.samples import CalibrationData
-from scripts.sweep.store import write_result
+from scripts.results import write_result
 from verify.runtimes.graph import Graph, properties
 from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, read_reference_paths
 

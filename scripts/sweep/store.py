@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from export.digest import digest
 from export.errors import UserError
@@ -17,6 +15,7 @@ from export.removal import clear_leftovers
 from quantize.recipe import Recipe
 from quantize.recipe_file import keep_recipe, text_sha256
 from scripts.claim import claimed_folder
+from scripts.results import read_result, write_result
 from scripts.sweep.options import Plan
 
 FOLDERS = "folders"
@@ -48,14 +47,6 @@ class Store:
         """The file of a stage's result for these inputs."""
         return self.output / _HIDDEN / f"{stage}-{digest(addresses)[:24]}.json"
 
-    def read(self, file: Path) -> dict[str, Any] | None:
-        """See :func:`read_result`."""
-        return read_result(file)
-
-    def write(self, file: Path, result: dict[str, Any]) -> None:
-        """See :func:`write_result`."""
-        write_result(file, result)
-
     def keep_recipe(self, recipe: Recipe, file: Path) -> None:
         """Write a recipe that this run found, also over one that an earlier run wrote here and nobody has edited.
 
@@ -63,30 +54,10 @@ class Store:
             UserError: a file with another text is there, or it cannot be written.
         """
         record = self.output / _WRITTEN
-        found = (self.read(record) or {}).get("sha256")
+        found = (read_result(record) or {}).get("sha256")
         earlier = [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
-        self.write(record, {"sha256": sorted({*earlier, text_sha256(recipe)})})  # first: a kill may come between
+        write_result(record, {"sha256": sorted({*earlier, text_sha256(recipe)})})  # first: a kill may come between
         keep_recipe(recipe, file, earlier)
-
-
-def read_result(file: Path) -> dict[str, Any] | None:
-    """A stored result; None where there is none, or it is no longer what was written."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        result = stored["result"]
-        return result if isinstance(result, dict) and stored["sha256"] == _sha256(result) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def write_result(file: Path, result: dict[str, Any]) -> None:
-    """Store a result with its hash; the file appears only when complete."""
-    plain = json.loads(json.dumps(result))  # as it will be read
-    write_atomically(file, json.dumps({"sha256": _sha256(plain), "result": plain}) + "\n")
-
-
-def _sha256(result: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import BUNDLE, Bundle
-from export.digest import file_facts
 from export.errors import NemotronOVError, UserError
 from export.progress import note
 from export.removal import remove_folder
@@ -18,6 +17,7 @@ from scripts.bench import plan as bench_plan
 from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
 from scripts.processes import ChildError, Stderr, run_module
+from scripts.results import read_result, write_result, written_sha256
 from scripts.sweep.identity import measured_audio, recipe_identity, reference_paths_identity, stage_identity
 from scripts.sweep.options import Plan
 from scripts.sweep.store import Store
@@ -33,10 +33,6 @@ _FIGURES = ("encoder_step_ms", "pipeline_rtfx", "peak_rss_mb", "load_s", "folder
 
 _WRITTEN = "written_sha256"
 """In a stage's result: the hash of the file that it wrote besides."""
-
-
-def _sha256(file: Path) -> str | None:
-    return str(file_facts(file)["sha256"]) if file.is_file() else None
 
 
 class TrialError(NemotronOVError):
@@ -107,8 +103,8 @@ class Trial:
         self, stage: str, address: str, compute: Callable[[], Outcome], *, writes: Path | None = None
     ) -> Outcome:
         file = self.store.result_file(stage, self.address, address)
-        found = self.store.read(file)
-        if found is not None and writes is not None and found.get(_WRITTEN) != _sha256(writes):
+        found = read_result(file)
+        if found is not None and writes is not None and found.get(_WRITTEN) != written_sha256(writes):
             found = None
         if found is None:
             self.computed = True
@@ -116,8 +112,8 @@ class Trial:
                 found = compute()
             except ChildError as error:
                 raise TrialError(str(error)) from error
-            found |= {_WRITTEN: _sha256(writes)} if writes is not None else {}
-            self.store.write(file, found)
+            found |= {_WRITTEN: written_sha256(writes)} if writes is not None else {}
+            write_result(file, found)
         return found
 
     def _task(self, kind: str, folder: Path, **more: Any) -> Task:

@@ -24,7 +24,7 @@ from scripts.processes import ChildError
 from scripts.regenerate import plan as plans
 from scripts.regenerate import regenerate, stages
 from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_plan
-from scripts.regenerate.state import PAGE, REPORT, STATE, State
+from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, STATE, State
 from tests.helpers.command import run_here
 from tests.helpers.fleurs import published_layout
 from verify.data.selection import choose_utterances, first_seconds, spread
@@ -129,6 +129,21 @@ def test_folders_only_transcribes_nothing_and_the_whole_run_goes_on_from_there(o
     (options.output / "int8" / METADATA).unlink()
     regenerate(replace(options, folders_only=True))
     assert not (options.output / REPORT).exists(), "it is about another folder"
+
+
+@pytest.mark.parametrize(
+    "file", [f"{STAGES}/verified-int8.json", f"{STAGES}/measured-int8.json", f"{REPORTS}/int8.json"]
+)
+def test_a_stage_whose_stored_result_somebody_edited_runs_again(file: str, options: Options, calls: Calls) -> None:
+    report = regenerate(options)
+    calls.clear()
+    stored = options.output / file
+    stored.write_text(
+        stored.read_text() + " " if REPORTS in file else stored.read_text().replace('"wer": 5.0', '"wer": 4.0')
+    )
+    again = regenerate(options)
+    assert calls[0] == ("transcribe int8" if "measured" in file else "verify int8")
+    assert again["folders"] == report["folders"]
 
 
 def test_folders_only_by_hand(options: Options, calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,12 +22,13 @@ from quantize.recipe_file import load_recipe
 from quantize.recipes import POSITIONS, RECIPES
 from quantize.steps import WeightCompression
 from scripts.pareto import pareto
+from scripts.results import read_result, write_result
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
 from scripts.sweep.options import Options
 from scripts.sweep.report import render_sweep
 from scripts.sweep.rows import _mark
-from scripts.sweep.store import claimed, read_result, write_result
+from scripts.sweep.store import claimed
 from scripts.sweep.task import Task
 from tests.helpers.command import assert_user_error, run_here
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -183,7 +184,7 @@ def test_output_of_another_folder_is_refused(tmp_path: Path, capfd: pytest.Captu
     mine, other = tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b", seed=8)
     plan = planning.make_plan(Options(mine.path, tmp_path / "out", ("int8",)))
     with claimed(plan) as store:
-        store.write(store.result_file("made", "x"), {"bytes": 1})
+        write_result(store.result_file("made", "x"), {"bytes": 1})
         with pytest.raises(UserError, match="another sweep is at work"):
             claimed(plan).__enter__()
     done = run_here(capfd, "sweep", other.path, "--output", tmp_path / "out", "--recipe", "int8")
