@@ -358,10 +358,10 @@ def _transcribe(job: _Job, shard: Sequence[Numbered], audio: Mapping[Path, str])
     """A shard's transcripts, or the text of an error; the files are compared again, for machines that came later."""
     name = socket.gethostname()
     try:
-        listener = _opened(job)
+        recognizer = _opened(job)
         check_recordings(audio)
         rate, language = job.build.bundle.metadata.sample_rate, job.build.language
-        return _Done(name, list(transcribe_shard(listener, shard, sample_rate=rate, language=language)))
+        return _Done(name, list(transcribe_shard(recognizer, shard, sample_rate=rate, language=language)))
     except NemotronOVError as error:
         return UserError(f"--ray: machine {name}: {error}")
 

@@ -238,16 +238,15 @@ def record_checkpoint(
         return TransformersStreaming(checkpoint, lookahead)
 
     def make(unfinished: Unfinished | None) -> list[Transcript]:
-        transcripts = transcribe_manifest(
+        return transcribe_manifest(
             open_oracle(),
             utterances,
             sample_rate=checkpoint.sample_rate,
             language=language,
             title=f"transcribing with {ORACLE_NAMES[oracle]} at lookahead {lookahead}, chunks of {side.chunk_ms:g} ms",
             unfinished=unfinished,
+            check=checkpoint.require_unchanged,  # its weights are mapped
         )
-        checkpoint.require_unchanged()  # the oracle's weights are mapped
-        return transcripts
 
     return _record(
         side, utterances, language, make, lambda: checkpoint.identity, cache, code=ORACLE_CODE, home=oracle_runs()

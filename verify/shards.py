@@ -95,12 +95,12 @@ class Machines(Protocol):
 
 
 def transcribe_shard(
-    listener: Recognizer | Recordings, utterances: Sequence[Numbered], *, sample_rate: int, language: str
+    recognizer: Recognizer | Recordings, utterances: Sequence[Numbered], *, sample_rate: int, language: str
 ) -> Generator[tuple[int, Transcript]]:
     """Transcripts by number, as they come.
 
     Args:
-        listener: what transcribes: one after another, or several together.
+        recognizer: what transcribes: one after another, or several together.
         utterances: the shard.
         sample_rate: the model's, in Hz.
         language: prompt for all of them, or :data:`MANIFEST_LANGUAGE` for each utterance's own.
@@ -108,16 +108,16 @@ def transcribe_shard(
     Raises:
         UserError: an audio file cannot be used.
     """
-    if not isinstance(listener, Recordings):
+    if not isinstance(recognizer, Recordings):
         for number, utterance in utterances:
             audio = load_utterance(utterance, sample_rate)
-            yield number, listener.transcribe(audio, prompt_of(utterance, language))
+            yield number, recognizer.transcribe(audio, prompt_of(utterance, language))
         return
     waiting = (
         (number, Recording(partial(_whole, utterance, sample_rate), prompt_of(utterance, language)))
         for number, utterance in utterances
     )
-    with closing(listener.transcribe(waiting)) as results:
+    with closing(recognizer.transcribe(waiting)) as results:
         for number, outcome in results:
             yield number, whole(outcome)
 
@@ -135,6 +135,7 @@ def transcribe_manifest(
     language: str = MANIFEST_LANGUAGE,
     title: str = "transcribing",
     unfinished: Unfinished | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> list[Transcript]:
     """Every utterance's transcript, in order, with progress.
 
@@ -145,6 +146,7 @@ def transcribe_manifest(
         language: prompt for all of them, or :data:`MANIFEST_LANGUAGE` for each utterance's own.
         title: what the progress says.
         unfinished: what an earlier run got through, to which this run's transcripts are added.
+        check: called before a transcript is taken; what it raises ends the run.
 
     Raises:
         UserError: an audio file cannot be used.
@@ -155,7 +157,7 @@ def transcribe_manifest(
             recognizer, [(number, utterances[number]) for number in numbers], sample_rate=sample_rate, language=language
         )
 
-    return _collected(each, utterances, title, unfinished)
+    return _collected(each, utterances, title, unfinished, check)
 
 
 def transcribe_build(
@@ -207,6 +209,7 @@ def _collected(
     utterances: Sequence[Utterance],
     title: str,
     unfinished: Unfinished | None,
+    check: Callable[[], object] = lambda: None,
 ) -> list[Transcript]:
     """Transcripts in the utterances' order, those of an earlier run and those that ``transcribe`` gives by number."""
     if unfinished:
@@ -221,6 +224,7 @@ def _collected(
     with task(title, total=len(utterances)) as progress, closing(transcribe(left)) as transcripts:
         progress.advance(len(found))
         for number, transcript in transcripts:
+            check()
             if unfinished is not None:
                 require_unchanged([utterances[number]], [identities[number]])
                 unfinished.add(identities[number], transcript)

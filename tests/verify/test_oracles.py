@@ -179,6 +179,28 @@ def test_an_oracle_runs_once_for_all_comparisons(
         record_checkpoint(small_checkpoint, 3, spoken, oracle="transformers")
 
 
+def test_transcripts_of_a_checkpoint_that_is_written_meanwhile_are_kept_nowhere(
+    small_checkpoint: Checkpoint, spoken: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run, of the same file made whole again, would go on from them."""
+    path = Path(shutil.copy(small_checkpoint.path, tmp_path / "mine.nemo"))
+    taken: list[str] = []
+
+    class WrittenAfterOne:
+        def transcribe(self, audio: object, language: str) -> Transcript:  # noqa: ARG002
+            taken.append(language)
+            if len(taken) == 2:
+                path.touch()
+            return Transcript([], [], "", None, 1.0)
+
+    monkeypatch.setattr("verify.references.transformers.TransformersStreaming", lambda *_: WrittenAfterOne())
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"mine\.nemo: was changed or replaced while it was in use; run again"):
+        record_checkpoint(open_checkpoint(path), 3, spoken, oracle="transformers")
+    (kept,) = (tmp_path / "cache" / "oracles").iterdir()
+    assert len(Unfinished(kept)) == 1
+
+
 def test_a_cache_that_cannot_be_written_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
