@@ -26,9 +26,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .nemo file, or 'demo'.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The .nemo file to write.")],
-    width: Annotated[int, typer.Option(help="Of the encoder.")] = Widths.width,
-    heads: Annotated[int, typer.Option(help="Of its attention.")] = Widths.heads,
-    hidden: Annotated[int, typer.Option(help="Width of prediction network and joint.")] = Widths.hidden,
+    width: Annotated[int, typer.Option(min=1, help="Of the encoder.")] = Widths.width,
+    heads: Annotated[int, typer.Option(min=1, help="Of its attention.")] = Widths.heads,
+    hidden: Annotated[int, typer.Option(min=1, help="Width of prediction network and joint.")] = Widths.hidden,
     spread: Annotated[float, typer.Option(min=0.0, help="How unequal the parts of a weight are; 0: equal.")] = 1.0,
     outliers: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share of channels; 0: none is scaled.")] = 0.005,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -52,6 +52,8 @@ def write_wide_checkpoint(source: str | Path, output: Path, widths: Widths, spli
     checkpoint = open_checkpoint(source)
     if checkpoint.shards:
         raise UserError(f"{checkpoint.path}: is a folder as Transformers lays it out; give a .nemo file")
+    if output.exists() and output.samefile(checkpoint.path):
+        raise UserError(f"{output}: is the checkpoint that would be widened; choose another name")
     with new_checkpoint(output, force=force) as folder:
         with task("widening"):
             widening = Widening(checkpoint, read_weights(checkpoint), widths, splitter)

@@ -165,3 +165,18 @@ def test_bad_input_of_the_command_is_one_line(small_checkpoint: Checkpoint, tmp_
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {taken}: already exists; add --force")
     assert taken.read_text() == "mine"
+
+
+def test_the_checkpoint_itself_is_not_replaced(small_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    own = tmp_path / "own.nemo"
+    own.write_bytes(small_checkpoint.path.read_bytes())
+    with pytest.raises(UserError, match=r"own\.nemo: is the checkpoint that would be widened"):
+        write_wide_checkpoint(own, own, WIDER, Splitter(0), force=True)
+    assert own.read_bytes() == small_checkpoint.path.read_bytes()
+
+
+def test_a_width_of_nothing_is_refused(tmp_path: Path) -> None:
+    """0 is a multiple of every width, and no divisor."""
+    result = CliRunner().invoke(app, ["demo", str(tmp_path / "wide.nemo"), "--heads", "0"])
+    assert result.exit_code == 2
+    assert "--heads" in result.stderr
