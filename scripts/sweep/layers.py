@@ -67,12 +67,14 @@ def _single_recipe(plan: Plan) -> Recipe:
             f"--recipe {recipe.name}: compresses no weights of the encoder; rank layers with int8, int4 or another "
             "recipe of weight compression"
         )
-    first, *rest = recipe.encoder.compression
-    if rest and rest[0].kind.bits <= first.kind.bits:
-        raise UserError(
-            f"--recipe {recipe.name}: its second compression, {rest[0].mode}, is no higher precision than its first, "
-            f"{first.mode}, so no group could be kept higher; put the smaller mode first"
-        )
+    first = recipe.encoder.compression[0]
+    for graph, part in recipe.graphs.items():
+        own, second = (*part.compression, None, None)[:2]
+        if own and second and own.mode == first.mode and second.kind.bits <= first.kind.bits:
+            raise UserError(
+                f"--recipe {recipe.name}: the second compression of the {graph}, {second.mode}, is no higher precision "
+                f"than its first, {own.mode}, so no group could be kept higher; put the smaller mode first"
+            )
     options = plan.options
     if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
         note(f"no recipe is written; `nemotron-ov recipes mix {plan.output / REPORT} FILE` writes one from the ranking")

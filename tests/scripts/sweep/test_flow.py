@@ -416,6 +416,9 @@ def test_a_recipe_that_could_keep_nothing_higher_is_not_ranked(fp32: Bundle, man
     first, second = int4.encoder.compression
     turned = int4.encoder.model_copy(update={"compression": (second, first)})
     file = saved(int4, tmp_path / "turned.toml", encoder=turned)
-    with pytest.raises(UserError, match="no higher precision"):
-        rank_layers(Options(fp32.path, tmp_path / "out", (file,), manifest=manifest, ignore_text=True))
+    joint = int4.joint.model_copy(update={"compression": (first, first.model_copy(update={"mode": "int4_asym"}))})
+    other = saved(int4, tmp_path / "other.toml", joint=joint)
+    for recipe, graph in ((file, "encoder"), (other, "joint")):
+        with pytest.raises(UserError, match=f"the second compression of the {graph}, .* is no higher precision"):
+            rank_layers(Options(fp32.path, tmp_path / "out", (recipe,), manifest=manifest, ignore_text=True))
     assert not (tmp_path / "out").exists()
