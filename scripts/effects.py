@@ -16,7 +16,8 @@ import numpy as np
 import typer
 
 from export.bundle import Bundle
-from export.digest import ROOT
+from export.digest import ROOT, digest
+from export.errors import UserError
 from export.folders import write_atomically
 from export.progress import note
 from quantize.groups import find_groups, for_groups
@@ -26,6 +27,7 @@ from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
 from quantize.steps import SensitivityMetric, WeightCompression
+from scripts.cli import end_with_status
 from verify.compare import first_divergence
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances
@@ -114,7 +116,7 @@ class Effects:
     ) -> None:
         self._source, self._work, self._calibration, self._threads = source, work, calibration, threads
         self._utterances = utterances
-        paths = work / f"paths-{len(utterances)}"
+        paths = work / f"paths-{len(utterances)}-{digest(source.hashes)[:8]}"
         if not paths.is_dir():
             record_reference_paths(source, utterances, paths, threads=threads)
         self._paths = list(read_reference_paths(paths))
@@ -124,8 +126,13 @@ class Effects:
         """Of the recipe's folder, 10⁶ bytes."""
         return self._folder(recipe).size_bytes / 1e6
 
+    def _kept_as(self, recipe: Recipe) -> str:
+        """Name of what stays of a recipe, with a hash of what it depends on: another recipe may have the same name."""
+        calibration = self._calibration.sha256 if self._calibration and recipe.needs_calibration else None
+        return f"{recipe.name}-{digest([self._source.hashes, recipe.hash, calibration])[:8]}"
+
     def _folder(self, recipe: Recipe) -> Bundle:
-        folder = self._work / "folders" / recipe.name
+        folder = self._work / "folders" / self._kept_as(recipe)
         if not folder.exists():
             note(f"making {recipe.name}")
             quantize_bundle(self._source, folder, for_groups(recipe, self._groups), calibration=self._calibration)
@@ -133,7 +140,7 @@ class Effects:
 
     def measured(self, recipe: Recipe) -> dict[str, Any]:
         """Megabytes, and of each utterance tokens, divergence and cells."""
-        file = self._work / f"{recipe.name}-{len(self._utterances)}.json"
+        file = self._work / f"{self._kept_as(recipe)}-{len(self._utterances)}.json"
         if not file.exists():
             bundle = self._folder(recipe)
             note(f"measuring {recipe.name}, {bundle.size_bytes / 1e6:.1f} MB")
@@ -226,6 +233,8 @@ def main(
     threads: Annotated[int, typer.Option(metavar="N")] = 2,
 ) -> None:
     """Measure recipes, or mixtures, and store what came out."""
+    if unknown := sorted({*(metric or ())} - {*METRICS}):
+        raise UserError(f"--metric {unknown[0]}: NNCF has no such metric; choose from {', '.join(METRICS)}")
     bundle = Bundle.open(source)
     utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
     effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
@@ -303,4 +312,4 @@ def read(figures: Path = FIGURES) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    end_with_status(lambda: typer.run(main))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from export.bundle import Bundle
+from export.errors import UserError
 from quantize.ranking import Ranked, Ranking
 from quantize.recipes import RECIPES
 from scripts import docs, effects
@@ -29,7 +30,7 @@ def test_variants_are_int4_but_for_what_their_names_say() -> None:
     assert (mixed.name, mixed.encoder.compression[0].ratio) == ("mixed-max-activation-variance-90", 0.9)
 
 
-def test_the_mixture_by_divergence_keeps_what_costs_most_a_byte_and_fits() -> None:
+def test_the_mixture_by_divergence_keeps_what_adds_up_to_most_and_fits() -> None:
     rows = [("a", 4e-4, 0.2), ("b", 3e-4, 0.1), ("c", 2e-4, 0.1)]
     groups = [
         Ranked(name=f"layers.0.{name}", graph="encoder", elements=1, kl=kl, keepable=True, more_mb=more)
@@ -44,13 +45,20 @@ def test_what_is_measured_is_what_the_divergence_says(small_fp32: Bundle, tmp_pa
     utterances = choose_utterances(None, 3, prompts=small_fp32.metadata.prompt_dictionary)
     measuring = effects.Effects(small_fp32, tmp_path, None, utterances, threads=1)
     int8, int4 = measuring.figures([RECIPES["int8"], RECIPES["int4"]], RECIPES["int8"])
-    folder = Bundle.open(tmp_path / "folders" / "int4")
+    (folder,) = map(Bundle.open, (tmp_path / "folders").glob("int4-*"))
     expected = 1e3 * divergence_between(small_fp32, folder, utterances, threads=1).kl
     assert int4["kl"][0] == pytest.approx(expected, rel=1e-6)
     assert int4["kl"][0] - int8["kl"][0] == pytest.approx(int4["kl_more"][0])
     assert int4["kl_more"][1][0] < int4["kl_more"][0] < int4["kl_more"][1][1]
     assert (int8["beside"], int8["kl_more"]) == (True, [0.0, (0.0, 0.0)])
     assert int4["mb"] == round(folder.size_bytes / 1e6, 2)
+    other = effects.four_bits("int4", "of the same name", group_size=32)
+    assert measuring.measured(other)["mb"] > folder.size_bytes / 1e6
+
+
+def test_a_metric_that_nncf_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--metric hessian: NNCF has no such metric; choose from weight_quant"):
+        effects.main("demo", tmp_path, tmp_path, metric=["hessian", effects.METRICS[0]])
 
 
 def test_rows_of_another_recipe_of_that_name_are_not_shown() -> None:
