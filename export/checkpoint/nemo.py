@@ -41,7 +41,7 @@ def quiet() -> None:
 
 
 def import_nemo() -> None:
-    """Import what :func:`load_model` needs, which takes as long as restoring a model."""
+    """Import what :func:`load_model` needs, which takes longer than restoring a model."""
     quiet()
     import nemo.collections.asr.models  # noqa: F401
 

@@ -362,7 +362,11 @@ KlBudget = Annotated[
 ]
 ExtraMb = Annotated[
     float | None,
-    typer.Option(metavar="MB", min=0, help="Write a recipe that keeps the groups that cost most a byte, for MB more."),
+    typer.Option(
+        metavar="MB",
+        min=0,
+        help="Write a recipe that keeps, of the groups that fit in MB more, those whose divergences add up to most.",
+    ),
 ]
 
 
