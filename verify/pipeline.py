@@ -125,13 +125,13 @@ def verify_bundle(
 
 
 def _pieces(bundle: Bundle, rows: Sequence[Row]) -> dict[int, str]:
-    """What the folder writes for the tokens at which utterances part, but for what it was pruned of."""
+    """What the folder writes for the tokens at which utterances diverge, but for what it was pruned of."""
     tokens: set[int | None] = set()
     for row in rows:
         place = first_divergence(row.reference.tokens, row.target.tokens)
         if place is not None:
-            parting = divergence_at(row, place)
-            tokens |= {parting.expected, parting.actual}
+            first = divergence_at(row, place)
+            tokens |= {first.expected, first.actual}
     ids = checkpoint_ids(bundle.metadata.vocabulary) or range(len(bundle.vocabulary))
     written = zip(ids, bundle.vocabulary, strict=False)  # blank has no piece
     return {token: piece.encode(errors="replace").decode() for token, piece in written if token in tokens}

@@ -42,7 +42,7 @@ def comparison(report: Report) -> list[RenderableType]:
     lines += [_confused_languages(side, confusion) for side, confusion in _confusions(report)]
     lines += [_timed(side, speed) for side, speed in (("", report.speed), ("reference: ", report.reference_speed))]
     lines += [f"  {example.audio}: {example.diff}" for example in report.worst_examples[:_SHOWN]]
-    lines += [_parted(report, each) for each in report.first_divergences[:_SHOWN]]
+    lines += [_divergence(report, each) for each in report.first_divergences[:_SHOWN]]
     lines += [f"note: {each}" for each in report.notes]
     lines += _agreement(report)
     if report.ties:
@@ -82,7 +82,7 @@ def _listed(report: Report) -> str:
     return ", ".join(report.languages)
 
 
-def _parted(report: Report, found: Divergence) -> str:
+def _divergence(report: Report, found: Divergence) -> str:
     """One line for where an utterance's tokens part."""
     margin = "margin not measured" if found.margin is None else f"fp32's margin {found.margin:.3f}"
     tie = "" if found.counts else ", a near tie"
