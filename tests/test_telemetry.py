@@ -30,3 +30,12 @@ def test_a_conversion_starts_no_process_and_no_connection(before: str, seen: str
     environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines()[-1] == seen
+
+
+@pytest.mark.parametrize(("before", "left"), [("import export", []), ("", [".cache", ".ses"])])
+def test_onnx_runtime_keeps_no_session(before: str, left: list[str], tmp_path: Path) -> None:
+    """NeMo imports it. Without our packages it does: else the first case would prove nothing."""
+    environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    code = f"{before}\nimport onnxruntime"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
