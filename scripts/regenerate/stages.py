@@ -17,7 +17,7 @@ from export.removal import scratch_folder
 from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, State
-from scripts.results import read_result, write_result, written_sha256
+from scripts.results import read_result, write_result
 from verify.runs import RUNTIME_CODE
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     folder = plan.output / name
     if name not in state.pending and is_finished(plan, name):
         note(f"keeping {folder}: finished by an earlier run")
-        return _kept(state, f"made-{name}", _key(plan, folder / METADATA)) or {}
+        return read_result(_result_file(state, f"made-{name}"), _key(plan, folder / METADATA)) or {}
     force = ["--force"] if folder.exists() else []
     if name == FP32:
         outcome = run_verb(state, "export", plan.checkpoint.path, folder, *plan.settings.arguments(), *force)
@@ -66,7 +66,7 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
         source, recipe = plan.output / FP32, plan.recipe_argument(name)
         outcome = run_verb(state, "quantize", source, folder, "--recipe", recipe, *force)
     state.made(name)
-    _keep(state, f"made-{name}", _key(plan, folder / METADATA), outcome)
+    write_result(_result_file(state, f"made-{name}"), outcome, _key(plan, folder / METADATA))
     return outcome
 
 
@@ -177,9 +177,9 @@ def write_page(plan: Plan, state: State) -> None:
     report, page = plan.output / REPORT, plan.output / PAGE
     compared = [plan.output / REPORTS / f"{name}.json" for name in plan.folders]
     code = sorted(each for each in Path(scripts.page.__file__).parent.iterdir() if each.is_file())
-    key = _key(plan, report, *compared, *code)
-    if not page.exists() or _kept(state, "written-page", key) is None:  # a page that somebody edited stays
-        _keep(state, "written-page", key, run_verb(state, "page", report, "--output", page))
+    file, key = _result_file(state, "written-page"), _key(plan, report, *compared, *code)
+    if not page.exists() or read_result(file, key) is None:  # a page that somebody edited stays
+        write_result(file, run_verb(state, "page", report, "--output", page), key)
 
 
 def run_verb(state: State, name: str, *arguments: str | Path, may_fail: bool = False) -> Outcome:
@@ -210,27 +210,16 @@ def _cached(
     state: State, name: str, key: str, compute: Callable[[], Outcome], *, writes: Path | None = None
 ) -> Outcome:
     """A stage's result from an earlier run of the same inputs whose file is as it was, or computed now and kept."""
-    outcome = _kept(state, name, key, writes)
+    file = _result_file(state, name)
+    outcome = read_result(file, key, writes=writes)
     if outcome is None:
         outcome = compute()
-        _keep(state, name, key, outcome, writes)
+        write_result(file, outcome, key, writes=writes)
     return outcome
 
 
-def _kept(state: State, name: str, key: str, writes: Path | None = None) -> Outcome | None:
-    kept = read_result(state.output / STAGES / f"{name}.json")
-    written = written_sha256(writes)
-    if kept is None or (kept.get("key"), kept.get("written_sha256")) != (key, written):
-        return None
-    if writes is not None and written is None:
-        return None
-    outcome: Outcome = kept["outcome"]
-    return outcome
-
-
-def _keep(state: State, name: str, key: str, outcome: Outcome, writes: Path | None = None) -> None:
-    result = {"key": key, "outcome": outcome, "written_sha256": written_sha256(writes)}
-    write_result(state.output / STAGES / f"{name}.json", result)
+def _result_file(state: State, name: str) -> Path:
+    return state.output / STAGES / f"{name}.json"
 
 
 def _key(plan: Plan, *files: Path) -> str:

@@ -17,7 +17,7 @@ from scripts.bench import plan as bench_plan
 from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
 from scripts.processes import ChildError, Stderr, run_module
-from scripts.results import read_result, write_result, written_sha256
+from scripts.results import read_result, write_result
 from scripts.sweep.identity import measured_audio, recipe_identity, reference_paths_identity, stage_identity
 from scripts.sweep.options import Plan
 from scripts.sweep.store import Store
@@ -29,10 +29,6 @@ Outcome = dict[str, Any]
 BASE = "fp32"
 
 _FIGURES = ("encoder_step_ms", "pipeline_rtfx", "peak_rss_mb", "load_s", "folder_mb", "encoder_mb", "chunk_ms")
-
-
-_WRITTEN = "written_sha256"
-"""In a stage's result: the hash of the file that it wrote besides."""
 
 
 class TrialError(NemotronOVError):
@@ -103,17 +99,14 @@ class Trial:
         self, stage: str, address: str, compute: Callable[[], Outcome], *, writes: Path | None = None
     ) -> Outcome:
         file = self.store.result_file(stage, self.address, address)
-        found = read_result(file)
-        if found is not None and writes is not None and found.get(_WRITTEN) != written_sha256(writes):
-            found = None
+        found = read_result(file, writes=writes)
         if found is None:
             self.computed = True
             try:
                 found = compute()
             except ChildError as error:
                 raise TrialError(str(error)) from error
-            found |= {_WRITTEN: written_sha256(writes)} if writes is not None else {}
-            write_result(file, found)
+            write_result(file, found, writes=writes)
         return found
 
     def _task(self, kind: str, folder: Path, **more: Any) -> Task:

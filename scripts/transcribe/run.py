@@ -276,7 +276,7 @@ def _together(
             audio = recordings[number]
             if isinstance(outcome, Transcript):
                 recording = transcriber.with_words(audio, outcome, outcome.timings.wall, partial=number not in through)
-                if finished is not None and number in through:
+                if finished is not None and not recording.partial:
                     finished.add(recording)
                 there[number] = audio, recording, False
             else:
