@@ -64,6 +64,23 @@ def _own_cache(shared: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(shared: Path) -> Iterator[None]:
+    """A graph is compiled once a test run: OpenVINO's cache knows it by every byte of the graph and its weights."""
+    import openvino as ov
+
+    make = ov.Core
+
+    def caching_core() -> Any:
+        core = make()
+        core.set_property({"CACHE_DIR": str(shared / "compiled")})
+        return core
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ov, "Core", caching_core)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder that all workers of this test run see."""

@@ -35,15 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
 
-    def command() -> None:
-        from scripts.cli.app import app
+    def run() -> None:
+        from scripts.cli.app import command
 
         if not {"transcribe", "inspect"} & set(given[:1]):  # these write no document that names its inputs
             for argument in given:
                 require_utf8(argument)
-        app(args=given, prog_name="nemotron-ov")
+        command(args=given, prog_name="nemotron-ov")
 
-    end_with_status(command)
+    end_with_status(run)
 
 
 def end_with_status(command: Callable[[], object]) -> None:

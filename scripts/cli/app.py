@@ -65,3 +65,7 @@ def _root(
     ),
 ) -> None:
     del version
+
+
+command = typer.main.get_command(app)
+"""All verbs: made once, because a Typer application makes it anew at every call."""

@@ -17,7 +17,7 @@ from export.bundle import Bundle
 from export.digest import ROOT
 from quantize.recipes import RECIPES
 from scripts import costs, docs, scale
-from scripts.cli.app import app
+from scripts.cli import app
 from tests.helpers.command import Done, assert_user_error
 from tests.helpers.tiny_bundle import tiny_bundle
 
@@ -89,7 +89,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def unknown_words(line: str) -> list[str]:
     """The verbs and options of a command line that the command does not have."""
-    command = typer.main.get_command(app)
+    command = app.command
     words = shlex.split(line, comments=True)[1:]
     while words and isinstance(command, typer.core.TyperGroup) and not words[0].startswith("-"):
         verb = words.pop(0)
@@ -120,7 +120,7 @@ def test_commands_of_the_documents_have_their_verbs_and_options() -> None:
 def test_the_verbs_table_has_every_verb() -> None:
     text = docs.DOCUMENTS[0].read_text(encoding="utf-8")
     rows = {row.split("|")[1].split()[0].strip("` ") for row in text.splitlines() if row.startswith("| `")}
-    command = typer.main.get_command(app)
+    command = app.command
     assert isinstance(command, typer.core.TyperGroup)
     assert {name for name, each in command.commands.items() if not each.hidden} <= rows
 

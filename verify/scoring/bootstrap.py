@@ -11,6 +11,7 @@ That is the rule of three of Hanley, Lippman-Hand, *If Nothing Goes Wrong, Is Ev
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
@@ -118,6 +119,12 @@ def interval(distribution: Array, error: float, *, signed: bool) -> tuple[float,
         signed: whether errors can lower the value too, as in a difference of two rates.
     """
     tail = (1.0 - CONFIDENCE) / 2.0
-    missed = error * np.random.default_rng(0).poisson(1.0, len(distribution))
+    missed = error * _missed(len(distribution))
     low = np.quantile(distribution - missed if signed else distribution, tail)
     return float(low), float(np.quantile(distribution + missed, 1.0 - tail))
+
+
+@functools.cache
+def _missed(count: int) -> Array:
+    """Errors that each of so many sets may have missed: the same for all values that an interval is taken of."""
+    return np.random.default_rng(0).poisson(1.0, count)

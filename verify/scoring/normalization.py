@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import string
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,21 @@ RateKind = Literal["corpus", "mean"]
 
 _APOSTROPHES = "'\u2019\u02bc"
 _OTHER_ASCII = re.compile(r"[\x00-/:-@\[-`{-\x7f]+")
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+class _Kept(dict[int, str]):
+    """What :meth:`str.translate` makes of each character: nothing, a space or itself; found when first asked for."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = (
+            "" if character in _APOSTROPHES else " " if unicodedata.category(character).startswith("P") else character
+        )
+        return self[code]
+
+
+_KEPT = _Kept()
 
 
 @dataclass(frozen=True)
@@ -42,11 +58,7 @@ class Normalizer:
 def normalize(text: str) -> str:
     """Unicode NFKC, case folded; apostrophes vanish, other punctuation becomes a space, white space is collapsed."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    kept = (
-        "" if character in _APOSTROPHES else " " if unicodedata.category(character).startswith("P") else character
-        for character in folded
-    )
-    return " ".join("".join(kept).split())
+    return " ".join(folded.translate(_KEPT).split())
 
 
 def _published(text: str, _language: str) -> str:
@@ -54,8 +66,7 @@ def _published(text: str, _language: str) -> str:
 
     Only ASCII is lowered, so that ``É`` is not ``é``, and ``。``, ``¿`` and the ideographic space count.
     """
-    lowered = "".join(character.lower() if character.isascii() else character for character in text)
-    return _OTHER_ASCII.sub(" ", lowered).strip(" ")
+    return _OTHER_ASCII.sub(" ", text.translate(_ASCII_LOWER)).strip(" ")
 
 
 def _whisper(text: str, language: str) -> str:

@@ -406,7 +406,7 @@ def test_too_little_memory_is_one_line(
     def exhausted(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("scripts.cli.app.app", exhausted)
+    monkeypatch.setattr("scripts.cli.app.command", exhausted)
     done = run_here(capfd, "recipes")
     assert_user_error(done, "not enough memory", "GB are available")
 
@@ -419,6 +419,6 @@ def test_ctrl_c_while_the_verbs_are_loaded_is_no_traceback(
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scripts.cli.app, "app", interrupted)
+    monkeypatch.setattr(scripts.cli.app, "command", interrupted)
     done = run_here(capfd, "inspect")
     assert (done.returncode, done.stderr) == (130, "")
