@@ -20,6 +20,7 @@ from export.digest import ROOT, digest
 from export.errors import UserError
 from export.folders import write_atomically
 from export.progress import note
+from export.results import read_result, write_result
 from quantize.groups import find_groups, for_groups
 from quantize.pipeline import quantize_bundle
 from quantize.ranking import Ranking, read_ranking
@@ -141,13 +142,13 @@ class Effects:
     def measured(self, recipe: Recipe) -> dict[str, Any]:
         """Megabytes, and of each utterance tokens, divergence and cells."""
         file = self._work / f"{self._kept_as(recipe)}-{len(self._utterances)}.json"
-        if not file.exists():
+        found = read_result(file)
+        if found is None:
             bundle = self._folder(recipe)
             note(f"measuring {recipe.name}, {bundle.size_bytes / 1e6:.1f} MB")
             found = {"mb": bundle.size_bytes / 1e6, "utterances": list(self._measure(bundle))}
-            write_atomically(file, json.dumps(found))
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return result
+            write_result(file, found)
+        return found
 
     def _measure(self, bundle: Bundle) -> Iterator[dict[str, Any]]:
         encoder, transducer = open_encoder(bundle, self._threads), open_transducer(bundle, self._threads)

@@ -20,10 +20,10 @@ from export.checkpoint import Checkpoint
 from export.checkpoint.hub import checkpoint_facts
 from export.digest import code_sha256, digest
 from export.errors import UserError
-from export.folders import write_atomically
 from export.host import installed_version, machine
 from export.languages import prompt_language
 from export.progress import note
+from export.results import unseal, write_result
 from export.vocabulary import vocabulary_sha256
 from verify.data.fleurs import cache_folder
 from verify.data.identity import manifest_sha256, require_unchanged, utterance_sha256
@@ -329,13 +329,13 @@ def _record(
 
 
 def _kept(file: Path, side: Side, audio: str, utterances: int) -> Run | None:
-    """The run of a file, if it is there and is one of this audio."""
+    """The run of a file, if it is there, as it was written, and of this audio."""
     if not file.is_file():
         return None
     try:
         run = load_transcripts(file)
-    except UserError as error:
-        note(f"warning: {error}")
+    except UserError:
+        note(f"warning: {file}: cannot be read, or was edited or damaged; it is made again")
         return None
     if (run.manifest_sha256, len(run.transcripts)) != (audio, utterances):
         note(f"warning: {file}: holds transcripts of other recordings than its name says; it is made again")
@@ -344,22 +344,21 @@ def _kept(file: Path, side: Side, audio: str, utterances: int) -> Run | None:
 
 
 def save_transcripts(path: Path, run: Run) -> None:
-    """Write a run as JSON; the file appears only when complete."""
-    write_atomically(path, run.model_dump_json() + "\n")
+    """Write a run as JSON with its hash; the file appears only when complete."""
+    write_result(path, run.model_dump(mode="json"))
 
 
 def load_transcripts(path: Path) -> Run:
     """Read what :func:`save_transcripts` wrote.
 
     Raises:
-        UserError: the file is missing or is no recorded run.
+        UserError: the file is missing, is no recorded run, or is no longer as it was written.
     """
     try:
-        run = Run.model_validate_json(path.read_text(encoding="utf-8"))
-        if any(len(each.tokens) != len(each.frames) for each in run.transcripts):
-            raise UserError(f"{path}: has a transcript whose tokens and frames differ in number; record it again")
-        return run
+        return Run.model_validate(unseal(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); record the reference again") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no recorded run; give what `verify --cache` kept, or a folder") from error
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: is no recorded run, or was edited or damaged since; give what `verify --cache` kept, or a folder"
+        ) from error

@@ -1,12 +1,11 @@
 """Transcripts of a run as they come, so that a run that was stopped goes on from there.
 
 A line holds one utterance's transcript under the utterance's own identity: another manifest with the same recording,
-without one that cannot be used for example, finds it too.
+without one that cannot be used for example, finds it too. A line has its own hash.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter
 from export.errors import UserError
 from export.progress import note
 from export.removal import remove_files
+from export.results import seal, unseal
 from verify.runtimes.transcript import Transcript
 
 _TRANSCRIPT = TypeAdapter(Transcript)
@@ -47,7 +47,7 @@ class Unfinished:
             UserError: it cannot be written in the folder that the user named.
         """
         facts = {"utterance": utterance, "transcript": _TRANSCRIPT.dump_python(transcript, mode="json")}
-        line = "\n" + json.dumps(facts) + "\n"  # whatever a killed run left half-written ends here
+        line = f"\n{seal(facts, self._file.stem)}\n"  # whatever a killed run left half-written ends here
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
@@ -68,16 +68,13 @@ class Unfinished:
 
 
 def _read(file: Path) -> dict[str, Transcript]:
-    """Whole lines of a list; a half-written one is made again."""
-    found: dict[str, Transcript] = {}
+    """Transcripts of a list's whole lines; the number of the others is said, and their transcripts are made again."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return found
-    for line in lines:
-        try:
-            facts = json.loads(line)
-            found[facts["utterance"]] = _TRANSCRIPT.validate_python(facts["transcript"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+        lines = [line for line in file.read_bytes().split(b"\n") if line]
+    except OSError:
+        return {}
+    whole = [facts for line in lines if (facts := unseal(line, file.stem)) is not None]
+    if len(whole) < len(lines):
+        damaged = len(lines) - len(whole)
+        note(f"warning: {file}: {damaged} of {len(lines)} lines are half-written or damaged; they are made again")
+    return {facts["utterance"]: _TRANSCRIPT.validate_python(facts["transcript"]) for facts in whole}

@@ -14,10 +14,10 @@ from export.digest import code_sha256, digest, file_facts
 from export.profiles import Settings
 from export.progress import note
 from export.removal import scratch_folder
+from export.results import read_result, write_result
 from scripts.processes import ChildError, run_module
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, State
-from scripts.results import read_result, write_result
 from verify.runs import RUNTIME_CODE
 
 if TYPE_CHECKING:

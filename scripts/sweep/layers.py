@@ -9,11 +9,11 @@ from typing import Any
 from export.errors import NemotronOVError, UserError
 from export.folders import write_atomically
 from export.progress import note
+from export.results import read_result
 from quantize.groups import Group, find_groups, for_groups, is_compressed, whole
 from quantize.ranking import Ranking, more_mb
 from quantize.recipe import Recipe
 from scripts.processes import ChildError
-from scripts.results import read_result
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import probe_identity
 from scripts.sweep.options import Options, Plan

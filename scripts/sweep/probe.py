@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from export.bundle import GRAPHS, Bundle, graph_file
 from export.errors import NemotronOVError
 from export.progress import task as shown
+from export.results import write_result
 from quantize.compression import Samples, compress
 from quantize.effect import check_effect, weights
 from quantize.groups import Group, step_for
 from quantize.recipe import GraphRecipe
 from quantize.samples import CalibrationData
-from scripts.results import write_result
 from verify.runtimes.graph import Graph, properties
 from verify.scoring.divergence import Transducer, diverge, encode, joint_shapes, read_reference_paths
 

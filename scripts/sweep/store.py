@@ -12,10 +12,10 @@ from export.digest import digest
 from export.errors import UserError
 from export.folders import write_atomically
 from export.removal import clear_leftovers
+from export.results import read_result, write_result
 from quantize.recipe import Recipe
 from quantize.recipe_file import keep_recipe, text_sha256
 from scripts.claim import claimed_folder
-from scripts.results import read_result, write_result
 from scripts.sweep.options import Plan
 
 FOLDERS = "folders"

@@ -12,12 +12,12 @@ from export.bundle import BUNDLE, Bundle
 from export.errors import NemotronOVError, UserError
 from export.progress import note
 from export.removal import remove_folder
+from export.results import read_result, write_result
 from quantize.recipe import Recipe
 from scripts.bench import plan as bench_plan
 from scripts.bench.report import load_average, make_report
 from scripts.bench.rounds import measure_rounds
 from scripts.processes import ChildError, Stderr, run_module
-from scripts.results import read_result, write_result
 from scripts.sweep.identity import measured_audio, recipe_identity, reference_paths_identity, stage_identity
 from scripts.sweep.options import Plan
 from scripts.sweep.store import Store

@@ -52,6 +52,10 @@ def test_what_is_measured_is_what_the_divergence_says(small_fp32: Bundle, tmp_pa
     assert int4["kl_more"][1][0] < int4["kl_more"][0] < int4["kl_more"][1][1]
     assert (int8["beside"], int8["kl_more"]) == (True, [0.0, (0.0, 0.0)])
     assert int4["mb"] == round(folder.size_bytes / 1e6, 2)
+    (kept,) = tmp_path.glob("int4-*.json")
+    tokens = [each["tokens"] for each in measuring.measured(RECIPES["int4"])["utterances"]]
+    kept.write_text(kept.read_text().replace('"tokens": [', '"tokens": [1, ', 1))
+    assert [each["tokens"] for each in measuring.measured(RECIPES["int4"])["utterances"]] == tokens, "not as edited"
     other = effects.four_bits("int4", "of the same name", group_size=32)
     assert measuring.measured(other)["mb"] > folder.size_bytes / 1e6
 

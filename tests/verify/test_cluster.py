@@ -177,7 +177,7 @@ def test_a_driver_that_is_killed_goes_on_here_or_there(
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     (file,) = cache.glob("*.jsonl")
-    names = [json.loads(line)["utterance"] for line in file.read_text().splitlines() if line]
+    names = [json.loads(line)["result"]["utterance"] for line in file.read_text().splitlines() if line]
     assert 0 < len(set(names)) == len(names) <= len(spoken)
     assert set(names) <= {utterance_sha256(each) for each in spoken}
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from verify.runs import checkpoint_side, record_bundle
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.transcript import Transcript
 from verify.scoring.divergence import divergence_between
+from verify.unfinished import Unfinished
 
 
 @pytest.fixture
@@ -242,14 +244,52 @@ def test_what_passed_without_a_recording_is_not_decided(tmp_path: Path, spoken: 
         assert judged.without({"x.wav": "is damaged"}).passed is expected
 
 
-def test_a_damaged_cache_is_made_again(tmp_path: Path, spoken: list[Utterance]) -> None:
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda data: data[: len(data) // 2],
+    "edited text": lambda data: re.sub(rb'"text": "', b'"text": "not ', data, count=1),
+    "edited token": lambda data: re.sub(rb'"tokens": \[', b'"tokens": [1', data, count=1),
+    "flipped bit": lambda data: re.sub(rb'"text": ".', b'"text": "\xff', data, count=1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, spoken: list[Utterance], capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """And refused as a reference, for which nothing is made again."""
     reference, cache = tiny_bundle(tmp_path / "a"), tmp_path / "cache"
     first = record_bundle(reference, spoken, cache=cache)
     (file,) = cache.iterdir()
-    file.write_text(file.read_text()[:100])
+    whole = file.read_bytes()
+    file.write_bytes(DAMAGES[damage](whole))
+    assert file.read_bytes() != whole
+    with pytest.raises(UserError, match=rf"{file.name}: is no recorded run, or was edited or damaged since; give"):
+        runs.load_transcripts(file)
+    capfd.readouterr()
     again = record_bundle(reference, spoken, cache=cache)
+    assert f"{file}: cannot be read, or was edited or damaged; it is made again" in capfd.readouterr().err
     assert [each.tokens for each in again.transcripts] == [each.tokens for each in first.transcripts]
-    runs.load_transcripts(file)
+    assert runs.load_transcripts(file) == again
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_line_of_an_unfinished_run_is_made_again(
+    tmp_path: Path, spoken: list[Utterance], capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """And costs no other line."""
+    file = tmp_path / "list.jsonl"
+    whole = record_bundle(tiny_bundle(tmp_path / "a"), spoken).transcripts
+    for name, transcript in zip("abc", whole, strict=True):
+        Unfinished(file).add(name, transcript)
+    lines = file.read_bytes().split(b"\n\n")
+    lines[1] = DAMAGES[damage](lines[1])
+    file.write_bytes(b"\n\n".join(lines))
+    capfd.readouterr()
+    found = Unfinished(file)
+    assert [found.find(name) for name in "abc"] == [whole[0], None, whole[2]]
+    assert f"{file}: 1 of 3 lines are half-written or damaged; they are made again" in capfd.readouterr().err
+    file.rename(tmp_path / "other.jsonl")
+    assert not len(Unfinished(tmp_path / "other.jsonl")), "a list of other inputs"
 
 
 def test_a_cached_run_of_fewer_utterances_is_made_again(tmp_path: Path, spoken: list[Utterance]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -250,10 +249,6 @@ def test_runs_survive_their_file(tmp_path: Path) -> None:
     assert load_transcripts(tmp_path / "run.json") == run(TARGET)
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(UserError, match="no recorded run"):
-        load_transcripts(tmp_path / "run.json")
-    short = run([replace(each, frames=[*each.frames, 1]) for each in TARGET])
-    save_transcripts(tmp_path / "run.json", short)
-    with pytest.raises(UserError, match="differ in number"):
         load_transcripts(tmp_path / "run.json")
 
 

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from export.errors import UserError
+from export.results import read_result, write_result
 from quantize.grid import expand, parse_axis
 from quantize.groups import Group, is_compressed, module_pattern, step_for, whole, without
 from quantize.ranking import Ranking, more_mb
@@ -22,7 +23,6 @@ from quantize.recipe_file import load_recipe
 from quantize.recipes import POSITIONS, RECIPES
 from quantize.steps import WeightCompression
 from scripts.pareto import pareto
-from scripts.results import read_result, write_result
 from scripts.sweep import plan as planning
 from scripts.sweep import probe as probing
 from scripts.sweep.options import Options
