@@ -17,7 +17,8 @@ _WORDS = 3
 
 
 def markdown(report: Mapping[str, Any]) -> list[str]:
-    """Where it was measured and what makes the figures less than they seem, a row for each build, what failed.
+    """Where it was measured and what makes the figures less than they seem, a row for each build, what failed or could
+    not be used.
 
     Args:
         report: of :func:`scripts.bench.report.make_report`. ``as fast`` is against its baseline, by the second of
@@ -26,7 +27,8 @@ def markdown(report: Mapping[str, Any]) -> list[str]:
     rule = ("---",) * _WORDS + ("---:",) * (len(HEAD) - _WORDS)
     table = [_line(HEAD), _line(rule), *(_line(_cells(row)) for row in report["builds"].values())]
     before = [*header(report), *(f"Warning: {text}" for text in warnings(report))]
-    return [*before, "", *table, *(f"{name}: {reason}" for name, reason in report["failed"].items())]
+    failures = [f"{name}: {reason}" for name, reason in report["failed"].items()]
+    return [*before, "", *table, *failures, *(f"Left out: {reason}" for reason in report["unusable"].values())]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -124,6 +124,7 @@ class Plan:
         checkpoint: what builds are made from; None for given folders only, and for the random one of full size,
             which is made first.
         utterances: what is transcribed.
+        unusable: recordings that cannot be used, and why.
         threads: CPU threads of every engine.
     """
 
@@ -131,6 +132,7 @@ class Plan:
     builds: tuple[Build, ...]
     checkpoint: Checkpoint | None
     utterances: tuple[Utterance, ...]
+    unusable: dict[str, str]
     threads: int
 
     @property
@@ -146,8 +148,7 @@ def make_plan(options: Options) -> Plan:
         UserError: bad input; nothing was written.
     """
     from export.checkpoint import open_checkpoint
-    from verify.data.manifest import load_utterance
-    from verify.data.selection import choose_utterances, spread_seconds
+    from verify.data.selection import choose_utterances, spread_seconds, usable
     from verify.data.sets import choose_manifest
 
     _check_outputs(options)
@@ -167,15 +168,14 @@ def make_plan(options: Options) -> Plan:
     manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=False)
     options = replace(options, manifest=manifest, data=None)
     known = choose_utterances(manifest, options.limit, prompts=prompts, ignore_text=True)
-    utterances = tuple(known if options.limit else spread_seconds(known, ENOUGH_SECONDS))
+    chosen = known if options.limit else spread_seconds(known, ENOUGH_SECONDS)
+    utterances, unusable = usable(chosen, ANY_RATE)  # before minutes of work
     if options.batch > len(utterances):
         raise UserError(
             f"--batch {options.batch}: only {len(utterances)} utterances would be transcribed; raise --limit, give a "
             "longer --manifest, or lower --batch"
         )
-    for utterance in utterances:
-        load_utterance(utterance, ANY_RATE)  # one that cannot be used is found before minutes of work
-    return Plan(options, builds, checkpoint, utterances, options.threads or physical_cores())
+    return Plan(options, builds, checkpoint, tuple(utterances), unusable, options.threads or physical_cores())
 
 
 def _check_speech(options: Options, builds: Sequence[Build]) -> None:

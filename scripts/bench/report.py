@@ -58,6 +58,7 @@ def make_report(
     return {
         "builds": rows,
         "failed": dict(failed),
+        "unusable": plan.unusable,
         "baseline": baseline,
         "machine": machine()
         | {
@@ -198,12 +199,13 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
 
 
 def render(report: Mapping[str, Any]) -> list[RenderableType]:
-    """What people see: where it was measured, ratios, figures, what failed."""
+    """What people see: where it was measured, ratios, figures, what failed or could not be used."""
     lines = [_escape(line) for line in header(report)]
     lines += [f"[bold]warning:[/] {_escape(text)}" for text in warnings(report)]
     failures = [f"[bold]{_escape(name)}[/] {_escape(reason)}" for name, reason in report["failed"].items()]
     tables = [_ratio_table(report), _figure_table(report), _detail_table(report)] if report["builds"] else []
-    return [*lines, *tables, *failures]
+    left_out = [f"[bold]left out:[/] {_escape(reason)}" for reason in report["unusable"].values()]
+    return [*lines, *tables, *failures, *left_out]
 
 
 def header(report: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,8 @@ def bench(options: Options) -> dict[str, Any]:
     """Make the builds that are missing and measure all of them in turns.
 
     Returns:
-        ``builds`` (a row for each by name), ``failed`` (reasons by name), ``machine``, ``checkpoint``, ``audio``.
+        ``builds`` (a row for each by name), ``failed`` and ``unusable`` (reasons by build and by recording),
+        ``machine``, ``checkpoint``, ``audio``.
 
     Raises:
         UserError: bad input; nothing was written.

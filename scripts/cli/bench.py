@@ -11,7 +11,7 @@ import typer
 
 from scripts.cli import options
 from scripts.cli.checkpoint import Size
-from scripts.cli.result import Result, verb
+from scripts.cli.result import Result, all_tried, verb
 
 
 class Loop(StrEnum):
@@ -98,9 +98,11 @@ def bench(
     """Measure builds side by side: audio to text and the encoder step alone, peak memory, size; ratios first.
 
     Every measurement is a process of its own, and the builds take turns. Exit status 1: some build failed.
+    Exit status 3: some recording could not be used.
     """
     from rich.markup import escape
 
+    from export.errors import exit_status
     from export.folders import write_atomically
     from scripts.bench.markdown import markdown
     from scripts.bench.picture import save_picture
@@ -135,4 +137,4 @@ def bench(
     if picture is not None and report["builds"]:
         save_picture(report, picture)
     shown = (lambda: [escape(line) for line in markdown(report)]) if as_markdown else (lambda: render(report))
-    return Result(report, shown, to_stdout, exit_code=1 if report["failed"] else 0)
+    return Result(report, shown, to_stdout, exit_code=exit_status(all_tried(report)))

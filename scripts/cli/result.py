@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 
 
+def all_tried(report: Mapping[str, Any]) -> bool | None:
+    """Whether nothing of a report has failed, on all recordings; for :func:`export.errors.exit_status`."""
+    return False if report["failed"] else None if report["unusable"] else True
+
+
 @dataclass(frozen=True)
 class Result:
     """A verb's result.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from scripts.cli import options
-from scripts.cli.result import Result, verb
+from scripts.cli.result import Result, all_tried, verb
 
 
 class Keep(StrEnum):
@@ -104,7 +103,7 @@ def sweep(
         ray=ray,
     )
     report = run_sweep(chosen)
-    return Result(report, lambda: render_sweep(report), as_json, exit_code=exit_status(_passed(report)))
+    return Result(report, lambda: render_sweep(report), as_json, exit_code=exit_status(all_tried(report)))
 
 
 @verb
@@ -155,9 +154,4 @@ def rank(
             extra_mb=extra_mb,
         )
     )
-    return Result(report, lambda: render_layers(report), as_json, exit_code=exit_status(_passed(report)))
-
-
-def _passed(report: Mapping[str, Any]) -> bool | None:
-    """Whether everything could be tried, on all recordings."""
-    return False if report["failed"] else None if report["unusable"] else True
+    return Result(report, lambda: render_layers(report), as_json, exit_code=exit_status(all_tried(report)))

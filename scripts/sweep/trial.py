@@ -157,7 +157,8 @@ class Trial:
         paths = {BASE: self.plan.source.path, self.name: self.ensure_folder()}
         builds = tuple(bench_plan.Build(name, "openvino", runtime, folder=path) for name, path in paths.items())
         options = bench_plan.Options(folders=tuple(paths.values()), repeats=self.plan.options.repeats)
-        beside = bench_plan.Plan(options, builds, None, tuple(measured_audio(self.plan)), self.plan.threads)
+        audio, unusable = tuple(measured_audio(self.plan)), self.plan.unusable
+        beside = bench_plan.Plan(options, builds, None, audio, unusable, self.plan.threads)
         load = load_average()
         measured, failed = measure_rounds(beside, paths)
         if failed:

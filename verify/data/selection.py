@@ -96,15 +96,21 @@ def usable(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utte
 def spread_seconds(utterances: Sequence[Utterance], seconds: float) -> list[Utterance]:
     """As few utterances, evenly spread, as last ``seconds`` together; all where that is less.
 
-    Raises:
-        UserError: a file whose duration the manifest leaves out cannot be read.
+    A file that cannot be read, and whose duration the manifest leaves out, has no seconds.
     """
-    lengths = {id(each): each.duration or audio_seconds(each.audio_filepath) for each in utterances}
+    lengths = {id(each): each.duration or _seconds(each) for each in utterances}
     for count in range(1, len(utterances)):
         chosen = spread(utterances, count)
         if sum(lengths[id(each)] for each in chosen) >= seconds:
             return chosen
     return list(utterances)
+
+
+def _seconds(utterance: Utterance) -> float:
+    try:
+        return audio_seconds(utterance.audio_filepath)
+    except UserError:  # :func:`usable` names it
+        return 0.0
 
 
 def first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[Utterance]:

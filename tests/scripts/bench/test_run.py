@@ -11,10 +11,11 @@ import soundfile
 
 from export.bundle import Bundle, graph_file, write_metadata
 from export.checkpoint import Checkpoint
+from export.errors import NOT_DECIDED
 from scripts.bench import onnx_export, worker
 from scripts.bench.markdown import markdown
 from tests.helpers.command import run_here
-from tests.helpers.tiny_bundle import tiny_bundle
+from tests.helpers.tiny_bundle import speech, tiny_bundle
 from verify.data.manifest import default_manifest, read_manifest
 from verify.runtimes.generation1 import Generation1
 from verify.runtimes.transcript import Transcript
@@ -74,6 +75,33 @@ def test_folders_side_by_side_with_one_that_cannot_run(
     assert lines[-1].startswith("broken: could not be measured")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_recording_that_cannot_be_used_does_not_end_a_run(
+    small_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also one whose duration the manifest leaves out."""
+    manifest, file = tmp_path / "manifest.jsonl", tmp_path / "report.json"
+    soundfile.write(tmp_path / "good.wav", speech(1.0), 16000)
+    (tmp_path / "bad.wav").write_text("no audio")
+    rows: list[dict[str, object]] = [
+        {"audio_filepath": name, "target_lang": "en-US"} for name in ("good.wav", "bad.wav")
+    ]
+    rows.append(rows[1] | {"offset": 5.0, "duration": 2.0})
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["bench", small_fp32.path, "--manifest", manifest, "--repeats", "1", "--threads", "1"]
+    done = run_here(capfd, *arguments, "--runtime", "generation1", "--json", file)
+    assert done.returncode == NOT_DECIDED, done.stderr
+    assert len([line for line in done.error_lines if "bad.wav" in line]) == 2
+    report = json.loads(file.read_text())
+    bad = str(tmp_path / "bad.wav")
+    assert list(report["unusable"]) == [bad, f"{bad} from 5.0 s"]
+    assert (report["audio"]["utterances"], report["failed"]) == (1, {})
+    assert done.stdout.count("left out:") == 2
+    assert all(line.startswith(f"Left out: {bad}: ") for line in markdown(report)[-2:])
+    done = run_here(capfd, *arguments, "--batch", "2")
+    assert done.returncode == 2, "one utterance is no batch"
+    assert "only 1 utterances would be transcribed" in done.error_lines[-1]
 
 
 def test_onnx_builds_give_the_published_folders_tokens(
