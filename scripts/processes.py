@@ -151,6 +151,11 @@ def _signal_reason(status: int) -> str:
     """What ended a child that did not end by itself."""
     if status == -signal.SIGKILL:
         return "ended by SIGKILL, likely for lack of memory; close other programs"
+    if status == -signal.SIGBUS:
+        return (
+            "ended by SIGBUS, likely because a file that it had mapped was made shorter, or its disk failed; leave the "
+            "files that it reads alone"
+        )
     return f"ended by {signal.Signals(-status).name}"
 
 

@@ -7,9 +7,12 @@ runs apart, :mod:`.stages` runs each stage in a process of its own, :mod:`.repor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from scripts.regenerate.plan import Options, make_plan
+from scripts.processes import ChildError
+from scripts.regenerate.plan import Options, Plan, make_plan
 from scripts.regenerate.report import made_folders, write_report
 from scripts.regenerate.stages import judge_folders, make_folders, write_page
 from scripts.regenerate.state import claimed_output
@@ -23,7 +26,8 @@ def regenerate(options: Options) -> dict[str, Any]:
         ``folders_only`` there is no report, and the rows say what was made.
 
     Raises:
-        UserError: bad input, an output that is not ours to write, or too little disk; nothing was written.
+        UserError: bad input, an output that is not ours to write, or too little disk; nothing was written. Or the
+            checkpoint was changed meanwhile.
         ChildError: a stage failed; what was finished before stays and the next run continues from there.
     """
     if options.ray is not None:
@@ -31,7 +35,7 @@ def regenerate(options: Options) -> dict[str, Any]:
 
         require_ray(options.ray)
     plan = make_plan(options)
-    with claimed_output(plan) as state:
+    with claimed_output(plan) as state, _reason_of_a_signal(plan):
         made = make_folders(plan, state)
         if options.folders_only:
             return made_folders(plan, made)
@@ -39,3 +43,18 @@ def regenerate(options: Options) -> dict[str, Any]:
         write_page(plan, state)
         state.finish()
     return report
+
+
+@contextmanager
+def _reason_of_a_signal(plan: Plan) -> Iterator[None]:
+    """Name the checkpoint where it was changed while a stage had it mapped: made shorter, it ends the stage (SIGBUS).
+
+    Raises:
+        UserError: it was changed.
+    """
+    try:
+        yield
+    except ChildError as error:
+        if str(error):  # else the stage itself has said why
+            plan.checkpoint.require_unchanged()
+        raise

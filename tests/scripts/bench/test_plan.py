@@ -217,6 +217,23 @@ def test_a_child_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
         run_module("scripts.bench.worker", [], text=json.dumps(task))
 
 
+def test_a_child_whose_mapped_file_is_made_shorter_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(bytes(8192))
+    (tmp_path / "shortened.py").write_text(
+        "import mmap, os, pathlib\n"
+        "path = pathlib.Path(__file__).with_name('weights')\n"
+        "with path.open('rb') as file:\n"
+        "    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "os.truncate(path, 0)\n"
+        "mapped[0]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(
+        ChildError, match=r"^ended by SIGBUS, likely because a file that it had mapped was made shorter"
+    ):
+        run_module("shortened", [])
+
+
 def test_absent_onnxruntime_names_the_remedy(folder: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     task = worker.Task(engine="onnxruntime", runtime="generation1", path=folder.path, threads=1, utterances=[])

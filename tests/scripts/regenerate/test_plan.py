@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,6 +145,26 @@ def test_a_stage_whose_stored_result_somebody_edited_runs_again(file: str, optio
     again = regenerate(options)
     assert calls[0] == ("transcribe int8" if "measured" in file else "verify int8")
     assert again["folders"] == report["folders"]
+
+
+def test_a_stage_whose_checkpoint_was_made_shorter_names_it(
+    options: Options, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which ends the stage by a signal; a signal that has another reason is told as it is."""
+    path = Path(shutil.copy(str(options.checkpoint), tmp_path / "mine.nemo"))
+    shorter = [False, True]
+
+    def ended(*_: object, **__: object) -> None:
+        if shorter.pop(0):
+            os.truncate(path, path.stat().st_size - 1)
+        raise ChildError("export: ended by SIGBUS")
+
+    monkeypatch.setattr(stages, "run_verb", ended)
+    with pytest.raises(ChildError, match="export: ended by SIGBUS"):
+        regenerate(replace(options, checkpoint=str(path)))
+    with pytest.raises(UserError, match=r"mine\.nemo: was changed or replaced while it was in use; run again when"):
+        regenerate(replace(options, checkpoint=str(path)))
+    assert not calls
 
 
 def test_folders_only_by_hand(options: Options, calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:
