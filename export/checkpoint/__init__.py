@@ -52,4 +52,4 @@ def open_checkpoint(
     tokenizer = tokenizer_members(path, checked.tokenizer, archive.sizes)
     vocabulary = read_vocabulary(path, archive.small.get(tokenizer["model_path"], b""))
     check_size(path, checked, len(vocabulary), archive.sizes[WEIGHTS])
-    return Checkpoint(path, str(source or "demo"), config, vocabulary, path.stem, opened, tokenizer)
+    return Checkpoint(path, str(source or "demo"), config, vocabulary, path.stem, opened, tokenizer, archive.sizes)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.archive import WEIGHTS
 from export.digest import FileState, file_state, files_sha256
 from export.errors import UserError
 from export.geometry import Geometry, chunk_frames_for, dropped_frames
@@ -38,6 +39,7 @@ class Checkpoint:
         name: of the model.
         opened: states of the files that hold the weights, from before anything was read of them.
         tokenizer: a ``.nemo`` file's: the configuration's key to the archive's member.
+        members: a ``.nemo`` file's: bytes of every member, unpacked, by its path from the root.
         shards: a Transformers folder's files of weights, in order; a ``.nemo`` file holds its own.
         writer: version of Transformers that wrote the folder.
         config_sha256: a Transformers folder's: hash of configuration and vocabulary, which a ``.nemo`` file's own hash
@@ -51,6 +53,7 @@ class Checkpoint:
     name: str
     opened: tuple[FileState, ...]
     tokenizer: dict[str, str] = field(default_factory=dict)
+    members: dict[str, int] = field(default_factory=dict)
     shards: tuple[Path, ...] = ()
     writer: str = ""
     config_sha256: str | None = None
@@ -100,6 +103,11 @@ class Checkpoint:
     def size_bytes(self) -> int:
         """Bytes of the files that hold the weights."""
         return sum(file.stat().st_size for file in self.weight_files)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights, unpacked where a ``.nemo`` file is compressed."""
+        return self.members.get(WEIGHTS) or self.size_bytes
 
     @property
     def is_random(self) -> bool:

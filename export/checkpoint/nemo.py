@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import tempfile
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from export.checkpoint.archive import unpack
 from export.checkpoint.pieces import sentencepiece_model
-from export.checkpoint.weights import read_weights, reason
+from export.checkpoint.weights import read_weights, reason, unpacked
 from export.errors import UserError
 from export.removal import scratch_folder
 
@@ -67,7 +67,7 @@ def load_model(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor] | None =
     except (UserError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # NeMo and torch raise what they like over a file that is not theirs
-        if "allocate memory" in str(error):
+        if "allocate memory" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
             f"{checkpoint.path}: NeMo cannot restore it ({reason(error)}); give a checkpoint as NeMo wrote it, or "
@@ -93,11 +93,11 @@ def release(model: EncDecRNNTBPEModel) -> None:
 @contextmanager
 def _tokenizer(checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, str]]]:
     """A temporary folder with the tokenizer's files, and their names by the configuration's keys."""
-    with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:
-        if not checkpoint.shards:
-            unpack(checkpoint.path, set(checkpoint.tokenizer.values()), folder)
+    if not checkpoint.shards:
+        with unpacked(checkpoint, set(checkpoint.tokenizer.values())) as folder:
             yield folder, checkpoint.tokenizer
-            return
+        return
+    with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:
         tags = [checkpoint.vocabulary[index] for index in checkpoint.language_tag_ids]
         (folder / "tokenizer.model").write_bytes(sentencepiece_model(checkpoint.vocabulary, tags))
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in checkpoint.vocabulary), encoding="utf-8")

@@ -88,22 +88,34 @@ def _load_inside(checkpoint: Checkpoint, begin: int, size: int) -> dict[str, tor
 
 @contextmanager
 def unpacked(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Path]:
-    """A temporary folder with these members of the archive, whose weights have the checksums they carry.
+    """A temporary folder with these members of the archive. Weights among them have the checksums that they carry.
 
     Raises:
         UserError: there is no room, or the weights are damaged.
     """
-    _check_room(checkpoint)
-    with scratch_folder(Path(tempfile.gettempdir()) / "nemotron-ov") as folder:  # clears a killed run's
+    place, need = Path(tempfile.gettempdir()), sum(checkpoint.members[name] for name in names)
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise _no_room(checkpoint, place, need, free)
+    with scratch_folder(place / "nemotron-ov") as folder:  # clears a killed run's
         try:
             unpack(checkpoint.path, names, folder)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                _check_room(checkpoint, unpacked=True)
+            if error.errno == errno.ENOSPC:  # somebody else took the room
+                taken = sum(file.stat().st_size for file in folder.rglob("*"))
+                raise _no_room(checkpoint, place, need, shutil.disk_usage(place).free + taken) from error
             raise
-        with (folder / WEIGHTS).open("rb") as weights:
-            check_weights(checkpoint.path, weights)
+        if WEIGHTS in names:
+            with (folder / WEIGHTS).open("rb") as weights:
+                check_weights(checkpoint.path, weights)
         yield folder
+
+
+def _no_room(checkpoint: Checkpoint, place: Path, need: int, free: int) -> UserError:
+    return UserError(
+        f"{place}: {checkpoint.path.name} is unpacked there, which takes {need / 1e6:,.1f} MB, and "
+        f"{free / 1e6:,.1f} MB are free; make room, or set TMPDIR to another folder"
+    )
 
 
 def _load(checkpoint: Checkpoint, file: Path | IO[bytes], **options: Any) -> dict[str, torch.Tensor]:
@@ -158,22 +170,3 @@ def reason(error: Exception) -> str:
     """The first lines of what a library says of a file that it cannot read."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:200] or type(error).__name__
-
-
-def _check_room(checkpoint: Checkpoint, *, unpacked: bool = False) -> None:
-    """Refuse a temporary folder that is too small for the unpacked archive.
-
-    Args:
-        checkpoint: what is going to be unpacked there.
-        unpacked: that was tried, and the room was not enough, whatever is free now.
-
-    Raises:
-        UserError: naming the folder, the need and what is there.
-    """
-    folder, need = tempfile.gettempdir(), checkpoint.path.stat().st_size
-    free = shutil.disk_usage(folder).free
-    if unpacked or free < need:
-        room = f"which takes {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
-        raise UserError(
-            f"{folder}: {checkpoint.path.name} is unpacked there, {room}; make room, or set TMPDIR to another folder"
-        )

@@ -202,7 +202,7 @@ def installed_versions() -> dict[str, str]:
 
 def _check_disk(plan: Plan) -> None:
     """Refuse a disk that cannot hold what might have to be made."""
-    weights = checkpoint_weights(plan.checkpoint.size_bytes if plan.checkpoint else FULL_BYTES)
+    weights = checkpoint_weights(plan.checkpoint.weights_bytes if plan.checkpoint else FULL_BYTES)
     sources = len({(build.encoder, build.cache) for build in plan.made if build.encoder}) * sum(weights.values())
     derived = sum(
         recipe_bytes(recipe_of(build), weights)

@@ -208,7 +208,7 @@ def check_disk(plan: Plan, again: Collection[str] = ()) -> None:
     Raises:
         UserError: too little, naming the need, what is there and the remedy.
     """
-    size = plan.checkpoint.size_bytes
+    size = plan.checkpoint.weights_bytes
     weights = checkpoint_weights(size)
     folders = {FP32: float(sum(weights.values()))} | {each.name: recipe_bytes(each, weights) for each in plan.recipes}
     need = taken = 0.0

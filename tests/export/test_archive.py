@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint import Checkpoint, nemo, open_checkpoint
 from export.checkpoint.archive import CONFIG, WEIGHTS, check_weights
 from export.checkpoint.nemo import load_model
 from export.checkpoint.weights import read_weights
@@ -493,3 +494,32 @@ def test_what_a_killed_run_unpacked_is_cleared(tmp_path: Path, monkeypatch: pyte
         load_model(checkpoint)
     assert not left.exists()
     assert (temporary / "mine").is_dir()
+
+
+def test_a_compressed_archive_needs_the_room_that_it_unpacks_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = 1_000_000  # zeros
+    contents = [(name, bytes(weights) if name == f"./{WEIGHTS}" else data) for name, data in members()]
+    checkpoint = open_checkpoint(write(tmp_path / "a.nemo", contents, "w:gz"))  # type: ignore[arg-type]
+    assert checkpoint.size_bytes < checkpoint.weights_bytes == weights
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for free, message in (
+        (weights - 1, "is unpacked there, which takes 1.0 MB"),
+        (weights, r"model_weights\.ckpt is damaged"),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        with pytest.raises(UserError, match=message):
+            read_weights(checkpoint)
+
+
+def test_a_full_tmpdir_is_no_fault_of_the_checkpoint(
+    small_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Checkpoint) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(nemo, "_tokenizer", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        load_model(small_checkpoint, {})

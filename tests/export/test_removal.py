@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from export.bundle import BUNDLE, METADATA, Bundle
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, nemo, open_checkpoint
+from export.checkpoint.weights import read_weights
 from export.errors import UserError
 from export.folders import new_directory, write_atomically
 from export.removal import (
@@ -319,3 +320,22 @@ def test_a_full_tmpdir_is_named(small_disk: Path, demo_checkpoint: Checkpoint, t
     assert "set TMPDIR" in line
     assert "download" not in line
     assert not (tmp_path / "fp32").exists()
+
+
+def test_a_tmpdir_that_fills_up_meanwhile_is_named(
+    small_disk: Path, demo_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is needed and what was there, which is not what a half-unpacked file leaves."""
+    (tmp_path / "packed.nemo").write_bytes(gzip.compress(demo_checkpoint.path.read_bytes(), 1))
+    checkpoint, usage = open_checkpoint(tmp_path / "packed.nemo"), shutil.disk_usage
+    room = [usage(small_disk)._replace(free=1 << 40)]
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room.pop() if room else usage(path))
+    with pytest.raises(UserError, match=r"disk: packed\.nemo is unpacked there, which takes .* MB, and 3\.\d MB are"):
+        read_weights(checkpoint)
+    assert not room
+    assert not any(small_disk.iterdir()), "nothing half-unpacked stays"
+    (small_disk / "full").write_bytes(bytes(usage(small_disk).free))
+    match = r"disk: packed\.nemo is unpacked there, which takes .* MB, and 0\.0 MB are free"
+    with pytest.raises(UserError, match=match), nemo._tokenizer(checkpoint):
+        pass

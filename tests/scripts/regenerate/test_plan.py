@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -466,6 +467,22 @@ def test_full_disk_is_found_before_anything_is_written(
         regenerate(options)
     assert not options.output.exists()
     assert not calls
+
+
+def test_a_compressed_checkpoint_needs_the_room_that_it_unpacks_to(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In TMPDIR, and folders as large as those of the checkpoint that is not compressed."""
+    packed = tmp_path / "packed.nemo"
+    packed.write_bytes(gzip.compress(Path(str(options.checkpoint)).read_bytes()))
+    needs: list[list[float]] = []
+    monkeypatch.setattr(plans, "require_room", lambda wanted, _: needs.append([need for _, need in wanted]))
+    plain, compressed = make_plan(options), make_plan(replace(options, checkpoint=str(packed)))
+    for plan in (plain, compressed):
+        check_disk(plan)
+    unpacked = float(plain.checkpoint.weights_bytes)
+    assert packed.stat().st_size < unpacked < plain.checkpoint.path.stat().st_size
+    assert needs == [[needs[0][0], 0.0], [needs[0][0], unpacked]]
 
 
 def test_a_folder_that_is_replaced_needs_room_beside_itself(
