@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,13 +32,31 @@ def new_checkpoint(output: Path, *, force: bool) -> Iterator[Path]:
         raise UserError(f"{output}: already exists; add --force to replace it, or choose another name")
     if output.exists() and not (output.is_file() and tarfile.is_tarfile(output)):
         raise UserError(f"{output}: exists and is no checkpoint; choose another name, or move it away")
+    with new_file(output) as file:
+        yield file.parent
+
+
+@contextmanager
+def new_file(output: Path) -> Iterator[Path]:
+    """Where to write what takes ``output``'s place when the body succeeds; nothing stays behind when the body fails.
+
+    Raises:
+        UserError: it cannot be written, by ``torch.save`` too.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(output.parent).free
         with scratch_folder(output) as folder:
-            yield folder
+            yield folder / output.name
             (folder / output.name).replace(output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another place") from error
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif "inline_container" in str(error):  # PyTorch's writer, which does not say why
+            reason = f"PyTorch's writer failed, and {free / 1e6:,.1f} MB were free"
+        else:
+            raise
+        raise UserError(f"{output}: cannot be written ({reason}); choose another place, or make room") from error
 
 
 def pack(archive: Path, members: dict[str, bytes | Path]) -> None:

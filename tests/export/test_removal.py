@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -270,22 +268,6 @@ def test_nothing_else_in_the_product_removes(tmp_path: Path) -> None:
             if re.search(r"rmtree|\.unlink\(|os\.remove|\.rmdir\(", file.read_text(encoding="utf-8")):
                 found.add(file.relative_to(ROOT).as_posix())
     assert found == allowed
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of three megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount")
-    options = ["-t", "tmpfs", "-o", "size=3m", "tmpfs"]
-    if mount is None or subprocess.run([mount, *options, place], capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield place
-    for _ in range(50):
-        if subprocess.run(["umount", place], capture_output=True, check=False).returncode == 0:
-            return
-        time.sleep(0.1)
 
 
 def test_a_disk_that_fills_up_during_an_export_is_one_line(

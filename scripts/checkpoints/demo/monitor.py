@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
 
 from export.progress import console
 from scripts.checkpoints.demo.model import LEFT_CONTEXT, LOOKAHEADS
 from scripts.checkpoints.demo.scoring import decode, development_set, score
+from scripts.checkpoints.packing import new_file
 
 if TYPE_CHECKING:
     from scripts.checkpoints.demo.trainer import Trainer
@@ -87,13 +89,15 @@ def _assign(parameters: list[torch.nn.Parameter], values: list[torch.Tensor]) ->
 
 
 def export(trainer: Trainer, output: Path) -> None:
-    """Write the model, without the CTC head, to `output` atomically."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """Write the model, without the CTC head, to `output` atomically.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     trainer.model.eval()
     trainer.model.encoder.set_default_att_context_size([LEFT_CONTEXT, LOOKAHEADS[0]])
-    temporary = output.with_name(f".{output.stem}.tmp.nemo")
-    trainer.model.save_to(str(temporary))
-    os.replace(temporary, output)
+    with new_file(output) as file, patch.object(tempfile, "tempdir", str(file.parent)):  # NeMo packs a temporary folder
+        trainer.model.save_to(str(file))
 
 
 def _print(line: str) -> None:

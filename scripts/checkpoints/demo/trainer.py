@@ -7,7 +7,6 @@ model off the plateau on which it listens to nothing and predicts the grammar al
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from scripts.checkpoints.demo.batches import Batch
 from scripts.checkpoints.demo.corpus import generator
 from scripts.checkpoints.demo.loss import band, cell_labels, cell_scores, rnnt_loss, scatter_lattice
 from scripts.checkpoints.demo.model import LEFT_CONTEXT, LOOKAHEADS, build_model, standardize_subsampling
+from scripts.checkpoints.packing import new_file
 
 PEAK_RATE = 1.5e-3
 WARM_UP = 200  # steps
@@ -81,16 +81,19 @@ class Trainer:
         return self.work / "state.pt"
 
     def save(self) -> None:
-        """Write the state atomically."""
-        temporary = self.state_path.with_suffix(".tmp")
+        """Write the state atomically.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         state = {
             "weights": [parameter.detach() for parameter in self.parameters],
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
         }
-        torch.save(state, temporary)
-        os.replace(temporary, self.state_path)
+        with new_file(self.state_path) as file:
+            torch.save(state, file)
 
     def _resume(self) -> bool:
         """Load the state if there is one."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scripts.checkpoints.random import blank_bias as random_calibration
 from scripts.checkpoints.random import checkpoint as random_checkpoint
 from scripts.checkpoints.random import tokenizer as random_tokenizer
 from scripts.checkpoints.random.checkpoint import write_random_checkpoint
+from tests.helpers.command import assert_user_error, run_here
 
 
 def test_prompt_dictionary_has_the_known_rows_and_the_known_number() -> None:
@@ -124,3 +126,16 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
         write_random_checkpoint(output, "small", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["old.nemo"]
     assert output.read_bytes() == old
+
+
+@pytest.mark.parametrize("room", [0.5, 1.5], ids=["for no weights", "for weights alone"])
+def test_a_full_disk_is_one_line(
+    small_checkpoint: Checkpoint, small_disk: Path, capfd: pytest.CaptureFixture[str], room: float
+) -> None:
+    """PyTorch's writer says ``unexpected pos``, and the archive's writer that there is no space."""
+    taken = shutil.disk_usage(small_disk).free - int(room * small_checkpoint.path.stat().st_size)
+    (small_disk / "mine").write_bytes(bytes(taken))
+    done = run_here(capfd, "checkpoint", "random", small_disk / "a.nemo")
+    assert_user_error(done, small_disk / "a.nemo", "cannot be written (", "make room")
+    assert ("PyTorch's writer failed, and" in done.stderr) is (room < 1)
+    assert [file.name for file in small_disk.iterdir()] == ["mine"]

@@ -180,3 +180,11 @@ def test_a_width_of_nothing_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", str(tmp_path / "wide.nemo"), "--heads", "0"])
     assert result.exit_code == 2
     assert "--heads" in result.stderr
+
+
+def test_a_full_disk_is_one_line(small_checkpoint: Checkpoint, small_disk: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"wide\.nemo: cannot be written \(PyTorch's writer failed, and 3\.\d MB were free"
+    ):
+        widened(small_checkpoint, small_disk / "wide.nemo")
+    assert not any(small_disk.iterdir())
