@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 from export.bundle import METADATA, Bundle, write_metadata
 from export.checkpoint import Checkpoint
@@ -29,6 +30,7 @@ from scripts.regenerate.plan import STAND_IN_LIMIT, Options, check_disk, make_pl
 from scripts.regenerate.state import PAGE, REPORT, REPORTS, STAGES, STATE, State
 from tests.helpers.command import run_here
 from tests.helpers.fleurs import published_layout
+from verify.data.manifest import read_manifest
 from verify.data.selection import choose_utterances, first_seconds, spread
 from verify.data.sets import DataSet
 
@@ -483,6 +485,17 @@ def test_a_compressed_checkpoint_needs_the_room_that_it_unpacks_to(
     unpacked = float(plain.checkpoint.weights_bytes)
     assert packed.stat().st_size < unpacked < plain.checkpoint.path.stat().st_size
     assert needs == [[needs[0][0], 0.0], [needs[0][0], unpacked]]
+
+
+def test_a_part_of_a_recording_on_a_full_disk(small_disk: Path, short_manifest: Path) -> None:
+    """The operating system's error, which the command line tells in one line."""
+    part = read_manifest(short_manifest)[0].model_copy(update={"offset": 0.1, "duration": 0.5})
+    assert part.cut
+    (file,) = stages._files([part], 16_000, small_disk)
+    assert soundfile.info(file).frames == 8_000
+    (small_disk / "mine").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(OSError, match="No space left on device"):
+        stages._files([part] * 2, 16_000, small_disk)
 
 
 def test_a_folder_that_is_replaced_needs_room_beside_itself(
