@@ -12,6 +12,22 @@ import pytest
 
 from tests.helpers.command import ROOT
 
+OUTLIVED = """
+import subprocess
+from tests.bad_days.warm import outlived
+assert outlived(0.0) == []
+sleeping = subprocess.Popen(["sleep", "600"])
+(line,) = outlived(0.0)
+assert line.startswith("sleep 600 (sleep, ") and line.endswith(") outlived its parent"), line
+assert outlived(0.0) == []
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as the harness")
+def test_what_outlives_its_parent_is_named_and_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", OUTLIVED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
 
 @pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="forks, and mounts small disks as root")

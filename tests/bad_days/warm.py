@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 _LIBC = ctypes.CDLL(None)
 
@@ -188,20 +190,32 @@ class Run:
         return False
 
 
-def orphans_gone(seconds: float = 20.0) -> bool:
-    """Wait for inherited children to end; False where one does not in time, and it is killed."""
+def outlived(seconds: float = 20.0) -> list[str]:
+    """Wait for inherited children to end: stages whose parent was killed, and what these had started.
+
+    Returns:
+        A line for each that does not end in time; it is killed.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
             process, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return True
+            return []
         if not process:
             if time.monotonic() > deadline:
-                for each in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
-                    os.kill(int(each), signal.SIGKILL)
-                return False
+                return [_killed(child) for child in psutil.Process().children()]
             time.sleep(0.005)
+
+
+def _killed(child: psutil.Process) -> str:
+    """What a process was, whose parent had ended long ago."""
+    words: list[str] = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+        words += [*child.cmdline(), f"({child.name()}, {child.status()})"]
+        child.kill()
+        child.wait()
+    return f"{' '.join(words)[-300:]} outlived its parent"
 
 
 def start(
