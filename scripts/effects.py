@@ -43,6 +43,7 @@ from verify.scoring.divergence import (
     read_reference_paths,
     record_reference_paths,
 )
+from verify.scoring.intervals import with_interval
 from verify.scoring.models import Output, Row
 from verify.scoring.rows import compare_distances, score_rows
 
@@ -302,8 +303,8 @@ def _line(row: dict[str, Any], utterances: int) -> str:
 
 
 def _with_interval(figure: tuple[float, Sequence[float]], form: str) -> str:
-    value, (low, high) = figure
-    return f"{value:{form}} ({low:{form}} to {high:{form}})".replace("-", "−")
+    value, bounds = figure
+    return with_interval(value, bounds, form).replace("-", "−")
 
 
 def read(figures: Path = FIGURES) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from export.digest import digest
 from export.errors import UserError
 from verify.report import Report, Speed
 from verify.runs import Side
+from verify.scoring.intervals import between
 from verify.scoring.models import Row
 from verify.scoring.rows import weighted_interval
 
@@ -247,11 +248,10 @@ def markdown(tables: Tables) -> list[str]:
     lines += ["", f"### {ours} beside FP32", "", f"| language | n | FP32 % | {ours} % | Δ points | 95 % |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
     for row in rows:
-        between = row.delta_interval
         lines.append(
             f"| {row.language} | {row.utterances:,} | {_percent(row.fp32)} | {_percent(row.build)} | "
             f"{NOT_MEASURED if row.delta is None else f'{row.delta:+.2f}'} | "
-            f"{'' if between is None else f'{between[0]:+.2f} to {between[1]:+.2f}'} |"
+            f"{between(row.delta_interval)} |"
         )
     lines += ["", f"### What {ours} buys", "", f"| | FP32 | {ours} |", "| --- | ---: | ---: |"]
     for label, name, scale, form in (

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from quantize.recipe import Tolerance
+from verify.scoring.intervals import between
 
 ENOUGH_UNITS = 100
 """Words or characters from which on a language's rate is worth an average and a limit can hold."""
@@ -113,11 +114,10 @@ class Check(Measured):
         """One line for a limit that does not hold, or is not known to."""
         is_share = self.limit_name == "exact_match"
         value = f"{self.value:.4f}" if is_share else f"{self.value:+.3f}"
-        interval = self.judged_interval
-        between = "" if interval is None else f" (95 %: {interval[0]:+.3f} to {interval[1]:+.3f})"
+        interval = "" if self.judged_interval is None else f" (95 %: {between(self.judged_interval, '+.3f')})"
         limit = "" if self.limit is None else f" {'below' if is_share else 'above'} the limit {self.limit:g}"
         answer = f"is{limit}" if self.answer == "beyond" else f"may be{limit}: {self.why}"
-        return f"{self.limit_name}{'' if self.scope == ALL else f' of {self.scope}'} {value}{between} {answer}"
+        return f"{self.limit_name}{'' if self.scope == ALL else f' of {self.scope}'} {value}{interval} {answer}"
 
 
 def judge(measured: Iterable[Measured], limits: Tolerance) -> list[Check]:

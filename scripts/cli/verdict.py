@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.languages import DEFAULT_LANGUAGE, is_same
+from verify.scoring.intervals import between
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,8 +71,7 @@ def _cells(rates: Rates) -> list[str]:
     if rates.errors is None or rates.reference_errors is None:
         return cells
     cells += [f"{rates.wer:.2f}", _three(rates.errors), f"{rates.reference_wer:.2f}", _three(rates.reference_errors)]
-    between = rates.wer_delta_interval
-    return [*cells, f"{rates.wer_delta:+.2f}", f"{between[0]:+.2f} to {between[1]:+.2f}" if between else ""]
+    return [*cells, f"{rates.wer_delta:+.2f}", between(rates.wer_delta_interval)]
 
 
 def _three(errors: ErrorParts) -> str:

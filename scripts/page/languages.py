@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scripts.page.sources import Comparison
-from verify.scoring.models import Interval, LanguageScore
+from verify.scoring.intervals import Interval
+from verify.scoring.models import LanguageScore
 from verify.scoring.normalization import RateKind
 from verify.scoring.rates import Metric
 

@@ -21,7 +21,7 @@ from scripts.page.languages import Language, by_language
 from scripts.page.sound import Player, Sound
 from scripts.page.sources import Sources
 from scripts.page.utterances import KINDS, Utterance, count_utterances, disagreements
-from verify.scoring.models import Interval
+from verify.scoring.intervals import Interval, with_interval
 
 SHOWN = 20  # at once; page.js has the same number
 
@@ -192,13 +192,8 @@ def _number(value: float | None, digits: int = 2, unit: str = "") -> str:
 
 
 def _percent(value: float | None, interval: Interval = None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2f}\u00a0%" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+    return "–" if value is None else with_interval(value, interval, ".2f", "\u00a0%")
 
 
 def _points(value: float | None, interval: Interval = None) -> str:
-    if value is None:
-        return "–"
-    text = f"{value:+.2f}" + (f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else "")
-    return text.replace("-", "−")
+    return "–" if value is None else with_interval(value, interval).replace("-", "−")

@@ -16,7 +16,7 @@ from export.progress import task
 from scripts.outputs import REGENERATE_REPORT, SWEEP_REPORT, VERIFY_REPORT
 from verify.report import Latency, Report, Speed, agreement_summary
 from verify.runs import ORACLE_NAMES, Side
-from verify.scoring.models import Interval
+from verify.scoring.intervals import Interval
 from verify.verdict import verdict_word
 
 _OUTPUTS = ("report.json", "sweep.json")

@@ -10,6 +10,7 @@ from scripts.publish.facts import FP32, Facts, Folder
 from scripts.publish.page import Page
 from scripts.publish.reports import DEMO_AUDIO, Measurement, Verification, machine_name
 from scripts.publish.table import NOT_MEASURED, Table, code, figure, plain
+from verify.scoring.intervals import between
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -223,9 +224,8 @@ def _comparison(facts: Facts, each: Verification, folder: Folder, page: Page) ->
         metric = getattr(score, "metric", "").upper()
         row = [plain(language), metric, str(score.utterances), figure(100 * score.exact_match, 1)]
         if each.has_text:
-            interval = score.wer_delta_interval
-            between = NOT_MEASURED if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
-            row += [figure(score.reference_wer), figure(score.wer), figure(score.wer_delta, sign="+"), between]
+            row += [figure(score.reference_wer), figure(score.wer), figure(score.wer_delta, sign="+")]
+            row.append(between(score.wer_delta_interval) or NOT_MEASURED)
         else:
             row.append(figure(score.wer_between))
         rows.append(row)

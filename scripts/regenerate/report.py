@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from export.folders import write_atomically
 from scripts.regenerate.plan import FP32, Plan
 from scripts.regenerate.stages import Outcome
 from scripts.regenerate.state import REPORT, REPORTS
+from verify.scoring.intervals import between
 from verify.scoring.normalization import DEFAULT_NORMALIZER
 from verify.verdict import all_passed
 
@@ -239,7 +239,7 @@ def _lines(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     ]
     if rows[0]["wer_delta"] is not None:
         lines.append(("  error rate, points more", [f"{row['wer_delta']:+.2f}" for row in rows]))
-        lines.append(("    95 % interval", [_interval(row["wer_delta_interval"]) for row in rows]))
+        lines.append(("    95 % interval", [between(row["wer_delta_interval"]) for row in rows]))
     verdicts = [
         {True: "passed", False: "FAILED", None: "not decided" if row["judged"] else "not judged"}[row["passed"]]
         for row in rows
@@ -251,7 +251,3 @@ def _lines(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         ("peak memory MB", [f"{row['peak_rss_mb']:.0f}" for row in rows]),
         ("verdict", verdicts),
     ]
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from verify.scoring.intervals import with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,11 +49,11 @@ def render_sweep(report: Mapping[str, Any]) -> list[RenderableType]:
         cells = [_number(row["mb"], ".1f"), _number(row["encoder_step_ms"], ".4g"), _number(row["step_ratio"], ".2f")]
         cells += [_number(row["times_real_time"], ".3g"), _number(row["peak_rss_mb"], ".0f")]
         cells += [f"{row['wer']:.2f}", f"{row['wer_delta']:+.2f}"] if text else []
-        cells += [_with_interval(row["wer_between"], row["wer_between_interval"], ".2f")]
+        cells += [with_interval(row["wer_between"], row["wer_between_interval"], ".2f")]
         parts = row["between_errors"] or {}
         cells += [" / ".join(f"{share:.2f}" for share in parts.values())]
         paired = row.get("farther")
-        cells += [_with_interval(paired["points"], paired["interval"], "+.2f") if paired else ""]
+        cells += [with_interval(paired["points"], paired["interval"]) if paired else ""]
         cells += [f"{100 * row['exact_match']:.1f}"]
         cells += [_number(row.get("kl"), ".2e")] if "KL" in columns else []
         cells += [{True: "held", False: "missed", None: "not decided"}[row["within_limits"]], ", ".join(row["front"])]
@@ -109,11 +111,6 @@ def _keep_whole(table: Table, names: Iterable[str]) -> None:
     for column in table.columns:
         column.min_width = len(str(column.header))
     table.columns[0].min_width = max(map(len, names), default=1)
-
-
-def _with_interval(value: float, interval: Sequence[float] | None, form: str) -> str:
-    between = "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
-    return f"{value:{form}}{between}"
 
 
 def _number(value: float | None, form: str) -> str:

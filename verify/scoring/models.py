@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, computed_field
 
 from verify.scoring.agreement import Agreeing, agreeing
+from verify.scoring.intervals import Interval
 from verify.scoring.normalization import DEFAULT_NORMALIZER, RateKind
 from verify.scoring.rates import Metric
 from verify.verdict import NOISE, Check
-
-Interval = tuple[float, float] | None
-"""Of 95 %; None where nothing tells."""
 
 Measure = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 """What a stored number can be that was measured: a time, or a margin."""

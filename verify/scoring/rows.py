@@ -15,6 +15,7 @@ from export.languages import DEFAULT_LANGUAGE, is_same
 from quantize.recipe import Tolerance
 from verify.compare import exact_match, first_divergence, text_diff
 from verify.scoring.bootstrap import MISSED, Array, Sample, interval
+from verify.scoring.intervals import Interval
 from verify.scoring.models import (
     METRICS,
     SIDES,
@@ -22,7 +23,6 @@ from verify.scoring.models import (
     Divergence,
     ErrorParts,
     Example,
-    Interval,
     LanguageScore,
     Paired,
     Rate,
