@@ -77,7 +77,8 @@ class Plan:
         limit: how many of its utterances, or None for all.
         score_text: whether the manifest's text means anything to this checkpoint.
         vocabulary: what the folders' metadata will say about pruned pieces.
-        inputs: identity of everything the results depend on.
+        made_from: identity of everything the folders depend on.
+        compared_on: identity of what only their verification depends on besides.
     """
 
     options: Options
@@ -88,7 +89,13 @@ class Plan:
     limit: int | None
     score_text: bool
     vocabulary: dict[str, Any]
-    inputs: dict[str, Any]
+    made_from: dict[str, Any]
+    compared_on: dict[str, Any]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Identity of everything the results depend on."""
+        return self.made_from | self.compared_on
 
     @property
     def output(self) -> Path:
@@ -138,7 +145,7 @@ def make_plan(options: Options) -> Plan:
     pruning = prune_vocabulary(checkpoint, languages=settings.languages, scripts=settings.scripts)
     manifest, limit, score_text = _manifest(options, checkpoint)
     utterances = read_manifest(manifest, text=score_text, prompts=checkpoint.prompts)
-    inputs = {
+    made_from = {
         "checkpoint": checkpoint.sha256,
         **({"configuration": checkpoint.config_sha256} if checkpoint.config_sha256 else {}),
         "lookahead": settings.lookahead,
@@ -147,17 +154,22 @@ def make_plan(options: Options) -> Plan:
         "encoder": settings.encoder,
         "vocabulary": pruning.record,
         "recipes": {recipe.name: recipe.hash for recipe in recipes},
+        "oracle": settings.oracle,
+        "tools": {name: installed_version(name) for name in _TOOLS},
+    }
+    compared_on = {
         "limits": {recipe.name: recipe.tolerance.model_dump() for recipe in recipes},  # which hashes leave out
         "manifest": digest([manifest_sha256(utterances), [[each.text, each.sentence_id] for each in utterances]]),
         "limit": limit,
         "nemo_limit": options.nemo_limit,
         "precision": options.precision,
         "score_text": score_text,
-        "oracle": settings.oracle,
         "run_by": list(options.oracles),
-        "tools": {name: installed_version(name) for name in (*_TOOLS, *_packages(options.oracles))},
+        "run_by_tools": {name: installed_version(name) for name in _packages(options.oracles)},
     }
-    return Plan(options, settings, checkpoint, recipes, manifest, limit, score_text, pruning.record, inputs)
+    return Plan(
+        options, settings, checkpoint, recipes, manifest, limit, score_text, pruning.record, made_from, compared_on
+    )
 
 
 def _packages(oracles: Sequence[Oracle]) -> list[str]:

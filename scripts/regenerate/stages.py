@@ -58,7 +58,7 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
     folder = plan.output / name
     if name not in state.pending and is_finished(plan, name):
         note(f"keeping {folder}: finished by an earlier run")
-        return read_result(_result_file(state, f"made-{name}"), _key(plan, folder / METADATA)) or {}
+        return read_result(_result_file(state, f"made-{name}"), _made_key(plan, name)) or {}
     force = ["--force"] if folder.exists() else []
     if name == FP32:
         outcome = run_verb(state, "export", plan.checkpoint.path, folder, *plan.settings.arguments(), *force)
@@ -67,7 +67,7 @@ def make_folder(plan: Plan, state: State, name: str) -> Outcome:
         source, recipe = plan.output / FP32, plan.recipe_argument(name)
         outcome = run_verb(state, "quantize", source, folder, "--recipe", recipe, *force)
     state.made(name)
-    write_result(_result_file(state, f"made-{name}"), outcome, _key(plan, folder / METADATA))
+    write_result(_result_file(state, f"made-{name}"), outcome, _made_key(plan, name))
     return outcome
 
 
@@ -222,6 +222,11 @@ def _cached(
 
 def _result_file(state: State, name: str) -> Path:
     return state.output / STAGES / f"{name}.json"
+
+
+def _made_key(plan: Plan, name: str) -> str:
+    """Identity of a folder and of what it was made from, whatever it is compared on."""
+    return digest([plan.made_from, file_facts(plan.output / name / METADATA)])
 
 
 def _key(plan: Plan, *files: Path) -> str:

@@ -1,7 +1,9 @@
 """The output folder's state: whose it is, what is finished in it, and that one run at a time writes it.
 
 ``.regenerate.json`` records the inputs of the run. The next run with the same inputs keeps whole folders of the same
-inputs and makes the others. ``--force`` makes all of them again; an old folder stays until the new one takes its place.
+inputs and makes the others. Folders depend on no recordings, so that a run on others keeps them too; only a report that
+is there is not replaced by another. ``--force`` makes all folders again; an old one stays until the new one takes its
+place.
 """
 
 from __future__ import annotations
@@ -64,11 +66,11 @@ def claimed_output(plan: Plan) -> Iterator[State]:
     """Take the output folder for this run, and continue what an earlier one left.
 
     Raises:
-        UserError: somebody else's folder, other inputs without ``--force``, another run at work, no room, or no
-            permission; nothing was written.
+        UserError: somebody else's folder, other inputs of its folders or of its report without ``--force``, another run
+            at work, no room, or no permission; nothing was written.
     """
     output, force = plan.output, plan.options.force
-    earlier = _check(plan) or {"folders": [], "pending": []}
+    earlier = _check(plan) or {"inputs": {}, "folders": [], "pending": []}
     check_output("--output", output / REPORT, ours=REGENERATE_REPORT)
     check_page("--output", output / PAGE)
     pending = [name for name in plan.folders if force or name in earlier["pending"]]
@@ -76,7 +78,8 @@ def claimed_output(plan: Plan) -> Iterator[State]:
     with claimed_folder(output, "regenerate", "--output") as lock:
         _clear(plan, earlier["folders"])
         folders = [*plan.folders, *(name for name in earlier["folders"] if name not in plan.folders)]
-        state = State(output, plan.inputs, folders, pending, finished=False, lock=lock)
+        inputs = earlier["inputs"] | plan.made_from if plan.options.folders_only else plan.inputs
+        state = State(output, inputs, folders, pending, finished=False, lock=lock)
         state.save()
         yield state
 
@@ -91,11 +94,14 @@ def _check(plan: Plan) -> dict[str, Any] | None:
     earlier = read_state(output)
     if earlier is None:
         raise UserError(f"{output}: holds files that regenerate did not write; choose another --output")
-    if not force and earlier["inputs"] != plan.inputs:
-        different = ", ".join(key for key in plan.inputs if earlier["inputs"].get(key) != plan.inputs[key])
+    keeps_report = plan.options.folders_only or not (output / REPORT).exists()
+    wanted = plan.made_from if keeps_report else plan.inputs
+    different = [key for key in wanted if earlier["inputs"].get(key) != wanted[key]]
+    if different and not force:
         raise UserError(
-            f"{output}: {'a finished' if earlier['finished'] else 'an unfinished'} run with another {different} is "
-            "here; repeat it as it was, add --force to make its folders again, or choose another --output"
+            f"{output}: {'a finished' if earlier['finished'] else 'an unfinished'} run with another "
+            f"{', '.join(different)} is here; repeat it as it was, add --force to make its folders again, or choose "
+            "another --output"
         )
     return earlier
 
@@ -135,6 +141,6 @@ def read_state(output: Path) -> dict[str, Any] | None:
     names = [content["folders"], content["pending"]]
     if not all(isinstance(each, list) for each in names) or not isinstance(content["inputs"], dict):
         return None
-    content["inputs"] = {"oracle": None, "run_by": ["nemo"]} | content["inputs"]
+    content["inputs"] = {"oracle": None, "run_by": ["nemo"], "run_by_tools": {}} | content["inputs"]
     ours = all(isinstance(name, str) and RECIPE_NAME.fullmatch(name) for each in names for name in each)
     return content if ours else None

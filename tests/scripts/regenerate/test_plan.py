@@ -135,6 +135,34 @@ def test_folders_only_transcribes_nothing_and_the_whole_run_goes_on_from_there(o
     assert not (options.output / REPORT).exists(), "it is about another folder"
 
 
+def test_folders_stay_whatever_they_are_compared_on(
+    options: Options, calls: Calls, short_manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their verification is of today's recordings; a report of others is kept."""
+
+    def folders() -> dict[Path, tuple[int, int]]:
+        files = {path: path.stat() for path in options.output.glob("[fi]*/*")}
+        return {path: (facts.st_ino, facts.st_mtime_ns) for path, facts in files.items()}
+
+    regenerate(replace(options, folders_only=True, limit=1, oracles=("transformers",)))
+    made = folders()
+    with stopped_at(len(everything()) - 2, calls, monkeypatch):
+        regenerate(replace(options, precision="default"))
+    calls.clear()
+    short_manifest.write_text(short_manifest.read_text().replace('"text": "', '"text": "other words, ', 1))
+    report = regenerate(options)
+    assert calls == everything()[3:], "no comparison of the other text is used again"
+    assert [row["stages"]["made"]["wall_seconds"] for row in report["folders"]] == [1.0, 1.0, 1.0]
+    short_manifest.write_text(short_manifest.read_text().replace("other", "another"))
+    with pytest.raises(UserError, match="a finished run with another manifest is here; repeat it as it was"):
+        regenerate(options)
+    regenerate(replace(options, folders_only=True))
+    with pytest.raises(UserError, match="another manifest is here"):
+        regenerate(options)
+    assert json.loads((options.output / REPORT).read_text()) == report
+    assert folders() == made
+
+
 @pytest.mark.parametrize(
     "file", [f"{STAGES}/verified-int8.json", f"{STAGES}/measured-int8.json", f"{REPORTS}/int8.json"]
 )
@@ -194,8 +222,8 @@ def test_the_oracle_may_be_transformers(options: Options, calls: Calls, monkeypa
     assert given.count(["verify", "--run-by", "transformers"]) == 1, "FP32's alone"
     assert report["folders"][0]["reference"] == "Transformers"
     assert "against the streaming of Transformers itself" in report["notes"][0]
-    assert "transformers" in report["inputs"]["tools"]
-    with pytest.raises(UserError, match=r"a finished run with another run_by, tools is here"):
+    assert "transformers" in report["inputs"]["run_by_tools"]
+    with pytest.raises(UserError, match=r"a finished run with another run_by, run_by_tools is here"):
         regenerate(replace(options, recipes=("fp16",)))
 
 
