@@ -1,4 +1,4 @@
-"""Ranks groups of weights by what compressing each alone costs, and draws a mixed recipe from the ranking."""
+"""Ranks groups of weights by what compressing each alone costs, and makes a mixed recipe from the ranking."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
 
     Returns:
         The content of ``layers.json``: ``groups`` (the most expensive first), ``f16`` (nothing compressed), ``failed``,
-        ``kept`` and ``drawn`` (the recipe's file, or None).
+        ``kept`` and ``mixed_recipe`` (the file that was written, or None).
 
     Raises:
         UserError: bad input; nothing was written. Or the default calibration set cannot be collected.
@@ -129,7 +129,7 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
     ]
     ranked.sort(key=lambda row: (-row["kl"], row["name"]))
     return {
-        "report_version": 1,
+        "report_version": 2,
         "source": str(plan.source.path),
         "checkpoint": plan.source.metadata.checkpoint,
         "recipe": recipe.name,
@@ -147,9 +147,9 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
 def _write_mixed(options: Options, store: Store, ranking: Ranking) -> dict[str, Any]:
     """Write the recipe that was asked for: names of the groups that it keeps, and its file, or None."""
     if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
-        return {"kept": [], "drawn": None}
+        return {"kept": [], "mixed_recipe": None}
     kept = ranking.kept(keep_worst=options.keep_worst, kl_budget=options.kl_budget, extra_mb=options.extra_mb)
     mixed = ranking.mixed(kept)
     file = options.output / f"{mixed.name}.toml"
     store.keep_recipe(mixed, file)
-    return {"kept": kept, "drawn": str(file)}
+    return {"kept": kept, "mixed_recipe": str(file)}

@@ -100,7 +100,7 @@ def render_layers(report: Mapping[str, Any]) -> list[RenderableType]:
     lines = [
         f"{report['utterances']} utterances, {report['cells']} cells of fp32's decoding; f16 alone: KL {base:.2e}",
     ]
-    after = [f"recipe written to {escape(report['drawn'])}"] if report["drawn"] else []
+    after = [f"recipe written to {escape(report['mixed_recipe'])}"] if report["mixed_recipe"] else []
     after += [f"[bold]{escape(name)}[/] failed: {escape(reason)}" for name, reason in report["failed"].items()]
     after += [f"[bold]left out:[/] {escape(reason)}" for reason in report["unusable"].values()]
     return [*lines, table, *after]

@@ -362,7 +362,7 @@ def ranked(**divergences: float) -> Any:
 NAMES = ("pre_encode", "prompt_kernel", "embedding", "joint")
 
 
-def test_a_ranking_replaces_the_recipe_that_an_earlier_one_drew_until_somebody_edits_it(
+def test_a_ranking_replaces_the_recipe_that_an_earlier_one_wrote_until_somebody_edits_it(
     fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]

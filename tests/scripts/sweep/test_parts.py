@@ -1,4 +1,4 @@
-"""The parts of ``sweep`` that need no folder of their own: grids, fronts, what is refused, what is drawn."""
+"""The parts of ``sweep`` that need no folder of their own: grids, fronts, what is refused, what a ranking gives."""
 
 from __future__ import annotations
 
@@ -278,15 +278,15 @@ def test_a_group_that_fails_does_not_stop_the_others(
     assert isinstance(error, UserError) or type(error).__name__ in message
 
 
-def test_drawn_recipe_leaves_the_worst_to_the_second_compression() -> None:
+def test_mixed_recipe_leaves_the_worst_to_the_second_compression() -> None:
     groups = groups_of("pre_encode", "layers.0.conv", "layers.1.conv", "joint")
     recipe = RECIPES["int4"]
     first = recipe.encoder.compression[0]
     able = [group.name for group in groups if is_compressed(group, recipe, first)]
     assert able == ["layers.0.conv", "layers.1.conv"]  # pre-encode and joint are in INT8 already
-    drawn = without(recipe, groups[1:2], name="int4-kept-1", description="x")
-    assert drawn.encoder.compression[0].ignored_scope.patterns[-1] == groups[1].pattern
-    assert drawn.encoder.compression[1] == recipe.encoder.compression[1]
+    mixed = without(recipe, groups[1:2], name="int4-kept-1", description="x")
+    assert mixed.encoder.compression[0].ignored_scope.patterns[-1] == groups[1].pattern
+    assert mixed.encoder.compression[1] == recipe.encoder.compression[1]
     half = without(RECIPES["int8-full"], [groups[1], groups[3]], name="x", description="x")
     assert half.encoder.compression[0].ignored_scope.patterns[-1] == groups[1].pattern
     assert half.joint.compression == ()
@@ -321,7 +321,8 @@ def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixtu
     ranked = ranking(("layers.0.conv", 3.0, 2_000_000), ("layers.1.conv", 2.0, 2_000_000))
     table, groups = RECIPES["int4"].as_table(), [row.model_dump() for row in ranked.groups]
     stored = tmp_path / "layers.json"
-    stored.write_text(json.dumps({"recipe_table": table, "groups": groups}))
+    of_before = {"report_version": 1, "kept": [], "drawn": None}
+    stored.write_text(json.dumps({"recipe_table": table, "groups": groups, **of_before}))
     file = tmp_path / "mine.toml"
     done = run_here(capfd, "recipes", "mix", stored, file, "--extra-mb", "1.5", "--json")
     assert done.returncode == 0

@@ -174,7 +174,7 @@ def test_the_reference_path_is_the_clients_loops(small_fp32: Bundle, short_manif
     assert disturbed.agreed_until < 1.0
 
 
-def test_layers_are_ranked_and_a_recipe_drawn(
+def test_layers_are_ranked_and_a_mixed_recipe_written(
     small_fp32: Bundle, short_manifest: Path, tmp_path: Path, here: list[str]
 ) -> None:
     out = tmp_path / "out"
@@ -192,7 +192,7 @@ def test_layers_are_ranked_and_a_recipe_drawn(
     assert report == json.loads((out / "layers.json").read_text())
     assert len(report["kept"]) == 2
 
-    mixed = get_recipe(report["drawn"])
+    mixed = get_recipe(report["mixed_recipe"])
     folder = quantize_bundle(small_fp32, tmp_path / "mixed", mixed)
     whole = quantize_bundle(small_fp32, tmp_path / "int8", RECIPES["int8"])
     integers = [each.metadata.constants["encoder"]["i8"]["elements"] for each in (folder, whole)]
