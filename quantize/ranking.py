@@ -63,6 +63,9 @@ class Ranking(BaseModel):
             keep_worst: the so many worst.
             kl_budget: the worst, until the divergences of the rest add up to no more than this.
             extra_mb: those whose divergences add up to most, of all that fit in so many 10⁶ bytes more.
+
+        Raises:
+            UserError: ``extra_mb`` is less than what the smallest mixed recipe adds, 0.
         """
         rows = [row for row in self.groups if row.keepable]
         if keep_worst is not None:
@@ -76,6 +79,8 @@ class Ranking(BaseModel):
                 kept.append(row.name)
                 left -= row.kl
         elif extra_mb is not None:
+            if extra_mb < 0:
+                raise UserError(f"{extra_mb:g} MB more: the smallest mixed recipe adds 0 MB; give 0 or more")
             kept = [row.name for row in _worth_most(rows, extra_mb)]
         return kept
 
@@ -94,7 +99,7 @@ class Ranking(BaseModel):
 
 
 def _worth_most(rows: Sequence[Ranked], room: float) -> list[Ranked]:
-    """The rows that fit in ``room`` (10⁶ bytes) and whose divergences add up to most, in their order.
+    """The rows that fit in ``room`` (10⁶ bytes, 0 or more) and whose divergences add up to most, in their order.
 
     One after another by divergence a byte would leave room empty where groups are few and large.
     """

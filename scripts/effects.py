@@ -237,6 +237,8 @@ def main(
     """Measure recipes, or mixtures, and store what came out."""
     if unknown := sorted({*(metric or ())} - {*METRICS}):
         raise UserError(f"--metric {unknown[0]}: NNCF has no such metric; choose from {', '.join(METRICS)}")
+    if wrong := [share for share in ratio or [] if not 0 < share < 1]:
+        raise UserError(f"--ratio {wrong[0]:g}: is no share of a mixture; give a number between 0 and 1")
     bundle = Bundle.open(source)
     utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
     effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
@@ -251,6 +253,11 @@ def main(
         for share in ratio or [0.9, 0.8]:
             theirs = [by_metric(each, share) for each in METRICS if not metric or each in metric]
             room = min(map(effects.megabytes, theirs)) - effects.megabytes(base)
+            if room < 0:
+                raise UserError(
+                    f"--ratio {share:g}: a mixture by NNCF has {-room:.2f} MB less than {base.name}, the smallest by "
+                    "divergence; give a smaller --ratio"
+                )
             mixtures += [by_divergence(ranked, room), *theirs]
         entry["mixtures"] = effects.figures([base, *mixtures, RECIPES["int4"]], base)
     stored = read()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,21 @@ def test_what_is_measured_is_what_the_divergence_says(small_fp32: Bundle, tmp_pa
 def test_a_metric_that_nncf_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--metric hessian: NNCF has no such metric; choose from weight_quant"):
         effects.main("demo", tmp_path, tmp_path, metric=["hessian", effects.METRICS[0]])
+
+
+def test_a_ratio_that_leaves_no_room_for_a_mixture_by_divergence_is_refused(
+    small_fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = tmp_path / "layers.json"
+    stored.write_text(json.dumps({"recipe_table": effects.known_base().as_table(), "groups": []}))
+    sizes = {effects.known_base().name: 4.5}
+    monkeypatch.setattr(effects.Effects, "__init__", lambda *_: None)
+    monkeypatch.setattr(effects.Effects, "megabytes", lambda _, recipe: sizes.get(recipe.name, 4.25))
+    refused = r"--ratio 0\.9: a mixture by NNCF has 0\.25 MB less than int4-all.*; give a smaller --ratio"
+    with pytest.raises(UserError, match=refused):
+        effects.main("demo", small_fp32.path, tmp_path, ranking=stored)
+    with pytest.raises(UserError, match="--ratio 1: is no share"):
+        effects.main("demo", small_fp32.path, tmp_path, ranking=stored, ratio=[0.9, 1.0])
 
 
 def test_rows_of_another_recipe_of_that_name_are_not_shown() -> None:

@@ -315,6 +315,8 @@ def test_kept_groups_are_the_worst_by_count_by_what_is_left_or_by_the_byte() -> 
     assert ranked.kept(extra_mb=5.5) == ["layers.0.conv", "layers.1.conv"], "half a million bytes less left empty"
     assert ranked.kept(extra_mb=6.0) == ["layers.0.conv", "layers.1.conv", "layers.2.conv"]
     assert ranked.kept(extra_mb=0.5) == ranked.kept(extra_mb=0.0) == []
+    with pytest.raises(UserError, match=r"-0\.5 MB more: the smallest mixed recipe adds 0 MB; give 0 or more"):
+        ranked.kept(extra_mb=-0.5)
 
 
 def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
