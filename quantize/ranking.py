@@ -6,14 +6,14 @@ higher precision can be decided again and again from one ranking.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
 from export.errors import UserError
+from export.json_files import read_json_as
 from quantize.groups import Group, without
 from quantize.modes import Mode
 from quantize.recipe import Recipe
@@ -32,7 +32,7 @@ class Ranked(BaseModel):
     elements: Annotated[int, Field(ge=0)]
     kl: Annotated[float, Field(allow_inf_nan=False)]  # nats a cell
     keepable: bool  # whether the recipe stores it by its first compression, so that it can be kept higher
-    more_mb: Annotated[float, Field(allow_inf_nan=False)]  # what keeping it higher adds to the folder, 10⁶ bytes
+    more_mb: Annotated[float, Field(le=1e6)]  # what keeping it higher adds to the folder, 10⁶ bytes
 
     @model_validator(mode="after")
     def _consistent(self) -> Ranked:
@@ -44,8 +44,15 @@ class Ranked(BaseModel):
 class Ranking(BaseModel):
     """What is read of ``layers.json``; groups are sorted by their divergence, the largest first."""
 
-    recipe: Recipe
+    recipe: Annotated[Recipe, Field(validation_alias=AliasChoices("recipe_table", "recipe"))]
     groups: list[Ranked]
+
+    @field_validator("recipe")
+    @classmethod
+    def _compresses(cls, recipe: Recipe) -> Recipe:
+        if not recipe.encoder.compression:
+            raise ValueError("it compresses no weights of the encoder")
+        return recipe
 
     @field_validator("groups")
     @classmethod
@@ -136,10 +143,4 @@ def read_ranking(path: Path) -> Ranking:
     Raises:
         UserError: it is missing, or no ranking of this version.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Ranking(recipe=content["recipe_table"], groups=content["groups"])
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the layers.json that `rank` wrote") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: is no ranking of this version; write it again with `nemotron-ov rank`") from error
+    return read_json_as(Ranking, path, "give a layers.json as `nemotron-ov rank` writes it")

@@ -103,7 +103,7 @@ class CalibrationData:
             index = None if newer else Index.model_validate(content)
         except OSError as error:
             raise UserError(f"{path}: holds no {INDEX}; give a folder that `nemotron-ov calibrate` wrote") from error
-        except (ValidationError, ValueError, TypeError, KeyError) as error:
+        except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{file}: not usable ({' '.join(str(error).split())[:200]}); {remedy}") from error
         if index is None:
             raise UserError(f"{file}: format_version {newer} is newer than {FORMAT_VERSION}; upgrade nemotron-ov")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from export.bundle import Bundle
 from export.digest import ROOT
@@ -25,11 +26,32 @@ from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
 from scripts.bench.report import load_average
 from scripts.cli import end_with_status
+from scripts.figures import read_figures
 from scripts.processes import run_module
 
 FIGURES = ROOT / "docs" / "recipes-full-size.json"
 
 SPENT = ("wall_s", "processor_s", "peak_rss_mb")
+
+
+class _Constants(BaseModel, extra="allow"):
+    bytes: int
+
+
+class _Graphs(BaseModel, extra="allow"):
+    encoder: dict[str, _Constants]  # by type
+
+
+class _Cost(BaseModel, extra="allow", allow_inf_nan=False):
+    """Of a recipe's folder, what the table shows."""
+
+    recipe_hash: str
+    bytes: int
+    wall_s: float
+    processor_s: float
+    peak_rss_mb: float
+    calibration_steps: int | None
+    constants: _Graphs
 
 
 def main(
@@ -71,18 +93,8 @@ def main(
 
 
 def read(figures: Path = FIGURES) -> dict[str, Any]:
-    """The stored figures by recipe.
-
-    Raises:
-        UserError: the file holds something else.
-    """
-    try:
-        found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
-        if all("recipe_hash" in row for row in found.values()):
-            return found
-    except (ValueError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{figures}: holds no figures of recipes; choose another --figures")
+    """The stored figures by recipe; see :func:`scripts.figures.read_figures`."""
+    return read_figures(figures, dict[str, _Cost])
 
 
 def costs_table(found: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from pydantic import BaseModel, Field
 
 from export.bundle import Bundle
 from export.digest import ROOT, digest
@@ -29,6 +30,8 @@ from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
 from quantize.steps import SensitivityMetric, WeightCompression
 from scripts.cli import end_with_status
+from scripts.figures import read_figures
+from scripts.results import read_result, write_result
 from verify.compare import first_divergence
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances
@@ -43,8 +46,8 @@ from verify.scoring.divergence import (
     read_reference_paths,
     record_reference_paths,
 )
-from verify.scoring.intervals import with_interval
-from verify.scoring.models import Output, Row
+from verify.scoring.intervals import Interval, with_interval
+from verify.scoring.models import ErrorParts, Output, Row
 from verify.scoring.rows import compare_distances, score_rows
 
 FIGURES = ROOT / "docs" / "recipes-effects.json"
@@ -56,6 +59,34 @@ METRICS: tuple[SensitivityMetric, ...] = (
     "max_activation_variance",
     "mean_activation_magnitude",
 )
+
+
+_Figure = tuple[float, Interval]
+"""A value and its interval."""
+
+
+class _Row(BaseModel, extra="allow", allow_inf_nan=False):
+    """What the tables show of a recipe."""
+
+    name: str
+    recipe_hash: str
+    description: str
+    beside: bool
+    mb: float
+    kl: _Figure
+    kl_more: _Figure
+    same: int
+    wer_between: _Figure
+    errors: ErrorParts
+    farther: _Figure
+
+
+class _Entry(BaseModel, extra="allow"):
+    """What was measured on a checkpoint."""
+
+    utterances: Annotated[int, Field(ge=1)]
+    recipes: list[_Row] = Field(default_factory=list)
+    mixtures: list[_Row] = Field(default_factory=list)
 
 
 def four_bits(name: str, description: str, *, last: bool = False, **changes: Any) -> Recipe:
@@ -239,6 +270,7 @@ def main(
         raise UserError(f"--metric {unknown[0]}: NNCF has no such metric; choose from {', '.join(METRICS)}")
     if wrong := [share for share in ratio or [] if not 0 < share < 1]:
         raise UserError(f"--ratio {wrong[0]:g}: is no share of a mixture; give a number between 0 and 1")
+    read()  # what is damaged is refused before hours of work
     bundle = Bundle.open(source)
     utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
     effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
@@ -315,9 +347,8 @@ def _with_interval(figure: tuple[float, Sequence[float]], form: str) -> str:
 
 
 def read(figures: Path = FIGURES) -> dict[str, Any]:
-    """The stored figures by checkpoint."""
-    found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
-    return found
+    """The stored figures by checkpoint; see :func:`scripts.figures.read_figures`."""
+    return read_figures(figures, dict[str, _Entry])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from export.digest import ROOT
+from export.json_files import read_json_as
+from scripts.cli import end_with_status
 
 MEASURED = ROOT / "docs" / "scale.json"
 
@@ -61,8 +63,12 @@ class Scale(BaseModel):
 
 
 def load(path: Path = MEASURED) -> Scale:
-    """What is stored."""
-    return Scale.model_validate_json(path.read_text(encoding="utf-8"))
+    """What is stored.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    return read_json_as(Scale, path, "correct it there")
 
 
 def main() -> None:
@@ -78,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with_status(main)

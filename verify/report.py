@@ -30,7 +30,7 @@ from verify.scoring.models import (
     Row,
     Scores,
 )
-from verify.scoring.normalization import DEFAULT_NORMALIZER, get_normalizer
+from verify.scoring.normalization import DEFAULT_NORMALIZER, NORMALIZERS, get_normalizer
 from verify.scoring.rows import score_rows
 
 __all__ = [
@@ -203,7 +203,10 @@ class Report(Scores):
             raise UserError(f"{path}: is no verification report; give a report that verify wrote") from error
         if later:
             raise UserError(f"{path}: was written by a later version of nemotron-ov; use that")
-        chosen = get_normalizer(normalizer or stored.get("normalizer") or DEFAULT_NORMALIZER).name
+        known = stored.get("normalizer") or DEFAULT_NORMALIZER
+        if normalizer is None and str(known) not in NORMALIZERS:
+            raise UserError(f"{path}: has the normalizer {known!r}, which is none; give --normalizer")
+        chosen = get_normalizer(normalizer or known).name
         scores = scored(rows, tolerance, *sides, normalizer=chosen)
         try:
             agreement = count_agreement([row.agree for row in rows])

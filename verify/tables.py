@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from export.digest import digest
 from export.errors import UserError
+from export.json_files import read_json
 from verify.report import Report, Speed
 from verify.runs import Side
 from verify.scoring.intervals import between
@@ -125,10 +126,7 @@ def _documents(path: Path) -> dict[Path, Any]:
     files = sorted([*path.glob("*.json"), *path.glob("reports/*.json")]) if path.is_dir() else [path]
     documents = {}
     for file in files:
-        try:
-            documents[file.resolve()] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{file}: cannot be read as JSON ({error}); move it away, or make it again") from error
+        documents[file.resolve()] = read_json(file, "move it away, or make it again")
     return documents
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.errors import UserError, listed
+from export.json_files import described
 
 ASR = "nemo.collections.asr."
 """Where every class lies that a speech recognizer is made of."""
@@ -220,17 +221,3 @@ def _contradictions(config: Config) -> list[str]:
         if not prompts:
             problems.append("model_defaults.prompt_dictionary is missing")
     return problems
-
-
-def described(error: Any) -> str:
-    """A pydantic error in words: the key, what is there, what should be."""
-    parts = [str(part) for part in error["loc"] if not str(part).startswith(("list[", "function-", "constrained"))]
-    where, value = ".".join(part for part in parts if part != "[key]"), repr(error["input"])[:60]
-    if error["type"] == "missing":
-        return f"{where} is missing"
-    if "[key]" in parts and isinstance(error["input"], bool):
-        where = where.rpartition(".")[0]
-        return f"{where} has the key {value}, which YAML makes of an unquoted no, off, yes or on; put it in quotes"
-    if value == "'???'":
-        return f"{where} was left open (???)"
-    return f"{where} is {value}: {error['msg'][:1].lower()}{error['msg'][1:]}".strip()

@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.checkpoint.config import Checkpoint, check_supported
-from export.checkpoint.schema import Layers, Steps, Width, check_config, check_size, described
+from export.checkpoint.schema import Layers, Steps, Width, check_config, check_size
 from export.digest import digest, file_state
 from export.errors import UserError, listed
+from export.json_files import described
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

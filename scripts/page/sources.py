@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from export.errors import UserError
+from export.json_files import read_json, read_json_as
 from export.progress import task
 from scripts.outputs import REGENERATE_REPORT, SWEEP_REPORT, VERIFY_REPORT
 from verify.report import Latency, Report, Speed, agreement_summary
@@ -79,7 +79,7 @@ class _Row(BaseModel):
 
     recipe: str | dict[str, Any] | None = None  # regenerate: its name; sweep: its content
     name: str | None = None
-    report: str | None = None
+    report: Annotated[str, Field(pattern=r"^[^\x00]*$")] | None = None
     reference: str | None = None
     bytes: float | None = None
     mb: float | None = None
@@ -140,7 +140,7 @@ def read_sources(paths: Sequence[Path], normalizer: str | None = None) -> Source
             if keys >= VERIFY_REPORT:
                 reports[file.resolve()] = Report.load(file, normalizer)
             elif keys >= SWEEP_REPORT or keys >= REGENERATE_REPORT:
-                documents.append((file, _document(file)))
+                documents.append((file, read_json_as(_Document, file, "give a report as it was written")))
             else:
                 raise UserError(f"{file}: is no report of verify, regenerate or sweep; give one of them")
         for file, document in documents:
@@ -202,27 +202,9 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _loaded(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); give a report") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is no JSON; give a report of verify, regenerate or sweep") from error
-
-
 def _keys(file: Path) -> frozenset[str]:
-    content = _loaded(file)
+    content = read_json(file, "give a report of verify, regenerate or sweep")
     return frozenset(content) if isinstance(content, dict) else frozenset()
-
-
-def _document(file: Path) -> _Document:
-    try:
-        return _Document.model_validate(_loaded(file))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{file}: {where}: {first['msg']}; give a report as it was written") from error
 
 
 def _of_reports(reports: dict[Path, Report], rows: dict[Path, _Row]) -> Sources:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from export.errors import UserError
+from export.json_files import read_json
 from export.languages import DEFAULT_LANGUAGE
 from quantize.recipe import Tolerance
 from quantize.recipes import RECIPES
@@ -121,14 +121,7 @@ def read_report(file: Path) -> Contents:
     Raises:
         UserError: it is none.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}); give a report of verify, regenerate or bench"
-        ) from error
-    except (ValueError, RecursionError):
-        content = None
+    content = read_json(file, "give a report of verify, regenerate, bench or scripts.compatibility")
     try:
         if isinstance(content, dict) and "rows" in content:
             return Contents([_verified(file, content)])
@@ -140,7 +133,7 @@ def read_report(file: Path) -> Contents:
             return Contents(runs=list(_ran(file, content)))
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be used ({found}); make the report again") from error
     raise UserError(

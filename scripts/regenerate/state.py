@@ -133,7 +133,7 @@ def read_state(output: Path) -> dict[str, Any] | None:
     """The state file's content, or None where there is none that can be read."""
     try:
         content = json.loads((output / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not content.keys() >= {"inputs", "folders", "finished"}:
         return None

@@ -84,7 +84,7 @@ def _check(plan: Plan) -> None:
         return
     try:
         earlier = json.loads((output / _STATE).read_text(encoding="utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{output}: holds files that sweep did not write; choose another --output") from None
     if earlier != plan.identity["source"]:
         raise UserError(

@@ -184,7 +184,7 @@ def test_a_damaged_report_of_regenerate_is_one_line(
     (tmp_path / "report.json").write_text(json.dumps({"folders": folders}))
     assert_user_error(run_here(capfd, "tables", tmp_path), "report.json: is no report of regenerate")
     (tmp_path / "report.json").write_text("[" * 100_000)
-    assert_user_error(run_here(capfd, "tables", tmp_path), "report.json: cannot be read as JSON")
+    assert_user_error(run_here(capfd, "tables", tmp_path), "report.json: is no JSON")
 
 
 def test_speeds_of_two_machines_have_no_common_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +211,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, capfd: pytest.Cap
     for bad, mention in (
         ("none", "no such file"),
         ("empty", "no report of fp32"),
-        ("broken", "cannot be read as JSON"),
+        ("broken", "is no JSON"),
     ):
         assert_user_error(run_here(capfd, "tables", tmp_path / bad), str(tmp_path / bad), mention)
     assert_user_error(

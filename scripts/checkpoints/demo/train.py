@@ -8,7 +8,6 @@ share their gradients after every step, which suits a busy machine better than t
 from __future__ import annotations
 
 import fcntl
-import json
 import multiprocessing
 import os
 import shutil
@@ -20,8 +19,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from export.errors import UserError
+from export.json_files import read_json_as
 from export.progress import console
 from scripts.checkpoints.demo.features import CURRICULUM_SHARDS, shard_path, write_shards
 from scripts.checkpoints.demo.model import train_tokenizer
@@ -32,6 +33,12 @@ DEFAULT_SHARDS = 8
 DEFAULT_WORKERS = 2
 SHARD_BYTES = 250_000_000
 CURRICULUM_STEPS = 2500  # after which the shards of short sentences are left out
+
+
+class _Settings(BaseModel):
+    """What a work folder was begun with."""
+
+    seed: int
 
 
 def train_demo_checkpoint(
@@ -102,7 +109,7 @@ def _claim(work_dir: Path, seed: int, shards: int) -> None:
     """Remember the seed of a work folder, and see that the shards fit on the disk."""
     settings = work_dir / "settings.json"
     if settings.exists():
-        known = json.loads(settings.read_text(encoding="utf-8"))["seed"]
+        known = read_json_as(_Settings, settings, "choose another folder").seed
         if known != seed:
             raise UserError(f"{work_dir}: belongs to seed {known}, not {seed}: choose another folder or that seed")
     missing = sum(not shard_path(work_dir / "shards", number).exists() for number in range(shards))
@@ -112,7 +119,7 @@ def _claim(work_dir: Path, seed: int, shards: int) -> None:
             f"{work_dir}: {missing} shards need {missing * SHARD_BYTES / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free: free some room or ask for fewer shards"
         )
-    settings.write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
+    settings.write_text(_Settings(seed=seed).model_dump_json() + "\n", encoding="utf-8")
 
 
 def start_producer(work_dir: Path, shards: int, seed: int) -> BaseProcess:

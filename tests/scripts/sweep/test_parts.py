@@ -336,7 +336,7 @@ def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixtu
         ([stored, tmp_path / "a.toml"], ("give --extra-mb",)),
         ([stored, tmp_path / "a.toml", "--extra-mb", "1", "--keep-worst", "1"], ("--keep-worst and --extra-mb",)),
         ([tmp_path / "none.json", tmp_path / "a.toml", "--extra-mb", "1"], ("none.json", "rank")),
-        ([file, tmp_path / "a.toml", "--extra-mb", "1"], (file, "no ranking")),
+        ([file, tmp_path / "a.toml", "--extra-mb", "1"], (file, "is no JSON", "rank")),
     ):
         assert_user_error(run_here(capfd, "recipes", "mix", *arguments), *parts)
     assert not (tmp_path / "a.toml").exists()
@@ -362,7 +362,8 @@ def test_an_edited_ranking_is_refused(
     edit(groups)
     stored = tmp_path / "layers.json"
     stored.write_text(json.dumps({"recipe_table": RECIPES["int4"].as_table(), "groups": groups}))
-    assert_user_error(run_here(capfd, "recipes", "mix", stored, tmp_path / "a.toml", "--extra-mb", "1"), "no ranking")
+    done = run_here(capfd, "recipes", "mix", stored, tmp_path / "a.toml", "--extra-mb", "1")
+    assert_user_error(done, f"{stored}: groups", "give a layers.json as `nemotron-ov rank` writes it")
 
 
 def test_the_worst_are_kept_whatever_their_order_in_the_file() -> None:
