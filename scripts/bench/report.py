@@ -103,7 +103,7 @@ def _row(build: Build, path: Path, rounds: Sequence[Measurement]) -> dict[str, A
     seconds = {name: [each.seconds.get(name) for each in rounds] for name in first.seconds}
     row |= {
         "anonymous_mb": _median([each.anonymous_mb for each in rounds]),
-        "folder_mb": round(first.folder_mb, 1),
+        "folder_mb": round(first.folder_mb, 3),
         "encoder_mb": None if first.encoder_mb is None else round(first.encoder_mb, 1),
         "chunk_ms": first.chunk_ms,
         "pipeline_seconds": _rounded(statistics.median(each.pipeline_s for each in rounds)),

@@ -57,7 +57,7 @@ def test_folders_side_by_side_with_one_that_cannot_run(
         (small_nemo_fp32.path.name, "generation1", "f32"),
     ]
     assert "generation1" in done.stdout
-    assert ours["folder_mb"] == round(small_fp32.size_bytes / 1e6, 1)
+    assert ours["folder_mb"] == round(small_fp32.size_bytes / 1e6, 3)
     assert ours["threads_and_properties"]["INFERENCE_PRECISION_HINT"] == "f32"
     for row in (as_clients, ours, published):
         assert len(row["rounds"]) == 2

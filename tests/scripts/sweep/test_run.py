@@ -24,12 +24,15 @@ from quantize.pipeline import quantize_bundle
 from quantize.recipes import RECIPES, get_recipe
 from scripts.bench import rounds
 from scripts.bench import worker as bench_worker
+from scripts.page import charts
 from scripts.processes import ChildError
 from scripts.sweep import layers, probe, rank_layers, sweep, trial, worker
 from scripts.sweep.options import Options
 from scripts.sweep.task import Task
-from tests.helpers.command import ROOT
+from tests.helpers.command import ROOT, run_here
+from tests.helpers.fleurs import RECORDINGS, published_layout
 from tests.helpers.pages import Parsed
+from tests.helpers.tiny_bundle import tiny_bundle
 from verify.data.audio import load_audio
 from verify.data.manifest import read_manifest
 from verify.runtimes.generation1 import Generation1
@@ -121,6 +124,37 @@ def test_sweep_of_good_and_broken_recipes(
     assert set(here) <= {"quantize"}  # folders that had gone; all results are there
     assert not any(row["computed"] for row in again["rows"][1:])
     assert all(Bundle.open(row["path"]) for row in again["rows"])
+
+
+def test_sweep_of_a_data_set(
+    tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line: its texts are scored, and another text of the same recordings is compared again."""
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(charts, "can_draw", lambda: False)  # which takes most of the time
+    source = tiny_bundle(tmp_path / "fp32").path
+    data, out = published_layout(tmp_path / "benchmark"), tmp_path / "out"
+    arguments = ["sweep", source, "--output", out, "--data", f"{data}:en_us", "--recipe", "fp16"]
+    arguments += ["--repeats", "1", "--threads", "1", "--keep", "all", "--json"]
+
+    def swept() -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        here.clear()
+        done = run_here(capfd, *arguments)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        compared = json.loads((out / report["rows"][1]["report"]).read_text())["rows"]
+        return report, [(row["text"], row["language"]) for row in compared]
+
+    report, spoken = swept()
+    assert [row["name"] for row in report["rows"]] == ["fp32", "fp16"]
+    assert (report["utterances"], report["text_scored"], report["failed"]) == (3, True, {})
+    assert sorted(spoken) == sorted((each.text, "en-US") for each in RECORDINGS["en_us"])
+    assert all(row["wer"] > 0 for row in report["rows"]), "noise is no speech"
+    table = data / "en_us" / "en_us.trans.txt"
+    table.write_text(table.read_text(encoding="utf-8").replace("second", "third"), encoding="utf-8")
+    _, spoken = swept()
+    assert ("third one", "en-US") in spoken
+    assert here == ["verify", "verify"], "a folder and its speed depend on no text"
 
 
 def test_killed_sweep_goes_on(small_fp32: Bundle, short_manifest: Path, tmp_path: Path) -> None:
