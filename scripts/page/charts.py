@@ -32,6 +32,7 @@ _ROOM = {
     "bottom": 2,
 }  # pixels; the browser's font may be wider than the one measured
 _LEGEND = {"narrow": 260, "wide": 220}
+_TICKS = {"narrow": 5, "wide": 10}  # about
 _LABELS = {"narrow": 90, "wide": 240}  # pixels that a name may take
 
 
@@ -172,7 +173,7 @@ def _drawn(
             x=alt.X("value:Q", title=axis), color=colour, shape=shape
         )
         step = alt.Step(13 if offset else 26)
-        drawings[width] = names.replaced(_svg(alt.layer(lines, points).properties(width=pixels, height=step)))
+        drawings[width] = names.replaced(_svg(alt.layer(lines, points).properties(width=pixels, height=step), width))
     return drawings
 
 
@@ -212,7 +213,7 @@ def _pareto_svg(rows: list[dict[str, Any]], width: str) -> str:
     layers = [line, points]
     labels = alt.Chart(alt.Data(values=placed)).encode(text="name:N", x="left:Q", y="up:Q")
     layers.append(labels.mark_text(align="left", baseline="middle", color="currentColor", limit=_LABELS[width]))
-    return names.replaced(_svg(alt.layer(*layers).properties(width=pixels, height=_HEIGHT)))
+    return names.replaced(_svg(alt.layer(*layers).properties(width=pixels, height=_HEIGHT), width))
 
 
 def _placed(rows: list[dict[str, Any]], across: float, up: float) -> list[dict[str, Any]]:
@@ -235,7 +236,7 @@ def _placed(rows: list[dict[str, Any]], across: float, up: float) -> list[dict[s
     return placed
 
 
-def _svg(chart: Any) -> str:
+def _svg(chart: Any, width: str) -> str:
     """The drawing; nothing may be loaded for it."""
     import vl_convert
 
@@ -250,6 +251,7 @@ def _svg(chart: Any) -> str:
         )
         .configure_view(stroke=None)
         .configure_axis(**axes, **fonts)
+        .configure_axisX(tickCount=_TICKS[width])
         .configure_axisY(grid=False)
         .configure_legend(**text, labelFontSize=12, symbolOpacity=1, symbolSize=60)
         .configure_text(fontSize=12)

@@ -192,8 +192,13 @@ def _number(value: float | None, digits: int = 2, unit: str = "") -> str:
 
 
 def _percent(value: float | None, interval: Interval = None) -> str:
-    return "–" if value is None else with_interval(value, interval, ".2f", "\u00a0%")
+    return "–" if value is None else _unbroken(with_interval(value, interval, ".2f", "\u00a0%"))
 
 
 def _points(value: float | None, interval: Interval = None) -> str:
-    return "–" if value is None else with_interval(value, interval).replace("-", "−")
+    return "–" if value is None else _unbroken(with_interval(value, interval)).replace("-", "−")
+
+
+def _unbroken(text: str) -> str:
+    """With no line's end inside the interval."""
+    return text.replace(" to ", "\u00a0to\u00a0")

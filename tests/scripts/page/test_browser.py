@@ -162,7 +162,7 @@ def test_labels_of_charts_do_not_lie_on_each_other(opened: Opened) -> None:
           const boxes = [...svg.querySelectorAll('text')].filter(text => !/rotate/.test(text.getAttribute('transform')))
             .map(text => [text.textContent, text.getBoundingClientRect()]);
           return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) =>
-            a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+            a.left < b.right + 3 && b.left < a.right + 3 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
             .map(([other]) => one + ' / ' + other));
         })"""
     )

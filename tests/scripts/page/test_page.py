@@ -72,6 +72,16 @@ def test_headline_numbers_are_the_reports(parsed: Parsed) -> None:
     assert "9.011.711.9" in words  # p50, p95, p99 of 8, 9 and 12 ms
 
 
+def test_an_interval_stands_on_one_line(tmp_path: Path) -> None:
+    words = [f"word{number} and more" for number in range(20)]
+    report = make_report([(text, text, text if number else "other") for number, text in enumerate(words)])
+    assert report.wer_between_interval is not None
+    low, high = report.wer_between_interval
+    parsed = Parsed(page_of(report, tmp_path))
+    assert f"({low:.2f}\u00a0to\u00a0{high:.2f})" in parsed.text
+    assert "(95\u00a0% interval)" in parsed.text
+
+
 def test_counts_of_the_table_add_up_to_the_reports() -> None:
     report = make_report(TEXTS)
     rows = list(table_rows(of_report(report, "int8").comparisons))
