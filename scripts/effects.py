@@ -31,7 +31,6 @@ from quantize.samples import CalibrationData
 from quantize.steps import SensitivityMetric, WeightCompression
 from scripts.cli import end_with_status
 from scripts.figures import read_figures
-from scripts.results import read_result, write_result
 from verify.compare import first_divergence
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances
