@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def test_imports_run_downwards_only(package: str) -> None:
     assert {str(file): found for file in files if (found := imported_packages(file) & above)} == {}
 
 
+@functools.cache
 def module_imports() -> dict[str, set[str]]:
     """Every module of the packages and the modules that it imports, inside functions and for types too."""
     files = {file for package in ORDER for file in (ROOT / package).rglob("*.py")}

@@ -286,21 +286,19 @@ def test_a_disk_that_fills_up_during_quantize_is_one_line(
     assert not any(small_disk.iterdir())
 
 
-def test_a_full_tmpdir_is_named(small_disk: Path, demo_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_full_tmpdir_is_named(
+    small_disk: Path,
+    demo_checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "packed.nemo").write_bytes(gzip.compress(demo_checkpoint.path.read_bytes(), 1))  # is unpacked there
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", "export", tmp_path / "packed.nemo", tmp_path / "fp32"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(small_disk)},
-    )
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert str(small_disk) in line
-    assert "set TMPDIR" in line
-    assert "download" not in line
+    monkeypatch.setattr(tempfile, "tempdir", None)  # is found anew
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    done = run_here(capfd, "export", tmp_path / "packed.nemo", tmp_path / "fp32")
+    assert_user_error(done, small_disk, "set TMPDIR")
+    assert "download" not in done.stderr
     assert not (tmp_path / "fp32").exists()
 
 
