@@ -1,7 +1,7 @@
 """Makes the builds from the checkpoint, each by the project's own code in a process of its own, and keeps them.
 
-Beside every folder lies a key: the hash of all that it was made from, the code included. A folder whose key and
-files are as they were is used again.
+Beside every folder lies a file with a key, the hash of all that the folder was made from, the code included, and with
+the hashes of the folder's files. A folder whose key and files are as they were is used again.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.bundle import Bundle
-from export.digest import code_sha256, digest
+from export.digest import code_sha256, digest, file_facts
 from export.errors import UserError
-from export.folders import write_atomically
 from export.host import installed_version
 from export.profiles import Settings
 from export.progress import note
 from export.removal import clear_leftovers, remove_folder
-from scripts.bench.onnx_export import ENCODER, ONNX
+from export.results import read_result, write_result
+from scripts.bench.onnx_export import ONNX
 from scripts.bench.plan import KV, Build, Plan, recipe_of
 from scripts.claim import claimed_folder
 from scripts.disk import checkpoint_weights, recipe_bytes, require_room
@@ -131,15 +130,15 @@ class _Maker:
         if recipe.needs_calibration:
             source = self._calibration(fp32)
             command += ["--calibration", source]
-        key = _key(_read_key(source), recipe.hash, str(published), code_sha256("quantize/**/*.py", but="recipes.py"))
-        return self._kept(target, key, Bundle.whole, lambda: run_module(VERBS, command, stderr="show"))
+        key = _key(_identity(source), recipe.hash, str(published), code_sha256("quantize/**/*.py", but="recipes.py"))
+        return self._kept(target, key, lambda: run_module(VERBS, command, stderr="show"))
 
     def _calibration(self, fp32: Path) -> Path:
         """Samples of the folder's graphs, from the audio that travels with the demo checkpoint."""
         target = fp32.with_name(f"{fp32.name}-calibration")
-        key = _key(_read_key(fp32), code_sha256("verify/**/*.py"), code_sha256("quantize/samples.py"))
+        key = _key(_identity(fp32), code_sha256("verify/**/*.py"), code_sha256("quantize/samples.py"))
         command = ["calibrate", fp32, target, "--json", "--force"]
-        return self._kept(target, key, Path.is_dir, lambda: run_module(VERBS, command, stderr="show"))
+        return self._kept(target, key, lambda: run_module(VERBS, command, stderr="show"))
 
     def _exported(self, encoder: str, cache: str = "channel") -> Path:
         name = "published-fp32" if encoder == "nemo" else f"fp32{KV if cache == 'kv' else ''}"
@@ -147,12 +146,12 @@ class _Maker:
         key = _key(digest(self._checkpoint.identity), encoder, cache, code_sha256("export/**/*.py"))
         settings = Settings(encoder=encoder, cache=cache).arguments()
         command = ["export", self._checkpoint.path, target, *settings, "--json", "--force"]
-        return self._kept(target, key, Bundle.whole, lambda: run_module(VERBS, command, stderr="show"))
+        return self._kept(target, key, lambda: run_module(VERBS, command, stderr="show"))
 
     def _onnx(self, precision: str) -> Path:
         source = self._exported("nemo") if precision == "fp32" else self._onnx("fp32")
         target = self._folder / f"onnxruntime-{precision}"
-        key = _key(_read_key(source), precision, code_sha256("scripts/bench/onnx_export.py"))
+        key = _key(_identity(source), precision, code_sha256("scripts/bench/onnx_export.py"))
         command = [precision, source, target, "--checkpoint", self._checkpoint.path]
 
         def make() -> None:
@@ -160,16 +159,17 @@ class _Maker:
             note(f"making onnxruntime-{precision} …")
             run_module(MAKE_ONNX, command)
 
-        return self._kept(target, key, lambda folder: (folder / ENCODER).is_file(), make)
+        return self._kept(target, key, make)
 
-    def _kept(self, target: Path, key: str, whole: Callable[[Path], object], make: Callable[[], object]) -> Path:
+    def _kept(self, target: Path, key: str, make: Callable[[], object]) -> Path:
         """The folder as an earlier run left it, or made now; what failed once is not tried for another build again."""
         if target not in self._outcomes:
             self._outcomes[target] = None
             try:
-                if _read_key(target) != key or not whole(target):
+                made = read_result(_key_file(target), key)
+                if made is None or not made.items() <= _hashes(target).items():
                     make()
-                    write_atomically(_key_file(target), key + "\n")
+                    write_result(_key_file(target), _hashes(target), key)
             except ChildError as error:
                 self._outcomes[target] = error
         failure = self._outcomes[target]
@@ -182,12 +182,15 @@ def _key_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.key")
 
 
-def _read_key(target: Path) -> str:
-    """The key of a folder, or nothing where it has none."""
-    try:
-        return _key_file(target).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's files by name; of nothing where there is no folder."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {file.name: file_facts(file)["sha256"] for file in files if file.is_file()}
+
+
+def _identity(made: Path) -> str:
+    """Of a folder that :meth:`_Maker._kept` gave: what it was made from, and its files."""
+    return str(file_facts(_key_file(made))["sha256"])
 
 
 def _key(*facts: str) -> str:

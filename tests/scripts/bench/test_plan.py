@@ -271,6 +271,30 @@ def test_a_key_knows_the_code_and_the_inputs() -> None:
     assert len(code) == 64
 
 
+def test_a_kept_build_is_used_again_while_its_files_are_as_they_were(tmp_path: Path) -> None:
+    """A damaged one would be measured: ONNX Runtime's and calibration sets carry no hashes of their own."""
+    target, made = tmp_path / "onnxruntime-fp32", list[str]()
+    demo = make_plan(Options(builds=("int8",), limit=1)).checkpoint
+    assert demo is not None
+
+    def keep(key: str) -> int:
+        def make() -> None:
+            made.append(key)
+            target.mkdir(exist_ok=True)
+            (target / "encoder.onnx").write_bytes(b"weights")
+
+        assert builds._Maker(tmp_path, demo)._kept(target, key, make) == target
+        return len(made)
+
+    assert (keep("a"), keep("a"), keep("b"), keep("b")) == (1, 1, 2, 2)
+    (target / "notes.txt").write_text("mine")
+    assert keep("b") == 2
+    (target / "encoder.onnx").write_bytes(b"weighty")
+    assert (keep("b"), keep("b")) == (3, 3)
+    (target / "encoder.onnx").unlink()
+    assert keep("b") == 4
+
+
 def test_only_our_own_leftovers_are_cleared_in_a_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else ends in .tmp there is somebody's."""
     work = tmp_path / "work"
