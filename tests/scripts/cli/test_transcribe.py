@@ -15,7 +15,7 @@ from export.bundle import Bundle
 from export.errors import UserError
 from scripts.cli import main
 from scripts.transcribe.sources import find_sources
-from tests.helpers.command import assert_user_error, run_here
+from tests.helpers.command import assert_user_error, run_here, run_process
 from verify.data.audio import load_audio
 from verify.data.manifest import read_manifest
 from verify.runtimes.graph import properties
@@ -134,7 +134,8 @@ def test_verbs_are_completed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     assert capfd.readouterr().out.split() == ["transcribe"]
 
 
-def test_the_completion_script_is_printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    done = run_here(capfd, "--show-completion", "bash")
+def test_the_completion_script_is_printed() -> None:
+    """In a process of its own: whether the shell is detected is decided when the command is made."""
+    without = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = run_process("--show-completion", "bash", environment=without)
     assert "_NEMOTRON_OV_COMPLETE=complete_bash" in done.stdout
