@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from export.bundle import Bundle
 from export.progress import Task
 from scripts.transcribe.finished import Finished
 from scripts.transcribe.formats import row
+from scripts.transcribe.interrupt import Interrupt
 from scripts.transcribe.run import Outcome, Transcriber, transcribe_all
 from scripts.transcribe.sentences import RecordingTranscript
 from tests.helpers.command import run_here
@@ -91,14 +94,23 @@ def test_ctrl_c_ends_with_the_beginnings(
 ) -> None:
     """While the first four are being transcribed; what is not through is printed and not kept."""
     pushes: list[int] = []
-    push = Stream.push
+    push, take, taken = Stream.push, Interrupt._note, threading.Event()
+
+    def noting(*arguments: Any) -> None:
+        try:
+            take(*arguments)
+        finally:
+            taken.set()
 
     def interrupting(stream: Stream, *args: object, **options: object) -> None:
         pushes.append(1)
         if len(pushes) == 6:
             os.kill(os.getpid(), signal.SIGINT)
+        if len(pushes) >= 6:  # the main thread takes the signal when it comes to run
+            assert taken.wait(60)
         push(stream, *args, **options)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(Interrupt, "_note", noting)
     monkeypatch.setattr(Stream, "push", interrupting)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     observer = Names()
