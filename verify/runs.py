@@ -352,7 +352,8 @@ def load_transcripts(path: Path) -> Run:
     """Read what :func:`save_transcripts` wrote.
 
     Raises:
-        UserError: the file is missing, is no recorded run, or is no longer as it was written.
+        UserError: the file is missing, is no recorded run, has no hash because an earlier version wrote it, or is no
+            longer as it was written.
     """
     try:
         return Run.model_validate(unseal(path.read_bytes()))
@@ -360,5 +361,6 @@ def load_transcripts(path: Path) -> Run:
         raise UserError(f"{path}: cannot be read ({error.strerror}); record the reference again") from error
     except ValidationError as error:
         raise UserError(
-            f"{path}: is no recorded run, or was edited or damaged since; give what `verify --cache` kept, or a folder"
+            f"{path}: is no recorded run of this version, or was edited or damaged since; record the reference again "
+            "with `verify --cache`, or give a folder"
         ) from error

@@ -263,7 +263,7 @@ def test_a_damaged_cache_is_made_again(
     whole = file.read_bytes()
     file.write_bytes(DAMAGES[damage](whole))
     assert file.read_bytes() != whole
-    with pytest.raises(UserError, match=rf"{file.name}: is no recorded run, or was edited or damaged since; give"):
+    with pytest.raises(UserError, match=rf"{file.name}: is no recorded run of this version, or was edited or damaged"):
         runs.load_transcripts(file)
     capfd.readouterr()
     again = record_bundle(reference, spoken, cache=cache)
