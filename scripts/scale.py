@@ -19,14 +19,14 @@ from scripts.cli import end_with_status
 MEASURED = ROOT / "docs" / "scale.json"
 
 
-class Speed(BaseModel):
+class Speed(BaseModel, allow_inf_nan=False):
     """How fast a folder of a recipe was, in chunks of 1,120 ms."""
 
     times_real_time: float = Field(gt=0)  # seconds of audio per second, on all of `cores`
     measured_as: str
 
 
-class Scale(BaseModel):
+class Scale(BaseModel, allow_inf_nan=False):
     """What was measured, and what a reader may replace."""
 
     locales: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ BENCHED = {
     "machine": {"cpu": "x", "cores": 2, "flags": [], "threads": 2},
 }
 SWEPT = {"rows": [{"name": "int8", "report": "r.json"}], "failed": {}, "text_scored": True}
+SCALE = json.loads(scale.MEASURED.read_text(encoding="utf-8"))
 COST = {
     "recipe_hash": "", "bytes": 1, "wall_s": 1.0, "processor_s": 1.0, "peak_rss_mb": 1.0, "calibration_steps": None,
     "constants": {"encoder": {"f16": {"bytes": 1}}},
@@ -86,6 +88,9 @@ COST = {
         ("report to publish", BENCHED, ("machine", "threads"), 1e400, "infinity"),
         ("sweep.json", SWEPT, ("rows", 0, "report"), "a\0b", "rows.0.report is 'a\\x00b'"),
         ("sweep.json", SWEPT, ("rows", 0, "report"), "\ud800", "rows.0.report is '\\ud800'"),
+        ("sweep.json", SWEPT, ("rows", 0, "mb"), math.nan, "rows.0.mb is nan"),
+        ("scale", SCALE, ("hours_of_audio",), math.nan, "hours_of_audio is nan"),
+        ("scale", SCALE, ("reference", "times_real_time"), math.inf, "reference.times_real_time is inf"),
         ("report of verify", None, ("normalizer",), "latin", "has the normalizer 'latin', which is none"),
         ("report of verify", None, ("normalizer",), ["nfkc"], "has the normalizer ['nfkc'], which is none"),
         ("costs", {"int8": COST}, ("int8", "constants"), {}, "int8.constants.encoder is missing"),

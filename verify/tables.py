@@ -134,7 +134,7 @@ def _is_report(document: Any) -> bool:
     return isinstance(document, dict) and {"rows", "target", "reference", "limits"} <= document.keys()
 
 
-class _Folder(BaseModel):
+class _Folder(BaseModel, allow_inf_nan=False):
     """A row of the ``report.json`` that `regenerate` writes."""
 
     recipe: str

@@ -74,7 +74,7 @@ class Sources:
     notes: list[str] = field(default_factory=list)
 
 
-class _Row(BaseModel):
+class _Row(BaseModel, allow_inf_nan=False):
     """A folder of `regenerate`'s report or a recipe of `sweep`'s."""
 
     recipe: str | dict[str, Any] | None = None  # regenerate: its name; sweep: its content

@@ -176,7 +176,9 @@ def test_a_build_is_named_as_the_heading_has_it_or_refused(tmp_path: Path, capfd
     assert_user_error(run_here(capfd, "tables", tmp_path / "else"), "no report of fp32")
 
 
-@pytest.mark.parametrize("folders", [[{"recipe": "int8", "bytes": "many"}], [1], 5])
+@pytest.mark.parametrize(
+    "folders", [[{"recipe": "int8", "bytes": "many"}], [{"recipe": "int8", "peak_rss_mb": float("nan")}], [1], 5]
+)
 def test_a_damaged_report_of_regenerate_is_one_line(
     tmp_path: Path, folders: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
