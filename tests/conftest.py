@@ -9,7 +9,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -251,7 +250,4 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mount is None or subprocess.run([mount, *options, place], capture_output=True, check=False).returncode:
         pytest.skip("file systems cannot be mounted here")
     yield place
-    for _ in range(50):
-        if subprocess.run(["umount", place], capture_output=True, check=False).returncode == 0:
-            return
-        time.sleep(0.1)
+    subprocess.run(["umount", "-l", place], check=True)  # lazily: PyTorch's writer holds open what it could not write
