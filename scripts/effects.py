@@ -269,11 +269,20 @@ def main(
         raise UserError(f"--metric {unknown[0]}: NNCF has no such metric; choose from {', '.join(METRICS)}")
     if wrong := [share for share in ratio or [] if not 0 < share < 1]:
         raise UserError(f"--ratio {wrong[0]:g}: is no share of a mixture; give a number between 0 and 1")
-    read()  # what is damaged is refused before hours of work
+    earlier = read().get(name, {})  # what is damaged is refused before hours of work
     bundle = Bundle.open(source)
     utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
+    entry: dict[str, Any] = {
+        "checkpoint": bundle.metadata.checkpoint.get("sha256"),
+        "utterances": len(utterances),
+    }
+    other = "recipes" if ranking else "mixtures"  # which stay
+    if other in earlier and not entry.items() <= earlier.items():
+        raise UserError(
+            f"{name}: its {other} in {FIGURES} are of another checkpoint, or of {earlier['utterances']} utterances and "
+            f"not {len(utterances)}; choose another NAME, or measure as there"
+        )
     effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
-    entry = {"checkpoint": bundle.metadata.checkpoint.get("sha256"), "utterances": len(utterances)}
     if ranking is None:
         known = {each.name: each for each in variants()}
         chosen = [known.get(each) or get_recipe(each) for each in recipe] if recipe else list(known.values())

@@ -76,9 +76,31 @@ def test_a_ratio_that_leaves_no_room_for_a_mixture_by_divergence_is_refused(
     monkeypatch.setattr(effects.Effects, "megabytes", lambda _, recipe: sizes.get(recipe.name, 4.25))
     refused = r"--ratio 0\.9: a mixture by NNCF has 0\.25 MB less than int4-all.*; give a smaller --ratio"
     with pytest.raises(UserError, match=refused):
-        effects.main("demo", small_fp32.path, tmp_path, ranking=stored)
+        effects.main("small", small_fp32.path, tmp_path, ranking=stored)
     with pytest.raises(UserError, match="--ratio 1: is no share"):
         effects.main("demo", small_fp32.path, tmp_path, ranking=stored, ratio=[0.9, 1.0])
+
+
+@pytest.mark.parametrize("differs", [{"checkpoint": "0" * 64}, {"utterances": 40}])
+def test_mixtures_and_recipes_of_a_name_are_of_the_same_recordings_and_checkpoint(
+    small_fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: dict[str, Any]
+) -> None:
+    """The table divides both by the same number of utterances."""
+    known = {"checkpoint": small_fp32.metadata.checkpoint["sha256"], "utterances": 3, "mixtures": []}
+    figures = tmp_path / "figures.json"
+    monkeypatch.setattr(effects, "FIGURES", figures)
+    monkeypatch.setattr(effects.read, "__defaults__", (figures,))
+    monkeypatch.setattr(effects.Effects, "__init__", lambda *_: None)
+    monkeypatch.setattr(effects.Effects, "figures", lambda *_: [])
+    figures.write_text(json.dumps({"small": known}))
+    effects.main("small", small_fp32.path, tmp_path, limit=3)
+    assert effects.read() == {"small": known | {"recipes": []}}
+    figures.write_text(json.dumps({"small": known | differs}))
+    with pytest.raises(
+        UserError, match=r"small: its mixtures in .* are of another checkpoint, or of .* choose another"
+    ):
+        effects.main("small", small_fp32.path, tmp_path, limit=3)
+    assert effects.read() == {"small": known | differs}
 
 
 def test_rows_of_another_recipe_of_that_name_are_not_shown() -> None:
