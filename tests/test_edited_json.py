@@ -58,6 +58,13 @@ def test_damaged_content_is_refused_in_one_line(name: str, content: bytes, tmp_p
     refusal(READERS[name], file)
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_report_that_card_found_by_itself_may_be_moved_away(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(content)
+    assert "or move it away" in refusal(read_report, file)
+
+
 def test_a_refusal_names_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text('{"a": 1, "b": "many", "d": null}')

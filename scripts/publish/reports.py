@@ -121,7 +121,8 @@ def read_report(file: Path) -> Contents:
     Raises:
         UserError: it is none.
     """
-    content = read_json(file, "give a report of verify, regenerate, bench or scripts.compatibility")
+    remedy = "give another report, or move it away"  # `card` and `publish` find some by themselves
+    content = read_json(file, remedy)
     try:
         if isinstance(content, dict) and "rows" in content:
             return Contents([_verified(file, content)])
@@ -136,9 +137,7 @@ def read_report(file: Path) -> Contents:
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be used ({found}); make the report again") from error
-    raise UserError(
-        f"{file}: is no report of verify, regenerate, bench or scripts.compatibility; move it away, or give another"
-    )
+    raise UserError(f"{file}: is no report of verify, regenerate, bench or scripts.compatibility; {remedy}")
 
 
 def _verified(file: Path, content: dict[str, Any]) -> Verification:
