@@ -30,7 +30,7 @@ class Ranked(BaseModel):
     name: str
     graph: Literal["encoder", "decoder", "joint"]
     elements: Annotated[int, Field(ge=0)]
-    kl: Annotated[float, Field(allow_inf_nan=False)]  # nats a cell
+    kl: Annotated[float, Field(ge=-1.0, allow_inf_nan=False)]  # nats a cell; rounding may make it less than 0
     keepable: bool  # whether the recipe stores it by its first compression, so that it can be kept higher
     more_mb: Annotated[float, Field(le=1e6)]  # what keeping it higher adds to the folder, 10⁶ bytes
 

@@ -92,6 +92,7 @@ COST = {
     [
         ("layers.json", LAYERS, ("recipe_table", "encoder"), {}, "compresses no weights of the encoder"),
         ("layers.json", LAYERS, ("groups", 0, "more_mb"), 1e30, "groups.0.more_mb is 1e+30"),
+        ("layers.json", LAYERS, ("groups", 0, "kl"), -1e300, "groups.0.kl is -1e+300"),
         ("report to publish", BENCHED, ("machine", "threads"), 1e400, "infinity"),
         ("sweep.json", SWEPT, ("rows", 0, "report"), "a\0b", "rows.0.report is 'a\\x00b'"),
         ("sweep.json", SWEPT, ("rows", 0, "report"), "\ud800", "rows.0.report is '\\ud800'"),
