@@ -98,10 +98,11 @@ def _check(plan: Plan) -> dict[str, Any] | None:
     wanted = plan.made_from if keeps_report else plan.inputs
     different = [key for key in wanted if earlier["inputs"].get(key) != wanted[key]]
     if different and not force:
+        keep = "" if {*different} & {*plan.made_from} else f"move its {REPORT} and {REPORTS} away to keep its folders, "
         raise UserError(
             f"{output}: {'a finished' if earlier['finished'] else 'an unfinished'} run with another "
-            f"{', '.join(different)} is here; repeat it as it was, add --force to make its folders again, or choose "
-            "another --output"
+            f"{', '.join(different)} is here; repeat it as it was, {keep}add --force to make its folders again, or "
+            "choose another --output"
         )
     return earlier
 

@@ -154,12 +154,19 @@ def test_folders_stay_whatever_they_are_compared_on(
     assert calls == everything()[3:], "no comparison of the other text is used again"
     assert [row["stages"]["made"]["wall_seconds"] for row in report["folders"]] == [1.0, 1.0, 1.0]
     short_manifest.write_text(short_manifest.read_text().replace("other", "another"))
-    with pytest.raises(UserError, match="a finished run with another manifest is here; repeat it as it was"):
+    away = r"another manifest is here; repeat it as it was, move its report\.json and reports away to keep its folders"
+    with pytest.raises(UserError, match=f"a finished run with {away}"):
         regenerate(options)
     regenerate(replace(options, folders_only=True))
-    with pytest.raises(UserError, match="another manifest is here"):
+    with pytest.raises(UserError, match=f"an unfinished run with {away}"):
         regenerate(options)
+    with pytest.raises(UserError, match="another lookahead, manifest is here; repeat it as it was, add --force"):
+        regenerate(replace(options, asked=Asked(lookahead=3)))
     assert json.loads((options.output / REPORT).read_text()) == report
+    (options.output / REPORT).rename(options.output / "kept.json")
+    calls.clear()
+    regenerate(options)
+    assert calls == everything()[3:]
     assert folders() == made
 
 
