@@ -334,6 +334,23 @@ def test_a_finished_output_is_kept_and_reported_again(options: Options, calls: C
     assert calls == everything()
 
 
+def test_a_state_file_of_an_earlier_version_is_understood(options: Options, calls: Calls) -> None:
+    """Or refused, where it says more than today's: it has the versions of Transformers among the tools."""
+    report = regenerate(options)
+    state = options.output / STATE
+    content = json.loads(state.read_text())
+    inputs = {key: value for key, value in content["inputs"].items() if key not in ("oracle", "run_by", "run_by_tools")}
+    before = {key: value for key, value in content.items() if key != "pending"} | {"inputs": inputs}
+    state.write_text(json.dumps(before))
+    calls.clear()
+    assert regenerate(options) == report
+    assert not calls
+    inputs |= {"run_by": ["transformers"], "tools": inputs["tools"] | {"transformers": "5.0"}}
+    state.write_text(json.dumps(before | {"inputs": inputs}))
+    with pytest.raises(UserError, match="a finished run with another tools, run_by is here"):
+        regenerate(options)
+
+
 def test_somebody_elses_page_is_not_replaced(options: Options, calls: Calls) -> None:
     regenerate(options)
     page = options.output / PAGE
