@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ def resolve_checkpoint(source: str | None, revision: str | None = None, layout: 
         from export import demo
 
         return _of_layout(demo.CHECKPOINT, revision, layout)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.exists():
         return _of_layout(path, revision, layout)
     if _HUB_ID.fullmatch(source) and not source.endswith(".nemo"):
@@ -100,7 +101,7 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     source, found = checkpoint.source, _cached(checkpoint.path)
     if found:
         source = f"{found['owner']}/{found['name']}"
-    elif Path(source).expanduser().exists():
+    elif Path(os.path.expanduser(source)).exists():
         source = Path(source).name
     facts: dict[str, Any] = {"source": source, "file": checkpoint.path.name, "sha256": checkpoint.sha256}
     if checkpoint.shards:

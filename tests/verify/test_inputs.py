@@ -10,11 +10,14 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from export.checkpoint import open_checkpoint
 from export.errors import UserError
 from tests.helpers.tiny_bundle import transcript
 from verify.data.audio import load_audio
+from verify.data.fleurs import cache_folder
 from verify.data.identity import manifest_sha256
 from verify.data.manifest import Utterance, load_utterance, read_manifest
+from verify.data.sets import DataSet, choose_manifest
 from verify.runtimes.transcript import Transcript
 from verify.shards import transcribe_manifest
 
@@ -96,6 +99,9 @@ def test_manifest_paths_are_relative_to_the_manifest(tmp_path: Path, monkeypatch
         ('{"audio_filepath": "a.wav", "text": "x", "offset": -1}', "offset"),
         ('{"audio_filepath": "a.wav", "text": "x", "offset": "later"}', "offset"),
         ('{"audio_filepath": "a.wav", "text": "x", "duration": NaN}', "duration"),
+        ('{"audio_filepath": "a.wav", "text": "x", "offset": 0.1, "duration": 1e308}', "duration: .* 1000000000"),
+        ('{"audio_filepath": "a\\u0000.wav", "text": "x"}', "audio_filepath: Value error, no name of a file"),
+        ('{"audio_filepath": "~no-such-user/a.wav", "text": "x"}', "audio_filepath ~no-such-user/a.wav does not exist"),
     ],
 )
 def test_bad_manifest_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -104,6 +110,18 @@ def test_bad_manifest_line_is_named(tmp_path: Path, line: str, reason: str) -> N
         read_manifest(manifest)
     assert f"{manifest}, line 3" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_home_of_nobody_is_no_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shell leaves such a name as it is."""
+    name = "~no-such-user/x"
+    with pytest.raises(UserError, match=f"{name}: no such checkpoint; give"):
+        open_checkpoint(name)
+    with pytest.raises(UserError, match=f"--data {name}:en_us: no such folder; give"):
+        choose_manifest(None, DataSet(f"{name}:en_us"), prompts=None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEMOTRON_OV_CACHE", name)
+    assert cache_folder() == tmp_path / name
 
 
 def test_text_may_be_missing_where_nothing_is_scored(tmp_path: Path) -> None:
@@ -136,6 +154,8 @@ def test_every_spelling_that_nemo_reads(tmp_path: Path) -> None:
     [
         ({"text": None}, "text: Field required"),
         ({"text_filepath": "none.txt"}, "text_filepath none.txt cannot be read"),
+        ({"text_filepath": "a\0.txt"}, "text_filepath a\0.txt cannot be read"),
+        ({"text_filepath": "~no-such-user/a.txt"}, "text_filepath ~no-such-user/a.txt cannot be read"),
         ({"text": "x", "lang": "de", "target_lang": "en"}, "target_lang 'en' and lang 'de' differ"),
         ({"text": "x", "lang": "tlh"}, "target_lang: 'tlh' is no language of this model; .*de-DE"),
         ({"text": "x", "lang": 3}, "target_lang"),

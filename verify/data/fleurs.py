@@ -53,7 +53,7 @@ def cache_folder() -> Path:
     """Where fetched data lies: ``NEMOTRON_OV_CACHE``, else ``nemotron-ov`` in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named).expanduser().resolve() if named else base / "nemotron-ov"
+    return Path(os.path.expanduser(named)).resolve() if named else base / "nemotron-ov"
 
 
 def language_tag(code: str) -> str:

@@ -5,6 +5,7 @@ A line may mean a part of its file: ``duration`` seconds from ``offset`` on, cut
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from verify.data.audio import audio_seconds, load_audio
 SLACK = 0.1
 """Seconds by which a file may outlast its ``duration`` and be meant whole all the same: manifests round."""
 
+_LONGEST = 1e9
+"""Seconds of the longest file: samples can be counted to there at any rate."""
 
 _SPELLINGS = {
     "audio_filepath": ("audio_filename",),
@@ -40,16 +43,16 @@ class Utterance(BaseModel):
 
     audio_filepath: Path  # absolute once read
     text: str = ""  # see read_manifest
-    offset: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)  # where it begins in the file, seconds
-    duration: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)  # seconds; 0 where the manifest does not say
+    offset: float = Field(default=0.0, ge=0.0, le=_LONGEST)  # where it begins in the file, seconds
+    duration: float = Field(default=0.0, ge=0.0, le=_LONGEST)  # seconds; 0 where the manifest does not say
     target_lang: str = DEFAULT_LANGUAGE  # a key of the model's prompt dictionary
     sentence_id: str | int | None = None  # recordings that share one are resampled together
 
     @field_validator("audio_filepath")
     @classmethod
     def _names_a_file(cls, value: Path) -> Path:
-        if not value.name:
-            raise ValueError("empty path")
+        if not value.name or "\0" in str(value):
+            raise ValueError("no name of a file")
         return value
 
     @model_validator(mode="before")
@@ -172,7 +175,7 @@ def _utterance(line: str, where: str, folder: Path, text: bool, prompts: Mapping
         key = ".".join(str(part) for part in first["loc"])
         reason = f"{key}: {first['msg']}" if key else first["msg"]
         raise UserError(f"{where}: {reason}; {write}") from error
-    audio = (folder / utterance.audio_filepath.expanduser()).resolve()
+    audio = (folder / os.path.expanduser(utterance.audio_filepath)).resolve()
     if not audio.is_file():
         raise UserError(f"{where}: audio_filepath {utterance.audio_filepath} does not exist; correct the path")
     changes: dict[str, Any] = {"audio_filepath": audio}
@@ -194,8 +197,8 @@ def _text_of_file(utterance: Utterance, where: str, folder: Path, write: str) ->
     if not isinstance(name, str):
         raise UserError(f"{where}: text: Field required, transcripts are scored against it; {write}")
     try:
-        return (folder / Path(name).expanduser()).read_text(encoding="utf-8-sig").replace("\n", "")
-    except (OSError, UnicodeDecodeError) as error:
+        return (folder / os.path.expanduser(name)).read_text(encoding="utf-8-sig").replace("\n", "")
+    except (OSError, ValueError) as error:
         raise UserError(f"{where}: text_filepath {name} cannot be read ({error}); correct the path") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +137,12 @@ def _names(text: str, data: DataSet) -> list[str]:
 
 def _folder(data: DataSet) -> tuple[Path, list[str]]:
     """The folder, and what is named after a colon."""
-    whole = Path(data.given).expanduser()
+    whole = Path(os.path.expanduser(data.given))
     if data.given and whole.is_dir():
         return whole, []
     folder, colon, names = data.given.rpartition(":")
-    if colon and folder and Path(folder).expanduser().is_dir():
-        return Path(folder).expanduser(), _names(names, data)
+    if colon and folder and Path(os.path.expanduser(folder)).is_dir():
+        return Path(os.path.expanduser(folder)), _names(names, data)
     raise UserError(f"--data {data.given}: no such folder; give one, or fleurs:en_us,es_419 for the Hugging Face Hub")
 
 
