@@ -21,14 +21,20 @@ def read_json(file: Path, remedy: str) -> Any:
         remedy: what the user can do, the end of the refusal.
 
     Raises:
-        UserError: it cannot be read, or is no JSON.
+        UserError: it cannot be read, is no JSON, or has a whole number that nothing can count to.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"), parse_int=_countable)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error}); {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: is no JSON ({str(error)[:120]}); {remedy}") from error
+
+
+def _countable(digits: str) -> int:
+    if len(digits) > 18:  # Python makes a float of a number that it divides, which cannot hold 309 digits
+        raise ValueError(f"it has the number {digits[:20]}…")
+    return int(digits)
 
 
 def read_json_as(kind: type[_Kind], file: Path, remedy: str) -> _Kind:

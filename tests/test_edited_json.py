@@ -104,6 +104,8 @@ COST = {
         ("costs", {"int8": COST}, ("int8", "constants"), {}, "int8.constants.encoder is missing"),
         ("costs", {"int8": COST}, ("int8", "wall_s"), "long", "int8.wall_s is 'long'"),
         ("effects", {"demo": {"utterances": 40}}, ("demo", "utterances"), 0, "demo.utterances is 0"),
+        ("costs", {"int8": COST}, ("int8", "bytes"), 10**19, "it has the number 10000000000000000000…"),
+        ("reports for tables", None, ("target", "size_bytes"), 10**19, "it has the number 10000000000000000000…"),
     ],
 )
 def test_one_wrong_value_is_named(
