@@ -290,6 +290,9 @@ def main(
     else:
         base = known_base()
         ranked, mixtures = read_ranking(ranking), []
+        if ranked.recipe.hash != base.hash:
+            found = ranked.recipe.name
+            raise UserError(f"{ranking}: is of {found}, and mixtures start from {base.name}; give its ranking")
         for share in ratio or [0.9, 0.8]:
             theirs = [by_metric(each, share) for each in METRICS if not metric or each in metric]
             room = min(map(effects.megabytes, theirs)) - effects.megabytes(base)

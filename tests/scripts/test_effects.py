@@ -77,6 +77,10 @@ def test_a_ratio_that_leaves_no_room_for_a_mixture_by_divergence_is_refused(
     refused = r"--ratio 0\.9: a mixture by NNCF has 0\.25 MB less than int4-all.*; give a smaller --ratio"
     with pytest.raises(UserError, match=refused):
         effects.main("small", small_fp32.path, tmp_path, ranking=stored)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"recipe_table": RECIPES["int4"].as_table(), "groups": []}))
+    with pytest.raises(UserError, match=r"other\.json: is of int4, and mixtures start from int4-all"):
+        effects.main("small", small_fp32.path, tmp_path, ranking=other)
     with pytest.raises(UserError, match="--ratio 1: is no share"):
         effects.main("demo", small_fp32.path, tmp_path, ranking=stored, ratio=[0.9, 1.0])
 
