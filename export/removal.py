@@ -63,6 +63,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 @contextmanager
 def scratch_file(beside: Path) -> Iterator[tuple[int, Path]]:
     """A locked temporary file's descriptor and path, as :func:`scratch_folder`."""
+    clear_leftovers(beside.parent, beside.name)
     with _scratch(beside, tempfile.mkstemp) as made:
         yield made
 

@@ -108,13 +108,14 @@ def _check(plan: Plan) -> dict[str, Any] | None:
 
 
 def _clear(plan: Plan, earlier: list[str]) -> None:
-    """Remove half-written folders, and with ``--force`` the results of stages; finished folders stay.
+    """Remove half-written folders and files, and with ``--force`` the results of stages; finished folders stay.
 
     Raises:
         UserError: a folder that may be replaced holds something of the user's; nothing was removed.
     """
     output = plan.output
-    clear_leftovers(output)
+    for place in (".", STAGES, REPORTS):
+        clear_leftovers(output / place)
     for name in plan.folders:
         settle(output / name, BUNDLE)
     for name in plan.folders:

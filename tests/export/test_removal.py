@@ -88,6 +88,14 @@ def test_what_a_killed_run_left_is_cleared_by_the_next_and_what_a_living_one_wri
     assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
 
 
+def test_a_file_that_a_killed_run_left_half_written_is_cleared_by_the_next(tmp_path: Path) -> None:
+    half, other = (tmp_path / f".{name}.json.abcdefgh{TEMPORARY}" for name in ("run", "another"))
+    half.write_text("{")
+    other.write_text("{")
+    write_atomically(tmp_path / "run.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", other.name}
+
+
 def test_a_forked_child_that_outlives_its_writer_holds_nothing(tmp_path: Path) -> None:
     """A library may fork in the middle of a stage, as NNCF's telemetry did."""
     forked = "process = __import__('os').fork()\n    if not process: print('ready', flush=True)\n    time.sleep(600)"

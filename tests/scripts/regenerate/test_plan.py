@@ -306,11 +306,13 @@ def test_damaged_and_half_written_folders_are_made_again(options: Options, calls
         file.write(b"\0")
     (options.output / "int8" / METADATA).unlink()
     (options.output / ".fp32.abcdefgh.nemotron-ov.tmp").mkdir()
+    for place in (STAGES, REPORTS):  # of names that no run writes again
+        (options.output / place / ".other.json.abcdefgh.nemotron-ov.tmp").write_text("{")
     (options.output / ".int8.nemotron-ov.old").mkdir()
     assert regenerate(options) == report
     # What they say is unchanged, so comparisons are kept.
     assert calls == ["quantize fp16", "quantize int8", "page report.json"]
-    assert not list(options.output.glob(".*.tmp"))
+    assert not list(options.output.rglob(".*.tmp"))
     assert not (options.output / ".int8.nemotron-ov.old").exists()
 
 
