@@ -55,7 +55,6 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made.
     """
-    clear_leftovers(beside.parent, beside.name)
     with _scratch(beside, lambda **place: (-1, tempfile.mkdtemp(**place))) as (_, folder):
         yield folder
 
@@ -63,14 +62,17 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 @contextmanager
 def scratch_file(beside: Path) -> Iterator[tuple[int, Path]]:
     """A locked temporary file's descriptor and path, as :func:`scratch_folder`."""
-    clear_leftovers(beside.parent, beside.name)
     with _scratch(beside, tempfile.mkstemp) as made:
         yield made
 
 
 @contextmanager
 def _scratch(beside: Path, make: Callable[..., tuple[int, str]]) -> Iterator[tuple[int, Path]]:
-    """What ``make`` makes under a temporary name, locked: its open descriptor, −1 for none, and its path."""
+    """What ``make`` makes under a temporary name, locked: its open descriptor, −1 for none, and its path.
+
+    What a killed run left of ``beside`` is cleared first.
+    """
+    clear_leftovers(beside.parent, beside.name)
     while True:
         descriptor, name = make(prefix=f".{beside.name}.", suffix=TEMPORARY, dir=beside.parent)
         path = Path(name)
