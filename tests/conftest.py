@@ -67,15 +67,20 @@ def _own_cache(shared: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_once(shared: Path) -> Iterator[None]:
-    """A graph is compiled once a test run: OpenVINO's cache knows it by every byte of the graph and its weights."""
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A worker compiles a graph once: OpenVINO's cache knows it by every byte of the graph and its weights.
+
+    A cache for each worker: a process that reads a blob while another still writes it takes the blob for damaged
+    and removes it, and the writer fails ("cannot set permissions").
+    """
     import openvino as ov
 
     make = ov.Core
+    compiled = str(tmp_path_factory.getbasetemp() / "compiled")
 
     def caching_core() -> Any:
         core = make()
-        core.set_property({"CACHE_DIR": str(shared / "compiled")})
+        core.set_property({"CACHE_DIR": compiled})
         return core
 
     with pytest.MonkeyPatch.context() as patch:
