@@ -7,11 +7,12 @@ a table's row where the sentence above the table and the table's head are the sa
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from export.errors import UserError
@@ -20,6 +21,9 @@ from scripts.publish.page import Page
 from scripts.publish.results import eval_results
 from scripts.publish.sections import sections
 from scripts.publish.table import cell
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -30,11 +34,18 @@ def render_card(facts: Facts, page: Page) -> str:
     Raises:
         UserError: ``--base-model`` for weights that are not a model's.
     """
-    import jinja2
     from huggingface_hub import ModelCard
 
     if page.base_model and facts.origin.kind != "model":
         raise UserError(f"--base-model {page.base_model}: {facts.root} holds {facts.origin.kind} weights; leave it out")
+    text = _template().render(header=_header(facts, page), **sections(facts, page))
+    return str(ModelCard(re.sub(r"\n{3,}", "\n\n", text)))
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    import jinja2
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -43,9 +54,7 @@ def render_card(facts: Facts, page: Page) -> str:
         autoescape=False,  # noqa: S701  # Markdown
     )
     environment.filters["cell"] = cell
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    text = template.render(header=_header(facts, page), **sections(facts, page))
-    return str(ModelCard(re.sub(r"\n{3,}", "\n\n", text)))
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _header(facts: Facts, page: Page) -> str:

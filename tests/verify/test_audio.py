@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import re
 import shutil
 import struct
 from pathlib import Path
@@ -175,10 +174,5 @@ def test_looking_for_parts_keeps_no_pages(tmp_path: Path, suffix: str, monkeypat
 
 def resident_bytes(path: Path) -> int:
     """Of the mappings of a file in this process."""
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            inside = line.endswith(str(path))
-        elif inside and line.startswith("Rss:"):
-            found += int(line.split()[1]) * 1024
-    return found
+    of_file = Path("/proc/self/smaps").read_text().split(f" {path}\n")[1:]  # what follows each mapping's first line
+    return sum(int(lines.partition("\nRss:")[2].split(maxsplit=1)[0]) * 1024 for lines in of_file)

@@ -158,7 +158,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.ratio=2"], "encoder.ratio=2"),
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.group_size=abc"], "valid integer"),
     ):
-        assert_user_error(run_here(capfd, "sweep", *arguments), mention)
+        assert_user_error(run_here(capfd, "sweep", *arguments, "--limit", "1"), mention)
     for arguments, mention in (
         ([small, "--output", out], "int8"),
         ([folder, "--output", foreign], foreign),
@@ -166,7 +166,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([folder, "--output", out, "--keep-worst", "99"], "--keep-worst 99"),
         ([folder, "--output", out, "--keep-worst", "1", "--kl-budget", "0"], "--keep-worst and --kl-budget"),
     ):
-        assert_user_error(run_here(capfd, "rank", *arguments), mention)
+        assert_user_error(run_here(capfd, "rank", *arguments, "--limit", "1"), mention)
     assert sorted(tmp_path.rglob("*")) == before
 
 
