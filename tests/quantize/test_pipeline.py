@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import resource
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import openvino as ov
@@ -483,6 +484,31 @@ def test_a_model_that_quantizes_weights_is_compiled_once(small_fp32: Bundle, mod
         compiled.append(calls.call_count)
     assert made[0] == made[1]
     assert 0 < compiled[0] < compiled[1] / 3
+
+
+def test_gptq_multiplies_the_inputs_of_all_samples_at_once(
+    small_fp32: Bundle, small_calibration: CalibrationData
+) -> None:
+    """And finds the same weights, but for rounding."""
+    from nncf.quantization.algorithms.weight_compression import gptq
+
+    options = {"mode": "int4_sym", "group_size": 16, "gptq": True, "ignored_scope": {"patterns": [FEED_FORWARD]}}
+    part = WeightCompression.model_validate(options)
+    samples = compression.Samples(small_calibration, "encoder")
+    made: list[np.ndarray] = []
+    multiplied: list[int] = []
+    for context in (compression._hessians_at_once, nullcontext):
+        with (
+            patch.object(compression, "_hessians_at_once", context),
+            patch.object(gptq, "math", Mock(wraps=math)) as calls,  # a square root a matrix product
+        ):
+            model = compression.compress(ov.Core().read_model(small_fp32.graph_path("encoder")), part, "test", samples)
+        constants = [each for each in model.get_ops() if each.get_type_name() == "Constant"]
+        packed = [each.data.ravel() for each in constants if each.get_element_type() == ov.Type.i4]
+        made.append(np.concatenate(packed))
+        multiplied.append(calls.sqrt.call_count)
+    assert multiplied == [4, 8], "products, and products x samples"
+    assert np.mean(made[0] == made[1]) > 0.999
 
 
 def test_nodes_that_share_a_name_are_told_apart() -> None:
