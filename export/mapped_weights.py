@@ -75,8 +75,6 @@ def _mappings(file: Path) -> list[tuple[int, int]]:
         return []
     found = []
     for line in lines:
-        if not line.endswith(wanted):  # nearly all of thousands
-            continue
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and fields[5] == wanted and b"w" not in fields[1]:
             start, end = (int(address, 16) for address in fields[0].split(b"-"))
