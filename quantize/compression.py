@@ -86,7 +86,7 @@ def _hessians_at_once() -> Iterator[None]:
     """Have GPTQ multiply a product's inputs with themselves in one matrix product, and not sample by sample.
 
     A step has 14 rows, so that NNCF spends a third of GPTQ's time on adding matrices of up to 4,096 x 4,096 numbers.
-    The sum is the same but for its rounding: NNCF weights inputs of several batches by their number.
+    NNCF takes a sample of many batches too, and the sum is the same but for its rounding.
     """
     from nncf.quantization.algorithms.weight_compression.gptq import GPTQ
     from nncf.tensor import Tensor
@@ -96,14 +96,13 @@ def _hessians_at_once() -> Iterator[None]:
         yield  # another NNCF: the same weights, slower
         return
 
-    def of_all(gptq: Any, node: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+    def of_all(gptq: Any, node: Any, inputs: Any, is_3d_weight: bool = False) -> Any:
         import numpy as np
 
-        batches = [each.data for each in inputs]
-        if not any(more) and not any(named.values()) and {each.ndim for each in batches} == {3}:
-            with contextlib.suppress(ValueError):  # of steps with different lengths
-                inputs = [Tensor(np.concatenate(batches))]
-        return of_each(gptq, node, inputs, *more, **named)
+        shapes = {each.shape[1:] for each in inputs}
+        if not is_3d_weight and len(shapes) == 1 and len(inputs[0].shape) == 3:  # [batch, rows, columns], any batch
+            inputs = [Tensor(np.concatenate([each.data for each in inputs]))]
+        return of_each(gptq, node, inputs, is_3d_weight)
 
     with patch.object(GPTQ, "_calculate_hessian", of_all):
         yield
