@@ -17,7 +17,7 @@ from scripts.processes import ChildError
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import probe_identity
 from scripts.sweep.options import Options, Plan
-from scripts.sweep.plan import make_plan
+from scripts.sweep.plan import make_plan, with_recordings
 from scripts.sweep.probe import BASE
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.task import Task
@@ -48,6 +48,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
             f"--keep-worst {options.keep_worst}: recipe {recipe.name} compresses {len(candidates)} groups of this "
             "folder; keep fewer"
         )
+    plan = with_recordings(plan)
     with claimed(plan) as store:
         if whole(recipe.encoder.compression[0]).needs_calibration:
             plan = with_calibration(plan)

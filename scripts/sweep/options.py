@@ -55,8 +55,8 @@ class Plan:
         source: the FP32 folder.
         recipes: as chosen, in order.
         variants: rows of a sweep; of a ranking, the recipe itself.
-        utterances: what WER is measured on.
-        unusable: recordings that cannot be used, and why.
+        utterances: what WER is measured on; those that can be used, once the recordings are decoded.
+        unusable: recordings that cannot be used, and why; none before they are decoded.
         score_text: whether the manifest's text means anything to this model.
         calibration: for recipes that need it; None also where the default set is still to be collected.
         threads: CPU threads of everything.
@@ -78,6 +78,11 @@ class Plan:
     def output(self) -> Path:
         """The folder that everything goes to."""
         return self.options.output
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether some recipe reads a calibration set."""
+        return any(variant.recipe is not None and variant.recipe.needs_calibration for variant in self.variants)
 
     @property
     def reference_path_limit(self) -> int:

@@ -17,6 +17,7 @@ from scripts.disk import SLACK, recipe_bytes, require_room
 from scripts.sweep.calibration import check_apart, collected_bytes, open_collected, open_given
 from scripts.sweep.identity import source_identity
 from scripts.sweep.options import Options, Plan
+from scripts.sweep.store import check_output
 from verify.cluster import require_ray
 from verify.data.manifest import Utterance
 from verify.data.selection import choose_utterances, usable
@@ -24,14 +25,14 @@ from verify.data.sets import choose_manifest
 
 
 def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan:
-    """Resolve and check everything.
+    """Resolve and check everything but the recordings, which :func:`with_recordings` decodes.
 
     Args:
         options: as given.
         default: recipes where none is given; None for every one but fp32.
 
     Raises:
-        UserError: folder, recipe, grid, manifest or calibration cannot be used.
+        UserError: folder, recipe, grid, manifest, calibration or output cannot be used.
     """
     if options.ray is not None:
         require_ray(options.ray)
@@ -46,23 +47,34 @@ def make_plan(options: Options, *, default: Sequence[str] | None = None) -> Plan
     manifest = choose_manifest(options.manifest, options.data, prompts=prompts, text=not options.ignore_text)
     options = replace(options, manifest=manifest, data=None)
     chosen = choose_utterances(manifest, options.limit, prompts=prompts, ignore_text=options.ignore_text)
-    utterances, unusable = usable(chosen, source.metadata.sample_rate)
     identity = source_identity(source)
-    needed = any(variant.recipe is not None and variant.recipe.needs_calibration for variant in variants)
-    if given is not None and needed:
-        check_apart(given, source, utterances, options.manifest)
-    return Plan(
+    check_output(options, identity)
+    plan = Plan(
         options,
         source,
         tuple(recipes),
         tuple(variants),
-        tuple(utterances),
-        unusable,
-        not options.ignore_text and _text_counts(options, source, utterances),
-        given or (open_collected(options, identity) if needed else None),
+        tuple(chosen),
+        {},
+        not options.ignore_text and _text_counts(options, source, chosen),
+        given,
         options.threads or physical_cores(),
         identity,
     )
+    return plan if given or not plan.needs_calibration else replace(plan, calibration=open_collected(options, identity))
+
+
+def with_recordings(plan: Plan) -> Plan:
+    """The plan with the recordings that can be used; all are decoded, which takes minutes where there are many.
+
+    Raises:
+        UserError: none can be used, or calibration saw them.
+    """
+    utterances, unusable = usable(plan.utterances, plan.source.metadata.sample_rate)
+    if plan.options.calibration and plan.calibration and plan.needs_calibration:
+        check_apart(plan.calibration, plan.source, utterances, plan.options.manifest)
+    score_text = plan.score_text and _some_text(utterances)
+    return replace(plan, utterances=tuple(utterances), unusable=unusable, score_text=score_text)
 
 
 def _recipes(options: Options, default: Sequence[str] | None) -> list[Recipe]:
@@ -90,6 +102,10 @@ def _text_counts(options: Options, source: Bundle, utterances: Sequence[Utteranc
 
     if options.manifest is None and demo.CHECKPOINT.exists():
         return bool(source.metadata.checkpoint.get("sha256") == file_facts(demo.CHECKPOINT)["sha256"])
+    return _some_text(utterances)
+
+
+def _some_text(utterances: Sequence[Utterance]) -> bool:
     return any(utterance.text.strip() for utterance in utterances)
 
 

@@ -22,7 +22,7 @@ from scripts.pareto import pareto
 from scripts.sweep.calibration import with_calibration
 from scripts.sweep.identity import recipe_identity
 from scripts.sweep.options import Options, Plan
-from scripts.sweep.plan import check_room, make_plan
+from scripts.sweep.plan import check_room, make_plan, with_recordings
 from scripts.sweep.store import Store, claimed
 from scripts.sweep.trial import BASE, Trial
 from verify.report import read_rows
@@ -57,8 +57,9 @@ def sweep(options: Options) -> dict[str, Any]:
     plan = make_plan(options)
     check_room(plan, _missing(plan))
     check_page("--output", plan.output / PAGE)
+    plan = with_recordings(plan)
     with claimed(plan) as store:
-        if any(variant.recipe is not None and variant.recipe.needs_calibration for variant in plan.variants):
+        if plan.needs_calibration:
             plan = with_calibration(plan)
         trials = _trials(plan, store)
         rows = [_base_row(plan, trials[0])]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from export.digest import digest
 from export.errors import UserError
@@ -16,7 +17,7 @@ from export.results import read_result, write_result
 from quantize.recipe import Recipe
 from quantize.recipe_file import keep_recipe, text_sha256
 from scripts.claim import claimed_folder
-from scripts.sweep.options import Plan
+from scripts.sweep.options import Options, Plan
 
 FOLDERS = "folders"
 _STATE, _LOCK = ".sweep.json", ".sweep.lock"
@@ -68,7 +69,7 @@ def claimed(plan: Plan) -> Iterator[Store]:
         UserError: somebody else's folder, another source's, another run at work, or no permission; nothing was written.
     """
     output, source = plan.output, plan.identity["source"]
-    _check(plan)
+    check_output(plan.options, plan.identity)
     with claimed_folder(output, "sweep", "--output", own=(_STATE,)):
         for place in (".", FOLDERS, _HIDDEN, _PATHS, _TRANSCRIPTS):
             clear_leftovers(output / place)
@@ -76,8 +77,13 @@ def claimed(plan: Plan) -> Iterator[Store]:
         yield Store(output)
 
 
-def _check(plan: Plan) -> None:
-    output = plan.output
+def check_output(options: Options, identity: Mapping[str, Any]) -> None:
+    """Refuse an output folder that is somebody else's.
+
+    Raises:
+        UserError: it is a file, or holds other files or another source's results.
+    """
+    output = options.output
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: exists and is a file; choose another --output")
     if not output.exists() or not any(output.iterdir()) or {file.name for file in output.iterdir()} == {_LOCK}:
@@ -86,7 +92,7 @@ def _check(plan: Plan) -> None:
         earlier = json.loads((output / _STATE).read_text(encoding="utf-8"))["source"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{output}: holds files that sweep did not write; choose another --output") from None
-    if earlier != plan.identity["source"]:
+    if earlier != identity["source"]:
         raise UserError(
-            f"{output}: holds results of another FP32 folder than {plan.options.source}; choose another --output"
+            f"{output}: holds results of another FP32 folder than {options.source}; choose another --output"
         )

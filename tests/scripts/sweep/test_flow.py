@@ -22,7 +22,7 @@ from quantize.samples import CalibrationData
 from scripts.processes import ChildError
 from scripts.sweep import calibration, rank_layers, rows, sweep, trial, worker
 from scripts.sweep.options import Options
-from scripts.sweep.plan import check_room, make_plan
+from scripts.sweep.plan import check_room, make_plan, with_recordings
 from scripts.sweep.store import Store
 from scripts.sweep.task import Task
 from scripts.sweep.trial import Trial
@@ -236,13 +236,19 @@ def test_evaluation_audio_in_the_calibration_set_is_refused(
     soundfile.write(tmp_path / "copy.flac", signal, rate)
     evaluated = tmp_path / "e.jsonl"
     evaluated.write_text(json.dumps({"audio_filepath": "copy.flac", "text": "ab", "target_lang": "de-DE"}) + "\n")
+    aware = RECIPES["int4-aware"]
+    first, *rest = aware.encoder.compression
+    anywhere = first.ignored_scope.model_copy(update={"layers": ()})  # the folder has no layers
+    first = first.model_copy(update={"ignored_scope": anywhere})
+    encoder = aware.encoder.model_copy(update={"compression": (first, *rest)})
+    recipe = saved(aware, tmp_path / "aware.toml", encoder=encoder)
     arguments = [fp32.path, "--output", tmp_path / "out", "--calibration", tmp_path / "set"]
     for verb in ("sweep", "rank"):
-        done = run_here(capfd, verb, *arguments, "--manifest", evaluated, "--recipe", "int4-aware")
+        done = run_here(capfd, verb, *arguments, "--manifest", evaluated, "--recipe", recipe)
         assert_user_error(done, tmp_path / "set", "copy.flac", f"--exclude {evaluated}")
     assert not (tmp_path / "out").exists()
     given: dict[str, Any] = {"manifest": evaluated, "calibration": tmp_path / "set"}
-    assert make_plan(Options(fp32.path, tmp_path / "out", ("int4",), **given)).calibration
+    assert with_recordings(make_plan(Options(fp32.path, tmp_path / "out", ("int4",), **given))).calibration
 
 
 @pytest.fixture
@@ -386,7 +392,8 @@ def test_reference_paths_come_from_recordings_that_can_be_used(
 ) -> None:
     """The first line's recording is bad: the one path is the second's."""
     (tmp_path / "0.wav").write_text("no audio")
-    plan = make_plan(Options(fp32.path, tmp_path / "out", ("int8",), manifest=manifest, ignore_text=True))
+    options = Options(fp32.path, tmp_path / "out", ("int8",), manifest=manifest, ignore_text=True)
+    plan = with_recordings(make_plan(options))
     monkeypatch.setattr(trial, "run_task", lambda task, **_: worker.work(task))
     folder = trial.ensure_reference_paths(plan, Store(plan.output))
     assert [file.name for file in folder.iterdir()] == ["000.npz"]

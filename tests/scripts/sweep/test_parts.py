@@ -137,8 +137,9 @@ def test_unknown_key_names_the_valid_ones() -> None:
         expand([RECIPES["int4"]], [parse_axis("encoder.ratio=1"), parse_axis("encoder.ratio=0.5")])
 
 
-def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Each before anything is written."""
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each before a recording is decoded and before anything is written."""
+    monkeypatch.setattr("verify.data.selection.load_utterance", lambda *_: pytest.fail("a recording was decoded"))
     folder = tiny_bundle(tmp_path / "fp32").path
     small = tiny_bundle(tmp_path / "int8", precision="INT8", recipe={"name": "int8"}).path
     foreign = tmp_path / "foreign"
@@ -155,10 +156,11 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([folder, "--output", out, "--recipe", "int4", "--manifest", tmp_path / "none.jsonl"], "none.jsonl"),
         ([folder, "--output", foreign], foreign),
         ([folder, "--output", folder / "metadata.json"], "metadata.json"),
+        ([folder, "--output", foreign / "thesis.txt" / "out"], "thesis.txt"),
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.ratio=2"], "encoder.ratio=2"),
         ([folder, "--output", out, "--recipe", "int4", "--grid", "encoder.group_size=abc"], "valid integer"),
     ):
-        assert_user_error(run_here(capfd, "sweep", *arguments, "--limit", "1"), mention)
+        assert_user_error(run_here(capfd, "sweep", *arguments), mention)
     for arguments, mention in (
         ([small, "--output", out], "int8"),
         ([folder, "--output", foreign], foreign),
@@ -166,7 +168,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([folder, "--output", out, "--keep-worst", "99"], "--keep-worst 99"),
         ([folder, "--output", out, "--keep-worst", "1", "--kl-budget", "0"], "--keep-worst and --kl-budget"),
     ):
-        assert_user_error(run_here(capfd, "rank", *arguments, "--limit", "1"), mention)
+        assert_user_error(run_here(capfd, "rank", *arguments), mention)
     assert sorted(tmp_path.rglob("*")) == before
 
 
