@@ -65,7 +65,7 @@ def expand(recipes: Sequence[Recipe], axes: Sequence[Axis]) -> list[Variant]:
     """Every recipe with every combination of the values of the keys that it has.
 
     Raises:
-        UserError: a key is given twice, or no recipe has it.
+        UserError: a key is given twice, no recipe has it, or two recipes would have the same name.
     """
     for index, axis in enumerate(axes):
         if any(other.key == axis.key for other in axes[:index]):
@@ -84,6 +84,15 @@ def expand(recipes: Sequence[Recipe], axes: Sequence[Axis]) -> list[Variant]:
         for values in itertools.product(*(axis.values for axis in own)):
             given = {axis.key: value for axis, value in zip(own, values, strict=True)}
             variants += [_variant(recipe, given)]
+    named: dict[str, Variant] = {}
+    for variant in variants:
+        if variant.recipe is None:
+            continue
+        other = named.setdefault(variant.recipe.name, variant)
+        if other is not variant:
+            raise UserError(
+                f"--grid: {other.name} and {variant.name} would both be recipe {variant.recipe.name}; leave one out"
+            )
     return variants
 
 
@@ -148,7 +157,7 @@ def _variant(recipe: Recipe, values: Mapping[str, Any]) -> Variant:
 
 def slug(name: str) -> str:
     """A name that a recipe may have."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("=-", "=minus-")).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<![a-z0-9])-(?=\d)", "minus-", name.lower())).strip("-")
 
 
 def refusal(error: ValidationError) -> str:

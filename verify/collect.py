@@ -109,10 +109,11 @@ def collect(
         force: replace an existing set.
 
     Returns:
-        The set, which says which recordings could not be run.
+        The set, which says which recordings could not be run, and which of the evaluation sets' could not be read.
 
     Raises:
-        UserError: the folder is not FP32 or damaged, audio cannot be read, nothing is left, or ``directory`` is taken.
+        UserError: the folder is not FP32 or damaged, no audio of a manifest can be read, nothing is left, or
+            ``directory`` is taken.
     """
     _check_target(bundle, directory)
     refuse_existing(directory, force=force, kind=CALIBRATION_SET)
@@ -120,7 +121,7 @@ def collect(
     bundle.check_hashes()
     rate = bundle.metadata.sample_rate
     manifests = list(dict.fromkeys((default_manifest(), *exclude)))
-    evaluated = _evaluation_audio(manifests, rate)
+    evaluated, unread = _evaluation_audio(manifests, rate)
     recordings, excluded, unusable = _choose(bundle, utterances, evaluated, samples, seed)
     languages = sorted({each.utterance.target_lang for each in recordings})
     try:
@@ -145,7 +146,7 @@ def collect(
         raise UserError(
             f"{directory}: cannot be written ({error.strerror or error}); make room, or choose fewer --samples"
         ) from error
-    return replace(CalibrationData.open(directory), unusable=unusable)
+    return replace(CalibrationData.open(directory), unusable=unread | unusable)
 
 
 def default_utterances() -> list[Utterance]:
@@ -166,15 +167,30 @@ def _check_target(bundle: Bundle, directory: Path) -> None:
         raise UserError(f"{directory}: is or holds the source folder {bundle.path}; choose another folder")
 
 
-def _evaluation_audio(manifests: Sequence[Path], rate: int) -> set[str]:
-    """Hashes of all recordings that results are measured on."""
-    listed = [utterance for manifest in manifests for utterance in read_manifest(manifest, text=False)]
-    with task("hashing evaluation audio", len(listed)) as progress:
-        hashes: set[str] = set()
-        for utterance in listed:
-            hashes |= utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)
-            progress.advance()
-    return hashes
+def _evaluation_audio(manifests: Sequence[Path], rate: int) -> tuple[set[str], dict[str, str]]:
+    """Hashes of all recordings that results are measured on, and why some cannot be read: nothing is measured on them.
+
+    Raises:
+        UserError: none of a manifest can be read, so that something else than a recording is wrong.
+    """
+    sets = {manifest: read_manifest(manifest, text=False) for manifest in manifests}
+    hashes: set[str] = set()
+    bad: dict[str, str] = {}
+    with task("hashing evaluation audio", sum(map(len, sets.values()))) as progress:
+        for manifest, utterances in sets.items():
+            failed: list[str] = []
+            for utterance in utterances:
+                try:
+                    hashes |= utterance_hashes(utterance, load_audio(utterance.audio_filepath, rate), rate)
+                except UserError as error:
+                    bad[utterance.place] = str(error)
+                    failed.append(str(error))
+                progress.advance()
+            if utterances and len(failed) == len(utterances):
+                raise UserError(f"{manifest}: none of its {len(failed)} recordings can be read; the first: {failed[0]}")
+    for reason in bad.values():
+        note(f"warning: {reason}; calibration cannot tell its audio from other audio")
+    return hashes, bad
 
 
 def utterance_hashes(utterance: Utterance, audio: NDArray[np.float32], rate: int) -> set[str]:

@@ -150,6 +150,24 @@ def test_evaluation_audio_is_never_used(
     assert kept_out[1]["sha256"] == hashlib.sha256(mine.read_bytes()).hexdigest()
 
 
+def test_evaluation_audio_that_cannot_be_read_is_said_and_the_rest_still_left_out(
+    tiny: Bundle, audio: list[Utterance], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep leaves such a recording out, so its calibration does not end at it."""
+    bad, mine = tmp_path / "bad.wav", tmp_path / "mine.jsonl"
+    bad.write_bytes(b"RIFF")
+    listed = [{"audio_filepath": str(file), "text": ""} for file in (bad, audio[0].audio_filepath)]
+    mine.write_text("\n".join(map(json.dumps, listed)))
+    data = collect(tiny, audio, tmp_path / "set", samples=8, exclude=[mine])
+    assert list(data.unusable) == [str(bad)]
+    assert data.index.excluded == 1
+    assert f"warning: {bad}" in capfd.readouterr().err
+    mine.write_text(json.dumps(listed[0]))
+    with pytest.raises(UserError, match=r"mine\.jsonl: none of its 1 recordings can be read; the first: .*bad\.wav"):
+        collect(tiny, audio, tmp_path / "none", exclude=[mine])
+    assert not (tmp_path / "none").exists()
+
+
 def test_parts_of_evaluation_audio_are_never_used(tiny: Bundle, audio: list[Utterance], tmp_path: Path) -> None:
     """Whichever of the two manifests cuts the file."""
     evaluated = Utterance(audio_filepath=tmp_path / "evaluated.wav", offset=0.1, duration=0.2)

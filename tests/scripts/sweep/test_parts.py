@@ -118,6 +118,14 @@ def test_grid_multiplies_what_a_recipe_has() -> None:
     assert len({recipe.name for recipe in recipes if recipe}) == 4
 
 
+def test_no_two_variants_have_one_name() -> None:
+    """A recipe's name is that of its file."""
+    layers = expand([RECIPES["int4"]], [parse_axis("encoder.ignored_scope.layers=[-1],[1],[0,-1],[0,1]")])
+    assert len({variant.recipe.name for variant in layers if variant.recipe}) == 4
+    with pytest.raises(UserError, match=r"patterns=.*\.A.* and .*\.a.* would both be recipe int4-encoder"):
+        expand([RECIPES["int4"]], [parse_axis("encoder.ignored_scope.patterns=['.A'],['.a']")])
+
+
 def test_refused_combination_is_a_row_with_its_rule() -> None:
     fine, refused = expand([RECIPES["int4"], RECIPES["int8"]], [parse_axis("encoder.group_size=64")])
     assert fine.recipe is not None
