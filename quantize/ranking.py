@@ -92,7 +92,17 @@ class Ranking(BaseModel):
         return kept
 
     def mixed(self, kept: Sequence[str], name: str | None = None) -> Recipe:
-        """The recipe that keeps these groups in its second compression, or in f16 where there is none."""
+        """The recipe that keeps these groups in its second compression, or in f16 where there is none.
+
+        Raises:
+            UserError: its first compression would have no weight of the encoder left.
+        """
+        first = self.recipe.encoder.compression[0]
+        stored = [row.name for row in self.groups if row.keepable and row.graph == "encoder"]
+        if stored and set(stored) <= set(kept):
+            raise UserError(
+                f"all groups that recipe {self.recipe.name} stores in {first.mode} would be kept higher; keep fewer"
+            )
         groups = [Group(row.name, row.graph, (), row.elements) for row in self.groups if row.name in kept]
         second = self.recipe.encoder.compression[1:]
         higher = f"in {second[0].mode}" if second else "in f16"

@@ -60,6 +60,7 @@ def stage_identity(plan: Plan, stage: str) -> str:
     facts: dict[str, Any] = {"machine": machine(), "threads": plan.threads, "runtime": options.runtime}
     if stage == "verified":
         facts["audio"] = manifest_sha256(plan.utterances)
+        facts["names"] = [each.place for each in plan.utterances]  # its rows have them
         facts["texts"] = [[each.text, each.sentence_id] for each in plan.utterances] if plan.score_text else None
     elif stage == "measured":
         facts["repeats"] = options.repeats

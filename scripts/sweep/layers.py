@@ -34,7 +34,8 @@ def rank_layers(options: Options) -> dict[str, Any]:
         ``kept`` and ``mixed_recipe`` (the file that was written, or None).
 
     Raises:
-        UserError: bad input; nothing was written. Or the default calibration set cannot be collected.
+        UserError: bad input; nothing was written. Or the default calibration set cannot be collected, or the mixed
+            recipe would leave its first compression nothing; then ``layers.json`` is there.
         TrialError: FP32 itself cannot be run.
         NemotronOVError: the probing process died.
     """
@@ -43,7 +44,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
     groups = find_groups(plan.source)
     recipe = for_groups(recipe, groups)
     candidates = [group for group in groups if is_compressed(group, recipe, recipe.encoder.compression[0])]
-    if options.keep_worst is not None and options.keep_worst > len(candidates):
+    if options.keep_worst is not None and options.keep_worst >= len(candidates):
         raise UserError(
             f"--keep-worst {options.keep_worst}: recipe {recipe.name} compresses {len(candidates)} groups of this "
             "folder; keep fewer"
@@ -53,10 +54,15 @@ def rank_layers(options: Options) -> dict[str, Any]:
         if whole(recipe.encoder.compression[0]).needs_calibration:
             plan = with_calibration(plan)
         found = _probe(plan, store, recipe, groups)
-        report = _report(plan, recipe, groups, found)
+        report = _report(plan, recipe, groups, found) | {"kept": [], "mixed_recipe": None}
+        _save(report, plan)  # first: the recipe that was asked for may not be possible
         report |= _write_mixed(options, store, Ranking(recipe=recipe, groups=report["groups"]))
-        write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        _save(report, plan)
     return report
+
+
+def _save(report: Mapping[str, Any], plan: Plan) -> None:
+    write_atomically(plan.output / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def _single_recipe(plan: Plan) -> Recipe:
@@ -146,9 +152,9 @@ def _report(plan: Plan, recipe: Recipe, groups: Sequence[Group], found: Mapping[
 
 
 def _write_mixed(options: Options, store: Store, ranking: Ranking) -> dict[str, Any]:
-    """Write the recipe that was asked for: names of the groups that it keeps, and its file, or None."""
+    """Write the recipe that was asked for: names of the groups that it keeps, and its file; nothing without."""
     if options.keep_worst is None and options.kl_budget is None and options.extra_mb is None:
-        return {"kept": [], "mixed_recipe": None}
+        return {}
     kept = ranking.kept(keep_worst=options.keep_worst, kl_budget=options.kl_budget, extra_mb=options.extra_mb)
     mixed = ranking.mixed(kept)
     file = options.output / f"{mixed.name}.toml"

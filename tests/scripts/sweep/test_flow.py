@@ -387,6 +387,18 @@ def test_a_ranking_replaces_the_recipe_that_an_earlier_one_wrote_until_somebody_
     assert file.read_text() == texts[2] + "# mine\n"
 
 
+def test_a_ranking_stays_where_the_recipe_that_was_asked_for_cannot_be(
+    fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]
+    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda _: members)
+    monkeypatch.setattr("scripts.sweep.layers._probe", ranked(**dict.fromkeys(NAMES, 1.0)))
+    arguments = ["rank", fp32.path, "--output", tmp_path / "out", "--manifest", manifest, "--kl-budget", "0"]
+    assert_user_error(run_here(capfd, *arguments), "int8 stores in int8_sym", "keep fewer")
+    found = json.loads((tmp_path / "out" / "layers.json").read_text())
+    assert (len(found["groups"]), found["kept"], found["mixed_recipe"]) == (len(NAMES), [], None)
+
+
 def test_reference_paths_come_from_recordings_that_can_be_used(
     fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

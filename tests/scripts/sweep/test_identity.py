@@ -101,6 +101,14 @@ def test_audio_and_language(plan: Plan, tmp_path: Path) -> None:
     assert changed(before, addresses(plan)) == HEARD
 
 
+def test_a_recording_under_another_name_is_compared_anew(plan: Plan, tmp_path: Path) -> None:
+    """Rows name their recordings, and rows of two recipes are paired by that."""
+    before = addresses(plan)
+    (tmp_path / "a.wav").rename(tmp_path / "b.wav")
+    (tmp_path / "m.jsonl").write_text((tmp_path / "m.jsonl").read_text().replace("a.wav", "b.wav"))
+    assert changed(before, addresses(make_plan(plan.options))) == {"verified"}
+
+
 def test_recipe_counts_and_its_name_and_limits_do_not(plan: Plan) -> None:
     same, other = expand([RECIPES["int4"]], [parse_axis("encoder.group_size=64,128")])
     assert same.recipe is not None

@@ -347,6 +347,9 @@ def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixtu
         ([stored, tmp_path / "a.toml", "--extra-mb", "1", "--keep-worst", "1"], ("--keep-worst and --extra-mb",)),
         ([tmp_path / "none.json", tmp_path / "a.toml", "--extra-mb", "1"], ("none.json", "rank")),
         ([file, tmp_path / "a.toml", "--extra-mb", "1"], (file, "is no JSON", "rank")),
+        ([stored, tmp_path / "a.toml", "--extra-mb", "inf"], ("int4 stores in int4_sym", "keep fewer")),
+        ([stored, tmp_path / "a.toml", "--keep-worst", "2"], ("int4 stores in int4_sym", "keep fewer")),
+        ([stored, tmp_path / "a.toml", "--kl-budget", "0"], ("int4 stores in int4_sym", "keep fewer")),
     ):
         assert_user_error(run_here(capfd, "recipes", "mix", *arguments), *parts)
     assert not (tmp_path / "a.toml").exists()
