@@ -31,12 +31,14 @@ class Group:
         graph: where they are.
         operations: names of the operations that read them.
         elements: how many weights.
+        left_out: whether the first compression of the recipe that they were found for leaves them out.
     """
 
     name: str
     graph: str
     operations: tuple[str, ...]
     elements: int
+    left_out: bool = False
 
     @property
     def layer(self) -> str:
@@ -98,8 +100,17 @@ def for_groups(recipe: Recipe, groups: Iterable[Group]) -> Recipe:
     return recipe.model_copy(update={"encoder": with_layers(recipe.encoder, names, f"recipe {recipe.name}")})
 
 
-def find_groups(bundle: Bundle) -> list[Group]:
-    """Groups of all that weight compression takes, in the network's order; positions stay as they are."""
+def find_groups(bundle: Bundle, recipe: Recipe | None = None) -> list[Group]:
+    """Groups of all that weight compression takes, in the network's order; positions stay as they are.
+
+    Args:
+        bundle: the folder.
+        recipe: what its first compression leaves out of a group is a group of its own, named ``NAME, left out`` where
+            that is a part.
+
+    Raises:
+        UserError: the recipe names a layer that the encoder does not have.
+    """
     import openvino as ov
 
     core = ov.Core()
@@ -109,16 +120,26 @@ def find_groups(bundle: Bundle) -> list[Group]:
         for weight in weights(core.read_model(bundle.graph_path(graph))):
             if not is_ignored(weight, IgnoredScope(patterns=(POSITIONS,))):
                 members.setdefault(_group_name(graph, weight), []).append(weight)
-        found += [
-            Group(
-                name,
-                graph,
-                tuple(sorted({weight.operation for weight in group})),
-                sum(weight.elements for weight in {weight.name: weight for weight in group}.values()),
-            )
-            for name, group in members.items()
-        ]
+        scope = _first_scope(recipe, graph, [weight.operation for group in members.values() for weight in group])
+        for name, group in members.items():
+            left_out = [weight for weight in group if is_ignored(weight, scope)]
+            stored = [weight for weight in group if weight not in left_out]
+            found += [_group(name, graph, stored)] if stored else []
+            found += [_group(f"{name}, left out" if stored else name, graph, left_out, left_out=True)] * bool(left_out)
     return sorted(found, key=_order)
+
+
+def _first_scope(recipe: Recipe | None, graph: str, names: Sequence[str]) -> IgnoredScope:
+    """What a recipe's first compression of a graph leaves out."""
+    if recipe is None or not recipe.graph(graph).compression:
+        return IgnoredScope()
+    return with_layers(recipe.graph(graph), names, f"recipe {recipe.name}").compression[0].ignored_scope
+
+
+def _group(name: str, graph: str, members: Sequence[Weight], *, left_out: bool = False) -> Group:
+    operations = tuple(sorted({weight.operation for weight in members}))
+    elements = sum(weight.elements for weight in {weight.name: weight for weight in members}.values())
+    return Group(name, graph, operations, elements, left_out)
 
 
 def _group_name(graph: str, weight: Weight) -> str:
@@ -156,11 +177,9 @@ def step_for(group: Group, groups: Sequence[Group], step: WeightCompression) -> 
 
 
 def is_compressed(group: Group, recipe: Recipe, step: WeightCompression) -> bool:
-    """Whether a recipe stores a group as ``step``, its first compression of the encoder, does."""
+    """Whether a recipe, for which the group was found, stores it as ``step``, its first compression of the encoder."""
     first = next(iter(recipe.graph(group.graph).compression), None)
-    if first is None or first.mode != step.mode:
-        return False
-    return not any(re.match(rule, name) for rule in first.ignored_scope.patterns for name in group.operations)
+    return first is not None and first.mode == step.mode and not group.left_out
 
 
 def without(recipe: Recipe, groups: Iterable[Group], *, name: str, description: str) -> Recipe:

@@ -41,7 +41,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
     """
     plan = make_plan(options, default=("int8",))
     recipe = _single_recipe(plan)
-    groups = find_groups(plan.source)
+    groups = find_groups(plan.source, recipe)
     recipe = for_groups(recipe, groups)
     candidates = [group for group in groups if is_compressed(group, recipe, recipe.encoder.compression[0])]
     if options.keep_worst is not None and options.keep_worst >= len(candidates):

@@ -372,7 +372,7 @@ def test_a_ranking_replaces_the_recipe_that_an_earlier_one_wrote_until_somebody_
     fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]
-    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda _: members)
+    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda *_: members)
     out, arguments = tmp_path / "out", ["--manifest", manifest, "--keep-worst", "1"]
     file = out / "int8-kept-1.toml"
     texts = []
@@ -391,7 +391,7 @@ def test_a_ranking_stays_where_the_recipe_that_was_asked_for_cannot_be(
     fp32: Bundle, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]
-    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda _: members)
+    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda *_: members)
     monkeypatch.setattr("scripts.sweep.layers._probe", ranked(**dict.fromkeys(NAMES, 1.0)))
     arguments = ["rank", fp32.path, "--output", tmp_path / "out", "--manifest", manifest, "--kl-budget", "0"]
     assert_user_error(run_here(capfd, *arguments), "int8 stores in int8_sym", "keep fewer")
@@ -422,7 +422,7 @@ def test_rank_takes_a_data_set(
         (tmp_path / f"{number}.wav").rename(tmp_path / "audio" / f"{number}.wav")
     monkeypatch.setattr("scripts.sweep.layers._probe", ranked(pre_encode=1.0))
     members = [Group(name, "encoder", (f"__module.{name}/MatMul",), 10) for name in NAMES]
-    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda _: members)
+    monkeypatch.setattr("scripts.sweep.layers.find_groups", lambda *_: members)
     arguments = ["rank", fp32.path, "--output", tmp_path / "out", "--data", f"{tmp_path / 'audio'}:en-US", "--json"]
     done = run_here(capfd, *arguments)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from export.bundle import Bundle, graph_file
 from export.errors import UserError
 from quantize.compression import compress
 from quantize.effect import weights
-from quantize.groups import find_groups, step_for
+from quantize.groups import find_groups, is_compressed, step_for
 from quantize.pipeline import quantize_bundle
 from quantize.recipes import RECIPES, get_recipe
+from quantize.steps import IgnoredScope
 from scripts.bench import rounds
 from scripts.bench import worker as bench_worker
 from scripts.page import charts
@@ -235,6 +237,45 @@ def test_layers_are_ranked_and_a_mixed_recipe_written(
     here.clear()
     assert rank_layers(options)["groups"] == report["groups"]
     assert not here
+
+
+def test_what_a_recipe_leaves_out_of_a_group_is_a_group_of_its_own(small_fp32: Bundle) -> None:
+    """Whatever kind of rule leaves it out: it is stored by the second compression already, and nobody can keep it."""
+    int4 = RECIPES["int4"]
+    first, second = int4.encoder.compression
+    feed_forward = "layers.0.feed_forward1"
+    products = next(group for group in find_groups(small_fp32) if group.name == feed_forward).operations
+    assert len(products) == 2
+    weight = next(
+        found.name
+        for found in weights(ov.Core().read_model(small_fp32.graph_path("encoder")))
+        if found.operation == products[1]
+    )
+    for scope in (
+        IgnoredScope(names=products[1:]),
+        IgnoredScope(patterns=(re.escape(products[1]),)),
+        IgnoredScope(patterns=(re.escape(weight),)),
+    ):
+        step = first.model_copy(update={"ignored_scope": scope})
+        encoder = int4.encoder.model_copy(update={"compression": (step, second)})
+        recipe = int4.model_copy(update={"encoder": encoder})
+        found = {group.name: group for group in find_groups(small_fp32, recipe)}
+        stored, left = found[feed_forward], found[f"{feed_forward}, left out"]
+        assert (stored.operations, left.operations) == (products[:1], products[1:])
+        assert is_compressed(stored, recipe, step)
+        assert not is_compressed(left, recipe, step)
+        assert products[1] in step_for(stored, list(found.values()), step).ignored_scope.names
+    everything = first.model_copy(update={"ignored_scope": IgnoredScope(types=("MatMul",))})
+    encoder = int4.encoder.model_copy(update={"compression": (everything, second)})
+    recipe = int4.model_copy(update={"encoder": encoder})
+    found = {group.name: group for group in find_groups(small_fp32, recipe)}
+    assert found[feed_forward].operations == products
+    assert not is_compressed(found[feed_forward], recipe, everything)
+    by_name = {group.name: is_compressed(group, int4, first) for group in find_groups(small_fp32, int4)}
+    last = max(name for name in by_name if name.startswith("layers.")).split(".")[1]
+    assert {name for name, able in by_name.items() if able} == {
+        name for name in by_name if name.startswith("layers.") and name.split(".")[1] != last
+    }  # pre-encode, prompt kernel, embedding, joint and the last layer are in INT8
 
 
 def test_a_group_alone_is_compressed_whole(small_fp32: Bundle) -> None:
