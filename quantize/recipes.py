@@ -32,7 +32,7 @@ ATTENTION_PRODUCTS = r".*self_attn/.*"
 """Scores and context, which multiply two activations: caches of all lengths share one scale there."""
 
 GROUP = {ACTIVATION_GROUP: 128}
-"""Activations that share a scale where weights are in INT8; steps are a fifth faster than with 32, the default. Groups
+"""Activations that share a scale where weights are in INT8; steps are a tenth faster than with 32, the default. Groups
 of 4-bit weights must be a multiple, see :func:`quantize.effect.group_warnings`."""
 
 _INT8 = WeightCompression(mode="int8_sym")
