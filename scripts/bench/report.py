@@ -260,9 +260,9 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _figure_table(report: Mapping[str, Any]) -> RenderableType:
-    table = _table(*_PLACE, "step ms", "× real time", "peak MB", "folder MB")
+    table = _table(*_PLACE, "chunk ms", "× real time", "peak MB", "folder MB")
     for row in report["builds"].values():
-        figures = (_with_spread(row, "encoder_step_ms"), _with_spread(row, "pipeline_rtfx"))
+        figures = (_with_spread(row, "encoder_step_ms", row["batch"]), _with_spread(row, "pipeline_rtfx"))
         table.add_row(
             _escape(row["label"]), *_place(row), *figures, f"{row['peak_rss_mb']:,.0f}", f"{row['folder_mb']:,.1f}"
         )
@@ -295,8 +295,10 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
     return table
 
 
-def _with_spread(row: Mapping[str, Any], name: str) -> str:
-    return f"{_figure(row[name])} ({_figure(row[f'{name}_min'])}–{_figure(row[f'{name}_max'])})"
+def _with_spread(row: Mapping[str, Any], name: str, streams: int = 1) -> str:
+    """A figure with its smallest and largest, for each of so many streams."""
+    middle, least, most = (_figure(row[f"{name}{end}"] / streams) for end in ("", "_min", "_max"))
+    return f"{middle} ({least}–{most})"
 
 
 def _figure(value: float) -> str:
@@ -318,7 +320,10 @@ def _split(row: Mapping[str, Any]) -> str:
 
 
 def _calls(row: Mapping[str, Any]) -> str:
-    """Milliseconds of a call of each graph within the pipeline; a dash where the runtime does not count them."""
+    """Milliseconds of a call of each graph within the pipeline; a dash where the runtime does not count them.
+
+    Of ``recordings`` a call is one recording's row, which may hold several chunks.
+    """
     names = ("mel", "encoder", "decoder", "joint")
     counted = [(row["seconds"].get(name), row["calls"].get(name)) for name in names]
     return "/".join(f"{1000 * spent / calls:.2g}" if spent and calls else "–" for spent, calls in counted)

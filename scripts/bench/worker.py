@@ -77,8 +77,8 @@ class Measurement(BaseModel):
     load_s: float  # reading and compiling, libraries imported before
     pipeline_s: float  # audio to text, all utterances
     audio_s: float
-    encoder_step_ms: float  # median of the timed steps, each of the whole batch; of ``recordings`` a row's share
-    chunk_ms: float  # new audio a step, of each stream
+    encoder_step_ms: float  # one chunk of each stream of a batch, the timed steps' median; of ``recordings`` a mean
+    chunk_ms: float  # new audio of one chunk
     peak_rss_mb: float
     anonymous_mb: float | None = None  # resident after all audio and no page of a file: what the system cannot drop
     folder_mb: float
@@ -133,7 +133,10 @@ def _speech(task: Task, metadata: Metadata) -> SteadySpeech | None:
 
 
 def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float) -> dict[str, Any]:
-    """All utterances together. The encoder is timed as it runs there: its share of the run, for each row of its steps.
+    """All utterances together. The encoder's time is its share of that run for one chunk of one recording.
+
+    A step may hold several chunks of a recording. All chunks of its last step count, also those beyond its end, as the
+    last chunk of a stream counts.
 
     Args:
         task: what to measure.
@@ -160,9 +163,9 @@ def _recordings(task: Task, bundle: Bundle, config: Config | None, start: float)
     start = time.perf_counter()
     transcripts = run(order)
     facts |= {"pipeline_s": time.perf_counter() - start, **_memory()} | _sums(transcripts)
-    chunk_ms = 10.0 * bundle.metadata.chunk_mel_frames * together.shape.chunks
-    step_ms = 1000.0 * facts["seconds"]["encoder"] / facts["calls"]["encoder"]
-    facts |= {"encoder_step_ms": step_ms, "chunk_ms": chunk_ms, "lookahead": bundle.metadata.lookahead}
+    chunks = facts["calls"]["encoder"] * together.shape.chunks  # a row of a step is a call
+    facts |= {"encoder_step_ms": 1000.0 * facts["seconds"]["encoder"] / chunks}
+    facts |= {"chunk_ms": 10.0 * bundle.metadata.chunk_mel_frames, "lookahead": bundle.metadata.lookahead}
     return facts | _sizes(task.path, graph_file("encoder").replace(".xml", ".bin"))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+from rich.console import Console
 
 from export.bundle import Bundle
 from export.contract import Port
@@ -25,9 +28,9 @@ from export.errors import UserError
 from quantize.recipes import RECIPES
 from scripts.bench import builds, worker
 from scripts.bench.encoders import mel_windows, time_steps
-from scripts.bench.markdown import _line
+from scripts.bench.markdown import _line, markdown
 from scripts.bench.plan import BASELINE, Options, make_plan
-from scripts.bench.report import as_nemo, baseline_of, ratios, warnings
+from scripts.bench.report import as_nemo, baseline_of, make_report, ratios, render, warnings
 from scripts.bench.rounds import time_left
 from scripts.processes import ChildError, run_module
 from tests.helpers.command import ROOT, assert_user_error, run_here
@@ -153,6 +156,37 @@ def test_ratios_are_against_what_clients_run() -> None:
     assert baseline_of({"o": other, "p": pinned}) == "p"
     assert baseline_of({"o": other}) == "o"
     assert baseline_of({}) is None
+
+
+def measured_report(*failed: str) -> dict[str, Any]:
+    """Of two builds at 30 ms a step, the second in a step of 4 streams; some failed."""
+    plan = make_plan(Options(builds=(BASELINE, "int8"), runtimes=("streaming",), batch=4, limit=4))
+    figures = {"load_s": 1.0, "pipeline_s": 2.0, "audio_s": 10.0, "encoder_step_ms": 30.0, "chunk_ms": 1120.0}
+    one = worker.Measurement.model_validate(figures | {"peak_rss_mb": 100.0, "folder_mb": 5.0})
+    names = [build.name for build in plan.builds]
+    return make_report(
+        plan,
+        {name: Path(name) for name in names},
+        {name: [one] for name in names if name not in failed},
+        dict.fromkeys(failed, "could not be made"),
+        0.0,
+    )
+
+
+def printed(report: dict[str, Any]) -> str:
+    """What people see."""
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(*render(report))
+    return captured.get()
+
+
+def test_tables_say_what_a_chunk_of_a_stream_takes() -> None:
+    report = measured_report()
+    shown = printed(report)
+    assert "chunk ms" in shown
+    assert re.findall(r"([0-9.]+) \([0-9.]+–[0-9.]+\) +5 ", shown) == ["30", "7.5"]
+    assert [line.split(" | ")[3] for line in markdown(report) if line.startswith("| `")] == ["30", "8"]
 
 
 def test_a_busy_machine_and_mixed_checkpoints_are_said() -> None:

@@ -191,6 +191,20 @@ def test_recordings_together_have_the_tokens_of_one_after_another(small_fp32: Bu
     assert 0.0 < together.seconds["encoder"] < together.pipeline_s, "shares of what both requests took"
 
 
+def test_recordings_in_longer_steps_are_timed_by_the_chunk_as_streams_are(small_80ms_fp32: Bundle) -> None:
+    utterances = sorted(read_manifest(default_manifest()), key=lambda each: each.duration)[:2]
+    task = worker.Task(
+        engine="openvino", runtime="recordings", path=small_80ms_fp32.path, threads=1, utterances=utterances, steps=2
+    )
+    one, together = (worker.measure(task.model_copy(update={"runtime": loop})) for loop in ("streaming", "recordings"))
+    assert together.config["chunks"] == 14
+    assert together.chunk_ms == one.chunk_ms == 80.0
+    spent, chunks = together.seconds["encoder"], 14 * together.calls["encoder"]
+    assert spent is not None
+    assert together.encoder_step_ms * chunks == pytest.approx(1000 * spent)
+    assert one.calls["encoder"] <= chunks < one.calls["encoder"] + 14 * len(utterances), "the last step's count whole"
+
+
 def test_audio_that_cannot_be_used_is_found_first(
     small_fp32: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
