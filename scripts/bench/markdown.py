@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.bench.report import as_nemo, header, warnings
+from scripts.bench.report import as_fast_as, as_nemo, header, place, warnings
 
 HEAD = (
     "build", "loop", "precision", "encoder, ms a chunk", "as fast", "audio to text, × real time", "as fast",
@@ -28,14 +28,15 @@ def markdown(report: Mapping[str, Any]) -> list[str]:
     table = [_line(HEAD), _line(rule), *(_line(_cells(row)) for row in report["builds"].values())]
     before = [*header(report), *(f"Warning: {text}" for text in warnings(report))]
     failures = [f"{name}: {reason}" for name, reason in report["failed"].items()]
+    if report["builds"]:
+        before.append(f"Ratios say how many times {as_fast_as(report)} a build is")
     return [*before, "", *table, *failures, *(f"Left out: {reason}" for reason in report["unusable"].values())]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"`{row['label']}`",
-        row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else ""),
-        row["precision"],
+        *place(row),
         f"{row['encoder_step_ms'] / row['batch']:,.0f}",
         f"{row['ratios']['encoder_step']:.2f}",
         f"{row['pipeline_rtfx']:.1f}",

@@ -162,6 +162,7 @@ def make_plan(options: Options) -> Plan:
         raise UserError("--checkpoint: nothing is made from it when folders are given; add --build, or leave it out")
     made = [build for name, build in catalogue().items() if name in names]
     builds = tuple(each for build in _unique([*given, *made]) for each in _variants(build, options))
+    _check_batch(options, builds)
     _check_speech(options, builds)
     checkpoint = open_checkpoint(options.checkpoint) if made and options.size != "full" else None
     prompts = _prompts(checkpoint, given)
@@ -176,6 +177,16 @@ def make_plan(options: Options) -> Plan:
             "longer --manifest, or lower --batch"
         )
     return Plan(options, builds, checkpoint, tuple(utterances), unusable, options.threads or physical_cores())
+
+
+def _check_batch(options: Options, builds: Sequence[Build]) -> None:
+    """Refuse a batch that no build takes."""
+    if options.batch > 1 and all(build.batch == 1 for build in builds):
+        loops = ", ".join(dict.fromkeys(build.runtime for build in builds))
+        raise UserError(
+            f"--batch {options.batch}: is of the streaming loop, and the builds run in {loops}; leave it out, or "
+            "measure a build in the streaming loop, too"
+        )
 
 
 def _check_speech(options: Options, builds: Sequence[Build]) -> None:

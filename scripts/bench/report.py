@@ -239,21 +239,26 @@ def _property_lines(report: Mapping[str, Any]) -> list[str]:
     return [f"properties of {', '.join(names)}: {text}" for text, names in sets.items()]
 
 
-def _ratio_table(report: Mapping[str, Any]) -> RenderableType:
+def as_fast_as(report: Mapping[str, Any]) -> str:
+    """``as fast as`` the build that ratios are against, with its loop and precision."""
     base = report["builds"][report["baseline"]]
-    title = f"× as fast as {base['label']} ({', '.join(_place(base))}), and × its memory and size"
-    table = _table(*_PLACE, "step", "audio to text", "peak memory", "folder", title=_escape(title))
+    return f"as fast as {base['label']} ({', '.join(place(base))})"
+
+
+def _ratio_table(report: Mapping[str, Any]) -> RenderableType:
+    title = _escape(f"× {as_fast_as(report)}, and × its memory and size")
+    table = _table(*_PLACE, "step", "audio to text", "peak memory", "folder", title=title)
     for row in report["builds"].values():
         against = row["ratios"]
         figures = (against[name] for name in ("encoder_step", "pipeline", "peak_rss", "folder"))
-        table.add_row(_escape(row["label"]), *_place(row), *(f"{figure:.2f}" for figure in figures))
+        table.add_row(_escape(row["label"]), *place(row), *(f"{figure:.2f}" for figure in figures))
     return table
 
 
 _PLACE = ("build", "loop", "precision")
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+def place(row: Mapping[str, Any]) -> tuple[str, str]:
     """Loop and precision of a row."""
     loop = row["runtime"] + (f", batch {row['batch']}" if row["batch"] > 1 else "")
     return loop, row["precision"]
@@ -264,7 +269,7 @@ def _figure_table(report: Mapping[str, Any]) -> RenderableType:
     for row in report["builds"].values():
         figures = (_with_spread(row, "encoder_step_ms", row["batch"]), _with_spread(row, "pipeline_rtfx"))
         table.add_row(
-            _escape(row["label"]), *_place(row), *figures, f"{row['peak_rss_mb']:,.0f}", f"{row['folder_mb']:,.1f}"
+            _escape(row["label"]), *place(row), *figures, f"{row['peak_rss_mb']:,.0f}", f"{row['folder_mb']:,.1f}"
         )
     return table
 
@@ -273,7 +278,7 @@ def _detail_table(report: Mapping[str, Any]) -> RenderableType:
     table = _table(*_PLACE, "load s", "tokens", "as NeMo", "mel/enc/dec/joint %", "ms a call")
     for row in report["builds"].values():
         figures = (_figure(row["load_s"]), f"{row['tokens']:,}", as_nemo(row), _split(row), _calls(row))
-        table.add_row(_escape(row["label"]), *_place(row), *figures)
+        table.add_row(_escape(row["label"]), *place(row), *figures)
     return table
 
 

@@ -59,7 +59,7 @@ def test_published_builds_keep_the_published_loop() -> None:
         ("onnxruntime-int8", "onnxruntime-int8", "generation1", "f32", 1),
     ]
     both = make_plan(
-        Options(builds=("published-int8", "int8"), runtimes=("generation1",), precisions=("default", "f32"), batch=4)
+        Options(builds=("published-int8", "int8"), runtimes=("generation1",), precisions=("default", "f32"))
     )
     assert [(build.shown, build.runtime, build.precision, build.batch) for build in both.builds] == [
         (name, "generation1", precision, 1) for name in ("published-int8", "int8") for precision in ("default", "f32")
@@ -122,6 +122,9 @@ def test_bad_input(folder: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[
         ([folder.path, "--checkpoint", "demo"], "--build"),
         (["--checkpoint", tmp_path / "absent.nemo"], tmp_path / "absent.nemo"),
         (["--build", "int8", "--work", file], file),
+        (["--build", "published-int8", "--batch", 4], "--batch 4: is of the streaming loop, and the builds run in gen"),
+        ([folder.path, "--batch", 2], "measure a build in the streaming loop"),
+        (["--build", "int8", "--runtime", "recordings", "--batch", 2], "the builds run in recordings"),
     ):
         assert_user_error(run_here(capfd, "bench", *work, *arguments), mention)
     assert sorted(tmp_path.rglob("*")) == before
@@ -187,6 +190,15 @@ def test_tables_say_what_a_chunk_of_a_stream_takes() -> None:
     assert "chunk ms" in shown
     assert re.findall(r"([0-9.]+) \([0-9.]+–[0-9.]+\) +5 ", shown) == ["30", "7.5"]
     assert [line.split(" | ")[3] for line in markdown(report) if line.startswith("| `")] == ["30", "8"]
+
+
+def test_tables_name_what_ratios_are_against() -> None:
+    """Also where the baseline could not be measured."""
+    for report, name in ((measured_report(), f"{BASELINE} (generation1, f32)"), (measured_report(BASELINE), "int8 (")):
+        assert f"as fast as {name}" in printed(report)
+        assert [line for line in markdown(report) if f"as fast as {name}" in line]
+    nothing = markdown(measured_report(BASELINE, "int8"))
+    assert nothing[-1] == "int8: could not be made"
 
 
 def test_a_busy_machine_and_mixed_checkpoints_are_said() -> None:
