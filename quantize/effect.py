@@ -103,6 +103,8 @@ def group_warnings(model: ov.Model, part: GraphRecipe, graph: str) -> list[str]:
     """
     found = []
     for step in part.compression:
+        if step.mode in INTEGER_8:
+            continue  # per channel: three dimensions are those of a one-dimensional convolution
         asked, types = step.group_size, step.kind.stored
         sizes = Counter(
             int(node.get_output_shape(0)[-1]) if len(node.get_output_shape(0)) == _GROUPED else -1

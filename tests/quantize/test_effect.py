@@ -8,11 +8,11 @@ import pytest
 from openvino import opset13 as ops
 
 from export.errors import ParityError, UserError
-from export.weight_types import count_constants
+from export.weight_types import constants, count_constants, stored_type
 from quantize.compression import Samples, compress
-from quantize.effect import check_effect, check_runtime_options, check_scope, is_ignored, weights
+from quantize.effect import check_effect, check_runtime_options, check_scope, group_warnings, is_ignored, weights
 from quantize.modes import MODES
-from quantize.recipe import GraphRecipe
+from quantize.recipe import ACTIVATION_GROUP, GraphRecipe
 from quantize.recipes import POSITIONS, RECIPES, SENSITIVE
 from quantize.steps import IgnoredScope, Quantization, WeightCompression
 from tests.helpers import tiny_graphs
@@ -202,6 +202,20 @@ def test_quantization_without_quantized_activations_fails(tmp_path: Path) -> Non
     part = GraphRecipe(quantization=Quantization(ignored_scope=IgnoredScope(patterns=(POSITIONS,))))
     with pytest.raises(ParityError, match="without any quantized activation"):
         check_effect(compressed(tmp_path, INT8), part, "test")
+
+
+def test_a_convolution_in_int8_is_no_weight_in_groups(tmp_path: Path) -> None:
+    """NeMo's encoder has convolutions in one dimension, whose weights have three, as weights in groups have."""
+    size = tiny_graphs.WIDTH
+    data = ops.parameter([1, size, tiny_graphs.FRAMES], np.float32)
+    filters = ops.constant(np.random.default_rng(0).standard_normal((size, size, 3), np.float32))
+    convolution = ops.convolution(data, filters, [1], [0], [0], [1])
+    product = tiny_graphs.product(convolution, np.ones((size, tiny_graphs.FRAMES - 2), np.float32), "linear")
+    step = WeightCompression(mode="int8_sym")
+    model = compress(half(ov.Model([product], [data]), tmp_path), step, "test")
+    assert [each.get_output_shape(0) for each in constants(model) if stored_type(each) == "i8"].count([size, size, 3])
+    part = GraphRecipe(compression=(step,), runtime_options={ACTIVATION_GROUP: 128})
+    assert group_warnings(model, part, "encoder") == []
 
 
 def test_runtime_options_must_be_in_the_graph() -> None:
