@@ -8,6 +8,7 @@ one recipe's. The figures are stored under NAME for the tables that :mod:`script
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +21,12 @@ from export.bundle import Bundle
 from export.digest import ROOT, digest
 from export.errors import UserError
 from export.folders import write_atomically
+from export.json_files import read_json_as
 from export.progress import note
 from export.results import read_result, write_result
 from quantize.groups import find_groups, for_groups
 from quantize.pipeline import quantize_bundle
-from quantize.ranking import Ranking, read_ranking
+from quantize.ranking import Ranking
 from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
@@ -264,48 +266,113 @@ def main(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Utterances of the demo set.")] = None,
     threads: Annotated[int, typer.Option(metavar="N")] = 2,
 ) -> None:
-    """Measure recipes, or mixtures, and store what came out."""
-    if unknown := sorted({*(metric or ())} - {*METRICS}):
-        raise UserError(f"--metric {unknown[0]}: NNCF has no such metric; choose from {', '.join(METRICS)}")
-    if wrong := [share for share in ratio or [] if not 0 < share < 1]:
-        raise UserError(f"--ratio {wrong[0]:g}: is no share of a mixture; give a number between 0 and 1")
+    """Measure recipes, or mixtures, and store what came out; rows of other names stay as they are."""
+    _check_options(ranking, ratio, metric, recipe)
     earlier = read().get(name, {})  # what is damaged is refused before hours of work
     bundle = Bundle.open(source)
+    ranked = None if ranking is None else _read_ranking(ranking, bundle)
+    part, beside = ("recipes", RECIPES["int4"]) if ranked is None else ("mixtures", known_base())
+    chosen = _chosen(recipe, beside) if ranked is None else []
     utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
     entry: dict[str, Any] = {
         "checkpoint": bundle.metadata.checkpoint.get("sha256"),
         "utterances": len(utterances),
     }
-    other = "recipes" if ranking else "mixtures"  # which stay
-    if other in earlier and not entry.items() <= earlier.items():
-        raise UserError(
-            f"{name}: its {other} in {FIGURES} are of another checkpoint, or of {earlier['utterances']} utterances and "
-            f"not {len(utterances)}; choose another NAME, or measure as there"
-        )
+    _check_earlier(name, earlier, entry, part, beside, {each.name for each in chosen})
     effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
-    if ranking is None:
-        known = {each.name: each for each in variants()}
-        chosen = [known.get(each) or get_recipe(each) for each in recipe] if recipe else list(known.values())
-        entry["recipes"] = effects.figures(chosen, RECIPES["int4"])
-    else:
-        base = known_base()
-        ranked, mixtures = read_ranking(ranking), []
-        if ranked.recipe.hash != base.hash:
-            found = ranked.recipe.name
-            raise UserError(f"{ranking}: is of {found}, and mixtures start from {base.name}; give its ranking")
-        for share in ratio or [0.9, 0.8]:
-            theirs = [by_metric(each, share) for each in METRICS if not metric or each in metric]
-            room = min(map(effects.megabytes, theirs)) - effects.megabytes(base)
-            if room < 0:
-                raise UserError(
-                    f"--ratio {share:g}: a mixture by NNCF has {-room:.2f} MB less than {base.name}, the smallest by "
-                    "divergence; give a smaller --ratio"
-                )
-            mixtures += [by_divergence(ranked, room), *theirs]
-        entry["mixtures"] = effects.figures([base, *mixtures, RECIPES["int4"]], base)
+    if ranked is not None:
+        mixtures = _mixtures(effects, ranked, beside, ratio or [0.9, 0.8], metric or METRICS)
+        chosen = [beside, *mixtures, RECIPES["int4"]]
+    rows = effects.figures(chosen, beside)
     stored = read()
-    stored[name] = stored.get(name, {}) | entry
+    before = stored.get(name, {})
+    stored[name] = before | entry | {part: _by_name([*before.get(part, []), *rows], part)}
     write_atomically(FIGURES, json.dumps(stored, indent=1, sort_keys=True) + "\n")
+
+
+def _check_options(
+    ranking: Path | None, ratio: Sequence[float] | None, metric: Sequence[str] | None, recipe: Sequence[str] | None
+) -> None:
+    if unknown := sorted({*(metric or ())} - {*METRICS}):
+        raise UserError(f"--metric {unknown[0]}: NNCF has no such metric; choose from {', '.join(METRICS)}")
+    if wrong := [share for share in ratio or () if not 0 < share < 1]:
+        raise UserError(f"--ratio {wrong[0]:g}: is no share of a mixture; give a number between 0 and 1")
+    if ranking is None and (ratio or metric):
+        option = "--ratio" if ratio else "--metric"
+        raise UserError(f"{option}: is of mixtures, which start from a ranking; give --ranking, or leave {option} out")
+    if ranking is not None and recipe:
+        raise UserError(f"--recipe {recipe[0]}: with --ranking mixtures are measured; leave one of the two out")
+
+
+class _Ranking(Ranking):
+    """Also the checkpoint that was ranked; rankings without one are taken as they are."""
+
+    checkpoint: dict[str, Any] = Field(default_factory=dict)
+
+
+def _read_ranking(file: Path, source: Bundle) -> _Ranking:
+    """A ranking of the source's checkpoint by what mixtures start from."""
+    ranked, base = read_json_as(_Ranking, file, "give a layers.json as `nemotron-ov rank` writes it"), known_base()
+    if ranked.recipe.hash != base.hash:
+        found = ranked.recipe.name
+        raise UserError(f"{file}: is of {found}, and mixtures start from {base.name}; give its ranking")
+    if ranked.checkpoint and ranked.checkpoint.get("sha256") != source.metadata.checkpoint.get("sha256"):
+        raise UserError(f"{file}: is of another checkpoint than {source.path}; give the ranking of that folder")
+    return ranked
+
+
+def _chosen(names: Sequence[str] | None, beside: Recipe) -> list[Recipe]:
+    """The recipes of these names, or all, and the one that they are paired with."""
+    known = {each.name: each for each in variants()}
+    chosen = {name: known.get(name) or get_recipe(name) for name in [*(names or known), beside.name]}
+    found = Counter(each.name for each in chosen.values())
+    if twice := [name for name, count in found.items() if count > 1]:
+        raise UserError(f"--recipe: two recipes have the name {twice[0]}; give one of them, or another name")
+    return list(chosen.values())
+
+
+def _check_earlier(
+    name: str, earlier: dict[str, Any], entry: dict[str, Any], part: str, beside: Recipe, replaced: set[str]
+) -> None:
+    """Refuse rows beside earlier ones that stay and do not compare with them."""
+    stay = any(row["name"] not in replaced for row in earlier.get(part, []))
+    if (stay or earlier.keys() & {"recipes", "mixtures"} - {part}) and not entry.items() <= earlier.items():
+        raise UserError(
+            f"{name}: its other rows in {FIGURES} are of another checkpoint, or of {earlier['utterances']} utterances "
+            f"and not {entry['utterances']}; choose another NAME, or measure as there"
+        )
+    if stay and {row["recipe_hash"] for row in earlier[part] if row["beside"]} != {beside.hash}:
+        raise UserError(
+            f"{name}: its other {part} in {FIGURES} are not paired with {beside.name} as it is now; choose another "
+            "NAME, or take them out there"
+        )
+
+
+def _mixtures(
+    effects: Effects, ranked: Ranking, base: Recipe, ratios: Sequence[float], metrics: Sequence[str]
+) -> list[Recipe]:
+    """For each share of weights in INT4, NNCF's mixtures, and before them one by divergence, no larger than each."""
+    mixtures = []
+    for share in ratios:
+        theirs = [by_metric(each, share) for each in METRICS if each in metrics]
+        room = min(map(effects.megabytes, theirs)) - effects.megabytes(base)
+        if room < 0:
+            raise UserError(
+                f"--ratio {share:g}: a mixture by NNCF has {-room:.2f} MB less than {base.name}, the smallest by "
+                "divergence; give a smaller --ratio"
+            )
+        mixtures += [by_divergence(ranked, room), *theirs]
+    return mixtures
+
+
+def _by_name(rows: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]:
+    """The last row of each name, where a run of all has it; others stand after the recipes, and among the mixtures."""
+    names = [each.name for each in variants()]
+    places = {
+        "recipes": {name: place for place, name in enumerate(names, -len(names))},
+        "mixtures": {known_base().name: -1, "int4": 1},
+    }[part]
+    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: places.get(row["name"], 0))
 
 
 def known_base() -> Recipe:

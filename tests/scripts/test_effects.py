@@ -9,6 +9,8 @@ import pytest
 from export.bundle import Bundle
 from export.errors import UserError
 from quantize.ranking import Ranked, Ranking
+from quantize.recipe import Recipe
+from quantize.recipe_file import save_recipe
 from quantize.recipes import RECIPES
 from scripts import docs, effects
 from verify.data.selection import choose_utterances
@@ -85,49 +87,141 @@ def test_a_ratio_that_leaves_no_room_for_a_mixture_by_divergence_is_refused(
         effects.main("demo", small_fp32.path, tmp_path, ranking=stored, ratio=[0.9, 1.0])
 
 
+ROW: dict[str, Any] = {
+    "name": "int4",
+    "recipe_hash": RECIPES["int4"].hash,
+    "description": "",
+    "beside": False,
+    "mb": 4.54,
+    "kl": [1.278, [1.1, 1.5]],
+    "kl_more": [-0.5, [-0.75, -0.25]],
+    "same": 39,
+    "wer_between": [0.5, [0.0, 1.5]],
+    "errors": {"substitutions": 0.25, "deletions": 0.25, "insertions": 0.0},
+    "farther": [0.25, [-0.5, 1.0]],
+}
+
+
+def a_row(recipe: Recipe, beside: Recipe, mb: float) -> dict[str, Any]:
+    return ROW | {"name": recipe.name, "recipe_hash": recipe.hash, "beside": recipe == beside, "mb": mb}
+
+
+@pytest.fixture
+def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where figures are stored; nothing is measured, and what a run stores has 1 MB."""
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(effects, "FIGURES", file)
+    monkeypatch.setattr(effects.read, "__defaults__", (file,))
+    monkeypatch.setattr(effects.Effects, "__init__", lambda *_: None)
+    monkeypatch.setattr(effects.Effects, "megabytes", lambda *_: 4.5)
+    monkeypatch.setattr(
+        effects.Effects, "figures", lambda _, recipes, beside: [a_row(each, beside, 1.0) for each in recipes]
+    )
+    return file
+
+
 @pytest.mark.parametrize("differs", [{"checkpoint": "0" * 64}, {"utterances": 40}])
 def test_mixtures_and_recipes_of_a_name_are_of_the_same_recordings_and_checkpoint(
-    small_fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: dict[str, Any]
+    small_fp32: Bundle, tmp_path: Path, figures: Path, differs: dict[str, Any]
 ) -> None:
     """The table divides both by the same number of utterances."""
     known = {"checkpoint": small_fp32.metadata.checkpoint["sha256"], "utterances": 3, "mixtures": []}
-    figures = tmp_path / "figures.json"
-    monkeypatch.setattr(effects, "FIGURES", figures)
-    monkeypatch.setattr(effects.read, "__defaults__", (figures,))
-    monkeypatch.setattr(effects.Effects, "__init__", lambda *_: None)
-    monkeypatch.setattr(effects.Effects, "figures", lambda *_: [])
     figures.write_text(json.dumps({"small": known}))
     effects.main("small", small_fp32.path, tmp_path, limit=3)
-    assert effects.read() == {"small": known | {"recipes": []}}
+    assert [row["name"] for row in effects.read()["small"].pop("recipes")] == [each.name for each in effects.variants()]
     figures.write_text(json.dumps({"small": known | differs}))
     with pytest.raises(
-        UserError, match=r"small: its mixtures in .* are of another checkpoint, or of .* choose another"
+        UserError, match=r"small: its other rows in .* are of another checkpoint, or of .* choose another"
     ):
         effects.main("small", small_fp32.path, tmp_path, limit=3)
     assert effects.read() == {"small": known | differs}
 
 
+def test_rows_of_recipes_that_were_not_measured_again_stay(small_fp32: Bundle, tmp_path: Path, figures: Path) -> None:
+    int8, int4, mine = RECIPES["int8"], RECIPES["int4"], effects.four_bits("mine", "")
+    rows = [a_row(each, int4, 9.0) for each in (mine, RECIPES["w8a8"], int4, int8)]
+    known = {"checkpoint": small_fp32.metadata.checkpoint["sha256"], "utterances": 3, "recipes": rows}
+    figures.write_text(json.dumps({"small": known}))
+    effects.main("small", small_fp32.path, tmp_path, limit=3, recipe=["int4-32", "int8"])
+    found = [(row["name"], row["mb"], row["beside"]) for row in effects.read()["small"]["recipes"]]
+    assert found == [
+        ("int8", 1.0, False),
+        ("int4", 1.0, True),
+        ("w8a8", 9.0, False),
+        ("int4-32", 1.0, False),
+        ("mine", 9.0, False),
+    ]
+    older = [row | {"recipe_hash": "0" * 64} if row["name"] == "int4" else row for row in rows]
+    for other, refused in (
+        (known | {"recipes": older}, "small: its other recipes in .* are not paired with int4 as it is now; choose"),
+        (known | {"recipes": rows[:2]}, "are not paired with int4"),
+        (known | {"checkpoint": "0" * 64}, "small: its other rows in .* are of another checkpoint"),
+    ):
+        figures.write_text(json.dumps({"small": other}))
+        with pytest.raises(UserError, match=refused):
+            effects.main("small", small_fp32.path, tmp_path, limit=3, recipe=["int8"])
+        assert json.loads(figures.read_text()) == {"small": other}
+    figures.write_text(json.dumps({"small": known | {"checkpoint": "0" * 64, "recipes": older[1:]}}))
+    effects.main("small", small_fp32.path, tmp_path, limit=3)
+    assert {row["mb"] for row in effects.read()["small"]["recipes"]} == {1.0}, "no row stays where all are measured"
+
+
+def test_rows_of_mixtures_that_were_not_measured_again_stay(small_fp32: Bundle, tmp_path: Path, figures: Path) -> None:
+    base, metric = effects.known_base(), effects.METRICS[0]
+    older = [base, effects.by_metric(metric, 0.9), effects.by_metric(metric, 0.8), RECIPES["int4"]]
+    rows = [a_row(each, base, 9.0) for each in older]
+    checkpoint = small_fp32.metadata.checkpoint
+    figures.write_text(json.dumps({"small": {"checkpoint": checkpoint["sha256"], "utterances": 3, "mixtures": rows}}))
+    stored = tmp_path / "layers.json"
+    ranking = {"recipe_table": base.as_table(), "groups": [], "checkpoint": checkpoint}
+    stored.write_text(json.dumps(ranking))
+    effects.main("small", small_fp32.path, tmp_path, limit=3, ranking=stored, ratio=[0.9, 0.7], metric=[metric])
+    assert [(row["name"], row["mb"]) for row in effects.read()["small"]["mixtures"]] == [
+        ("int4-all", 1.0),
+        ("mixed-weight-quantization-error-90", 1.0),
+        ("mixed-weight-quantization-error-80", 9.0),
+        ("mixed-divergence-0", 1.0),
+        ("mixed-weight-quantization-error-70", 1.0),
+        ("int4", 1.0),
+    ]
+    stored.write_text(json.dumps(ranking | {"checkpoint": checkpoint | {"sha256": "0" * 64}}))
+    before = figures.read_bytes()
+    refused = rf"layers\.json: is of another checkpoint than {small_fp32.path}; give the ranking of that folder"
+    with pytest.raises(UserError, match=refused):
+        effects.main("small", small_fp32.path, tmp_path, limit=3, ranking=stored)
+    assert figures.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"ratio": [0.9]}, "--ratio: is of mixtures, .*; give --ranking"),
+        ({"metric": [effects.METRICS[0]]}, "--metric: is of mixtures, .*; give --ranking"),
+        ({"recipe": ["int8"], "ranking": Path("layers.json")}, "--recipe int8: .*; leave one of the two out"),
+    ],
+)
+def test_an_option_that_says_nothing_here_is_refused(tmp_path: Path, given: dict[str, Any], refused: str) -> None:
+    with pytest.raises(UserError, match=refused):
+        effects.main("small", tmp_path, tmp_path, **given)
+
+
+def test_two_recipes_of_one_name_are_refused(small_fp32: Bundle, tmp_path: Path, figures: Path) -> None:
+    """A row has the place of its name."""
+    for number in (32, 128):
+        save_recipe(effects.four_bits("mine", "", group_size=number), tmp_path / f"{number}.toml")
+    with pytest.raises(UserError, match="two recipes have the name mine"):
+        effects.main("small", small_fp32.path, tmp_path, recipe=[str(tmp_path / f"{each}.toml") for each in (32, 128)])
+    assert not figures.exists()
+
+
 def test_rows_of_another_recipe_of_that_name_are_not_shown() -> None:
-    row: dict[str, Any] = {
-        "name": "int4",
-        "recipe_hash": RECIPES["int4"].hash,
-        "description": "",
-        "beside": False,
-        "mb": 4.54,
-        "kl": [1.278, [1.1, 1.5]],
-        "kl_more": [-0.5, [-0.75, -0.25]],
-        "same": 39,
-        "wer_between": [0.5, [0.0, 1.5]],
-        "errors": {"substitutions": 0.25, "deletions": 0.25, "insertions": 0.0},
-        "farther": [0.25, [-0.5, 1.0]],
-    }
-    entry = {"utterances": 40, "recipes": [row]}
+    entry = {"utterances": 40, "recipes": [ROW]}
     lines = effects.effects_tables({"demo": entry}, "recipes").splitlines()
     assert lines[0].startswith("| demo, 40 utterances | MB |")
     assert lines[2:] == [
         "| `int4` | 4.54 | 1.28 (1.10 to 1.50) | −0.50 (−0.75 to −0.25) | 98 | 0.50 (0.00 to 1.50) "
         "| 0.25 / 0.25 / 0.00 | +0.25 (−0.50 to +1.00) |"
     ]
-    other = entry | {"recipes": [row | {"recipe_hash": RECIPES["int8"].hash}]}
+    other = entry | {"recipes": [ROW | {"recipe_hash": RECIPES["int8"].hash}]}
     assert effects.effects_tables({"demo": other}, "recipes") == ""
     assert effects.effects_tables({"demo": entry}, "mixtures") == ""
