@@ -111,6 +111,8 @@ def variants() -> list[Recipe]:
         four_bits("int4-128", "as `int4`, groups of 128", group_size=128),
         four_bits("int4-awq", "as `int4`, AWQ", awq=True),
         four_bits("int4-scales", "as `int4`, scale estimation", scale_estimation=True),
+        four_bits("int4-aware-awq", "as `int4-aware`, AWQ too", gptq=True, awq=True),
+        four_bits("int4-aware-scales", "as `int4-aware`, scale estimation too", gptq=True, scale_estimation=True),
         four_bits("int4-all", "as `int4`, last layer in INT4 too", last=True),
     ]
 
