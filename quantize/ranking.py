@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
@@ -42,10 +42,19 @@ class Ranked(BaseModel):
 
 
 class Ranking(BaseModel):
-    """What is read of ``layers.json``; groups are sorted by their divergence, the largest first."""
+    """What is read of ``layers.json``; groups are sorted by their divergence, the largest first.
+
+    Attributes:
+        recipe: whose first compression was ranked.
+        groups: those that could be compressed alone.
+        failed: why others could not, by name.
+        checkpoint: that was ranked; nothing in files of before.
+    """
 
     recipe: Annotated[Recipe, Field(validation_alias=AliasChoices("recipe_table", "recipe"))]
     groups: list[Ranked]
+    failed: dict[str, str] = Field(default_factory=dict)
+    checkpoint: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("recipe")
     @classmethod
@@ -99,7 +108,7 @@ class Ranking(BaseModel):
         """
         first = self.recipe.encoder.compression[0]
         stored = [row.name for row in self.groups if row.keepable and row.graph == "encoder"]
-        if stored and set(stored) <= set(kept):
+        if stored and set(stored) <= set(kept) and not self.failed:  # what failed is stored by the first one, too
             raise UserError(
                 f"all groups that recipe {self.recipe.name} stores in {first.mode} would be kept higher; keep fewer"
             )

@@ -21,12 +21,11 @@ from export.bundle import Bundle
 from export.digest import ROOT, digest
 from export.errors import UserError
 from export.folders import write_atomically
-from export.json_files import read_json_as
 from export.progress import note
 from export.results import read_result, write_result
 from quantize.groups import find_groups, for_groups
 from quantize.pipeline import quantize_bundle
-from quantize.ranking import Ranking
+from quantize.ranking import Ranking, read_ranking
 from quantize.recipe import Recipe
 from quantize.recipes import RECIPES, get_recipe
 from quantize.samples import CalibrationData
@@ -164,8 +163,12 @@ class Effects:
 
     def _kept_as(self, recipe: Recipe) -> str:
         """Name of what stays of a recipe, with a hash of what it depends on: another recipe may have the same name."""
-        calibration = self._calibration.sha256 if self._calibration and recipe.needs_calibration else None
-        return f"{recipe.name}-{digest([self._source.hashes, recipe.hash, calibration])[:8]}"
+        inputs = [self._source.hashes, recipe.hash, self._calibration_sha256(recipe)]
+        return f"{recipe.name}-{digest(inputs)[:8]}"
+
+    def _calibration_sha256(self, recipe: Recipe) -> str | None:
+        """Of the set that a recipe sees; None where it needs none."""
+        return self._calibration.sha256 if self._calibration and recipe.needs_calibration else None
 
     def _folder(self, recipe: Recipe) -> Bundle:
         folder = self._work / "folders" / self._kept_as(recipe)
@@ -230,6 +233,7 @@ class Effects:
                     "beside": recipe.name == beside.name,
                     "recipe_hash": recipe.hash,
                     "description": recipe.description,
+                    "calibration": self._calibration_sha256(recipe),
                     "mb": round(mine["mb"], 2),
                     **self._divergence(mine, base),
                     "same": [first_divergence(row.reference.tokens, row.target.tokens) for row in rows].count(None),
@@ -268,27 +272,31 @@ def main(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Utterances of the demo set.")] = None,
     threads: Annotated[int, typer.Option(metavar="N")] = 2,
 ) -> None:
-    """Measure recipes, or mixtures, and store what came out; rows of other names stay as they are."""
+    """Measure recipes, whose other rows stay as they are, or mixtures, which replace the stored ones."""
     _check_options(ranking, ratio, metric, recipe)
     earlier = read().get(name, {})  # what is damaged is refused before hours of work
     bundle = Bundle.open(source)
     ranked = None if ranking is None else _read_ranking(ranking, bundle)
     part, beside = ("recipes", RECIPES["int4"]) if ranked is None else ("mixtures", known_base())
     chosen = _chosen(recipe, beside) if ranked is None else []
+    staying = [row for row in earlier.get(part, []) if chosen and row["name"] not in {each.name for each in chosen}]
     utterances = choose_utterances(None, limit, prompts=bundle.metadata.prompt_dictionary)
     entry: dict[str, Any] = {
         "checkpoint": bundle.metadata.checkpoint.get("sha256"),
         "utterances": len(utterances),
     }
-    _check_earlier(name, earlier, entry, part, beside, {each.name for each in chosen})
-    effects = Effects(bundle, work, CalibrationData.open(calibration) if calibration else None, utterances, threads)
+    data = CalibrationData.open(calibration) if calibration else None
+    _check_earlier(name, earlier, entry, part, staying, beside, data)
+    effects = Effects(bundle, work, data, utterances, threads)
     if ranked is not None:
         mixtures = _mixtures(effects, ranked, beside, ratio or [0.9, 0.8], metric or METRICS)
         chosen = [beside, *mixtures, RECIPES["int4"]]
-    rows = effects.figures(chosen, beside)
+    rows = [*staying, *effects.figures(chosen, beside)]
+    if ranked is None:
+        order = [each.name for each in variants()]
+        rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     stored = read()
-    before = stored.get(name, {})
-    stored[name] = before | entry | {part: _by_name([*before.get(part, []), *rows], part)}
+    stored[name] = stored.get(name, {}) | entry | {part: rows}
     write_atomically(FIGURES, json.dumps(stored, indent=1, sort_keys=True) + "\n")
 
 
@@ -306,15 +314,9 @@ def _check_options(
         raise UserError(f"--recipe {recipe[0]}: with --ranking mixtures are measured; leave one of the two out")
 
 
-class _Ranking(Ranking):
-    """Also the checkpoint that was ranked; rankings without one are taken as they are."""
-
-    checkpoint: dict[str, Any] = Field(default_factory=dict)
-
-
-def _read_ranking(file: Path, source: Bundle) -> _Ranking:
+def _read_ranking(file: Path, source: Bundle) -> Ranking:
     """A ranking of the source's checkpoint by what mixtures start from."""
-    ranked, base = read_json_as(_Ranking, file, "give a layers.json as `nemotron-ov rank` writes it"), known_base()
+    ranked, base = read_ranking(file), known_base()
     if ranked.recipe.hash != base.hash:
         found = ranked.recipe.name
         raise UserError(f"{file}: is of {found}, and mixtures start from {base.name}; give its ranking")
@@ -334,19 +336,29 @@ def _chosen(names: Sequence[str] | None, beside: Recipe) -> list[Recipe]:
 
 
 def _check_earlier(
-    name: str, earlier: dict[str, Any], entry: dict[str, Any], part: str, beside: Recipe, replaced: set[str]
+    name: str,
+    earlier: dict[str, Any],
+    entry: dict[str, Any],
+    part: str,
+    staying: Sequence[dict[str, Any]],
+    beside: Recipe,
+    calibration: CalibrationData | None,
 ) -> None:
     """Refuse rows beside earlier ones that stay and do not compare with them."""
-    stay = any(row["name"] not in replaced for row in earlier.get(part, []))
-    if (stay or earlier.keys() & {"recipes", "mixtures"} - {part}) and not entry.items() <= earlier.items():
+    if (staying or earlier.keys() & {"recipes", "mixtures"} - {part}) and not entry.items() <= earlier.items():
         raise UserError(
             f"{name}: its other rows in {FIGURES} are of another checkpoint, or of {earlier['utterances']} utterances "
             f"and not {entry['utterances']}; choose another NAME, or measure as there"
         )
-    if stay and {row["recipe_hash"] for row in earlier[part] if row["beside"]} != {beside.hash}:
+    if staying and {row["recipe_hash"] for row in earlier[part] if row["beside"]} != {beside.hash}:
         raise UserError(
             f"{name}: its other {part} in {FIGURES} are not paired with {beside.name} as it is now; choose another "
             "NAME, or take them out there"
+        )
+    if calibration and {row.get("calibration") for row in staying} - {None, calibration.sha256}:
+        raise UserError(
+            f"{name}: its other {part} in {FIGURES} had another calibration set than {calibration.path}; give that, or "
+            "measure them again too"
         )
 
 
@@ -365,16 +377,6 @@ def _mixtures(
             )
         mixtures += [by_divergence(ranked, room), *theirs]
     return mixtures
-
-
-def _by_name(rows: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]:
-    """The last row of each name, where a run of all has it; others stand after the recipes, and among the mixtures."""
-    names = [each.name for each in variants()]
-    places = {
-        "recipes": {name: place for place, name in enumerate(names, -len(names))},
-        "mixtures": {known_base().name: -1, "int4": 1},
-    }[part]
-    return sorted({row["name"]: row for row in rows}.values(), key=lambda row: places.get(row["name"], 0))
 
 
 def known_base() -> Recipe:

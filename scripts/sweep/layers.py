@@ -47,7 +47,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
     if options.keep_worst is not None and options.keep_worst >= len(candidates):
         raise UserError(
             f"--keep-worst {options.keep_worst}: recipe {recipe.name} compresses {len(candidates)} groups of this "
-            "folder; keep fewer"
+            "folder, one of which at least must stay so; keep fewer"
         )
     plan = with_recordings(plan)
     with claimed(plan) as store:
@@ -56,7 +56,7 @@ def rank_layers(options: Options) -> dict[str, Any]:
         found = _probe(plan, store, recipe, groups)
         report = _report(plan, recipe, groups, found) | {"kept": [], "mixed_recipe": None}
         _save(report, plan)  # first: the recipe that was asked for may not be possible
-        report |= _write_mixed(options, store, Ranking(recipe=recipe, groups=report["groups"]))
+        report |= _write_mixed(options, store, Ranking(recipe=recipe, groups=report["groups"], failed=report["failed"]))
         _save(report, plan)
     return report
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,7 +167,23 @@ def test_rows_of_recipes_that_were_not_measured_again_stay(small_fp32: Bundle, t
     assert {row["mb"] for row in effects.read()["small"]["recipes"]} == {1.0}, "no row stays where all are measured"
 
 
-def test_rows_of_mixtures_that_were_not_measured_again_stay(small_fp32: Bundle, tmp_path: Path, figures: Path) -> None:
+def test_rows_of_one_table_saw_one_calibration_set(
+    small_fp32: Bundle, tmp_path: Path, figures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects.CalibrationData, "open", lambda path: SimpleNamespace(path=path, sha256=path.name))
+    rows = [a_row(RECIPES["int4"], RECIPES["int4"], 9.0), a_row(RECIPES["w8a8"], RECIPES["int4"], 9.0)]
+    rows[1]["calibration"] = "mine"
+    known = {"checkpoint": small_fp32.metadata.checkpoint["sha256"], "utterances": 3, "recipes": rows}
+    figures.write_text(json.dumps({"small": known}))
+    arguments: dict[str, Any] = {"recipe": ["int4-aware"], "limit": 3}
+    with pytest.raises(UserError, match=r"recipes in .* had another calibration set than other; give that"):
+        effects.main("small", small_fp32.path, tmp_path, calibration=Path("other"), **arguments)
+    assert json.loads(figures.read_text()) == {"small": known}
+    effects.main("small", small_fp32.path, tmp_path, calibration=Path("mine"), **arguments)
+    assert [row["mb"] for row in effects.read()["small"]["recipes"]] == [1.0, 1.0, 9.0]
+
+
+def test_mixtures_replace_the_stored_ones(small_fp32: Bundle, tmp_path: Path, figures: Path) -> None:
     base, metric = effects.known_base(), effects.METRICS[0]
     older = [base, effects.by_metric(metric, 0.9), effects.by_metric(metric, 0.8), RECIPES["int4"]]
     rows = [a_row(each, base, 9.0) for each in older]
@@ -178,8 +195,8 @@ def test_rows_of_mixtures_that_were_not_measured_again_stay(small_fp32: Bundle, 
     effects.main("small", small_fp32.path, tmp_path, limit=3, ranking=stored, ratio=[0.9, 0.7], metric=[metric])
     assert [(row["name"], row["mb"]) for row in effects.read()["small"]["mixtures"]] == [
         ("int4-all", 1.0),
+        ("mixed-divergence-0", 1.0),
         ("mixed-weight-quantization-error-90", 1.0),
-        ("mixed-weight-quantization-error-80", 9.0),
         ("mixed-divergence-0", 1.0),
         ("mixed-weight-quantization-error-70", 1.0),
         ("int4", 1.0),

@@ -350,6 +350,9 @@ def test_mixing_from_a_stored_ranking(tmp_path: Path, capfd: pytest.CaptureFixtu
     ):
         assert_user_error(run_here(capfd, "recipes", "mix", *arguments), *parts)
     assert not (tmp_path / "a.toml").exists()
+    stored.write_text(json.dumps({"recipe_table": table, "groups": groups, "failed": {"layers.2.conv": "why"}}))
+    done = run_here(capfd, "recipes", "mix", stored, tmp_path / "a.toml", "--keep-worst", "2")
+    assert done.returncode == 0, "the group that could not be compressed alone is left"
 
 
 @pytest.mark.parametrize(
