@@ -169,7 +169,7 @@ def throughput(facts: Facts) -> list[Table]:
     machines = dict.fromkeys(each.machine for folder in facts.folders for each in folder.measurements)
     return [
         Table(
-            ["folder", "loop", "precision", "encoder step ms", "× real time", "peak memory MB"],
+            ["folder", "loop", "precision", "encoder, ms a chunk", "× real time", "peak memory MB"],
             [
                 [f"`{folder.name}`", plain(each.loop), plain(each.precision), *_costs(each)]
                 for folder in facts.folders
@@ -261,7 +261,7 @@ def _size_and_speed(facts: Facts, folder: Folder) -> Table:
         ["folder MB", *(figure(each.bundle.size_bytes / 1e6 if each else None, 1) for each in both)],
         ["encoder weights MB", *(figure(each.encoder_bytes / 1e6 if each else None, 1) for each in both)],
     ]
-    names = ("encoder step ms", "× real time", "peak memory MB")
+    names = ("encoder, ms a chunk", "× real time", "peak memory MB")
     speeds = [list(row) for row in zip(names, _costs(beside), _costs(chosen), strict=True)]
     where = (
         f"Speed and memory in the {plain(chosen.loop)} loop, in {plain(chosen.precision)}, on {chosen.machine}."

@@ -13,6 +13,7 @@ from quantize.ranking import Ranked, Ranking
 from quantize.recipe import Recipe
 from quantize.recipe_file import save_recipe
 from quantize.recipes import RECIPES
+from quantize.samples import CalibrationData
 from scripts import docs, effects
 from verify.data.selection import choose_utterances
 from verify.scoring.divergence import divergence_between
@@ -170,7 +171,7 @@ def test_rows_of_recipes_that_were_not_measured_again_stay(small_fp32: Bundle, t
 def test_rows_of_one_table_saw_one_calibration_set(
     small_fp32: Bundle, tmp_path: Path, figures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effects.CalibrationData, "open", lambda path: SimpleNamespace(path=path, sha256=path.name))
+    monkeypatch.setattr(CalibrationData, "open", lambda path: SimpleNamespace(path=path, sha256=path.name))
     rows = [a_row(RECIPES["int4"], RECIPES["int4"], 9.0), a_row(RECIPES["w8a8"], RECIPES["int4"], 9.0)]
     rows[1]["calibration"] = "mine"
     known = {"checkpoint": small_fp32.metadata.checkpoint["sha256"], "utterances": 3, "recipes": rows}

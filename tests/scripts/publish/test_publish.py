@@ -138,7 +138,7 @@ def test_split_makes_a_repository_for_each_folder(publish: Run, hub: Hub) -> Non
     assert 'json.load(open("metadata.json"))' in card
     assert "this repository" in card
     assert "|  | fp32 (not in this repository) | int8 |" in card
-    assert "| encoder step ms | 12.5 | 13.5 |" in card
+    assert "| encoder, ms a chunk | 12.5 | 13.5 |" in card
 
 
 def test_one_folder_of_several(publish: Run, hub: Hub) -> None:
