@@ -77,6 +77,12 @@ class Measurement(BaseModel, frozen=True):
     encoder_step_ms: Figure | None
     times_real_time: Figure | None
     peak_rss_mb: Figure | None
+    batch: Annotated[int, Field(ge=1, strict=True)] = 1
+
+    @property
+    def chunk_ms(self) -> float | None:
+        """The encoder's time for a chunk of one stream, as `bench` shows it."""
+        return None if self.encoder_step_ms is None else self.encoder_step_ms / self.batch
 
 
 class Compatible(BaseModel, frozen=True):
@@ -200,9 +206,10 @@ def _benched(file: Path, content: dict[str, Any]) -> Iterable[tuple[dict[str, st
                 machine=machine_name(content["machine"]),
                 loop=_loop(row, content["machine"].get("threads")),
                 precision=row["precision"],
-                encoder_step_ms=row["encoder_step_ms"] / row.get("batch", 1),  # of one stream, as the bench shows it
+                encoder_step_ms=row["encoder_step_ms"],
                 times_real_time=row["pipeline_rtfx"],
                 peak_rss_mb=row["peak_rss_mb"],
+                batch=row["batch"],
             ),
         )
 

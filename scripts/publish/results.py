@@ -185,7 +185,7 @@ def throughput(facts: Facts) -> list[Table]:
 def _costs(each: Measurement | None) -> list[str]:
     if each is None:
         return [NOT_MEASURED] * 3
-    return [figure(each.encoder_step_ms, 1), figure(each.times_real_time, 1), figure(each.peak_rss_mb, 0)]
+    return [figure(each.chunk_ms, 1), figure(each.times_real_time, 1), figure(each.peak_rss_mb, 0)]
 
 
 def quantized(facts: Facts, folder: Folder, page: Page) -> dict[str, Any]:

@@ -388,6 +388,11 @@ def test_bad_reports_and_names(output: Path, capfd: pytest.CaptureFixture[str]) 
         rows = [row | {"encoder_step_ms": value} for row in report["folders"]]
         bad.write_text(json.dumps(report | {"folders": rows}))
         assert_user_error(run_here(capfd, "card", output), bad.name, "encoder_step_ms")
+    row = {"runtime": "streaming", "batch": 1, "precision": "f32", "encoder_step_ms": 7.0, "pipeline_rtfx": 9.0}
+    for damage in ({"batch": 0}, {"batch": True}, {"encoder_step_ms": True}, {"encoder_step_ms": "7"}):
+        builds = {"int8": row | {"peak_rss_mb": 8.0} | damage}
+        bad.write_text(json.dumps({"builds": builds, "machine": report["machine"]}))
+        assert_user_error(run_here(capfd, "card", output), bad.name, *damage)
     for machine in ({"cpu": "", "cores": 2, "flags": []}, {"cpu": "a", "cores": 2, "flags": [1]}, {}, None):
         bad.write_text(json.dumps(report | {"machine": machine}))
         assert_user_error(run_here(capfd, "card", output), bad.name)
