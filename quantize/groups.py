@@ -124,8 +124,10 @@ def find_groups(bundle: Bundle, recipe: Recipe | None = None) -> list[Group]:
         for name, group in members.items():
             left_out = [weight for weight in group if is_ignored(weight, scope)]
             stored = [weight for weight in group if weight not in left_out]
-            found += [_group(name, graph, stored)] if stored else []
-            found += [_group(f"{name}, left out" if stored else name, graph, left_out, left_out=True)] * bool(left_out)
+            if stored:
+                found.append(_group(name, graph, stored))
+            if left_out:
+                found.append(_group(f"{name}, left out" if stored else name, graph, left_out, left_out=True))
     return sorted(found, key=_order)
 
 

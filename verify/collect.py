@@ -186,7 +186,7 @@ def _evaluation_audio(manifests: Sequence[Path], rate: int) -> tuple[set[str], d
                     bad[utterance.place] = str(error)
                     failed.append(str(error))
                 progress.advance()
-            if utterances and len(failed) == len(utterances):
+            if len(failed) == len(utterances):  # a manifest is never empty
                 raise UserError(f"{manifest}: none of its {len(failed)} recordings can be read; the first: {failed[0]}")
     for reason in bad.values():
         note(f"warning: {reason}; calibration cannot tell its audio from other audio")

@@ -69,7 +69,7 @@ def claimed(plan: Plan) -> Iterator[Store]:
         UserError: somebody else's folder, another source's, another run at work, or no permission; nothing was written.
     """
     output, source = plan.output, plan.identity["source"]
-    check_output(plan.options, plan.identity)
+    check_output(plan.options, plan.identity)  # again: the recordings may have taken minutes since
     with claimed_folder(output, "sweep", "--output", own=(_STATE,)):
         for place in (".", FOLDERS, _HIDDEN, _PATHS, _TRANSCRIPTS):
             clear_leftovers(output / place)
